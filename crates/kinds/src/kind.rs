@@ -1,0 +1,208 @@
+//! [`Kind`]: one kind of one group and version, and the questions that can be asked about its objects.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::columns::Column;
+use crate::decode::{DecodeError, Decoded, FieldValidation, Media};
+use crate::field_error::FieldError;
+use crate::schema::SchemaRef;
+
+/// What can be done with a resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verb {
+    /// POST.
+    Create,
+    /// DELETE of one object.
+    Delete,
+    /// DELETE of all objects that match.
+    DeleteCollection,
+    /// GET of one object.
+    Get,
+    /// GET of all objects that match.
+    List,
+    /// PATCH.
+    Patch,
+    /// PUT.
+    Update,
+    /// GET with `watch=true`.
+    Watch,
+}
+
+impl Verb {
+    /// The verb as discovery and RBAC write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Create => "create",
+            Verb::Delete => "delete",
+            Verb::DeleteCollection => "deletecollection",
+            Verb::Get => "get",
+            Verb::List => "list",
+            Verb::Patch => "patch",
+            Verb::Update => "update",
+            Verb::Watch => "watch",
+        }
+    }
+}
+
+/// Something below an object's own path, such as `status` or `scale`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subresource {
+    /// The last part of the path.
+    pub name: Box<str>,
+    /// Group of the body; empty for core.
+    pub group: Box<str>,
+    /// Version of the body.
+    pub version: Box<str>,
+    /// Kind of the body.
+    pub kind: Box<str>,
+    /// What can be done with it.
+    pub verbs: Vec<Verb>,
+}
+
+/// One kind as one group and version serves it.
+#[derive(Debug)]
+pub struct Kind {
+    /// The API group; empty for core.
+    pub group: Box<str>,
+    /// The version within the group.
+    pub version: Box<str>,
+    /// The kind's name, such as `Pod`.
+    pub kind: Box<str>,
+    /// The kind of its lists, such as `PodList`.
+    pub list_kind: Box<str>,
+    /// The resource's name in paths, such as `pods`.
+    pub plural: Box<str>,
+    /// The resource's name for one object, such as `pod`.
+    pub singular: Box<str>,
+    /// Abbreviations that kubectl accepts.
+    pub short_names: Vec<Box<str>>,
+    /// Groups of resources that kubectl gets together, such as `all`.
+    pub categories: Vec<Box<str>>,
+    /// Whether objects live in namespaces.
+    pub namespaced: bool,
+    /// What can be done with the resource; empty when the kind exists only as a subresource's body.
+    pub verbs: Vec<Verb>,
+    /// What stands below an object's path.
+    pub subresources: Vec<Subresource>,
+    /// Where the objects are stored: `<group or core>/<plural>` of the storage version.
+    pub collection: Arc<str>,
+    /// Whether objects are stored at all (reviews are only answered).
+    pub stored: bool,
+    /// Group and version in which objects are stored; they differ from `group` and `version` where several are served.
+    pub(crate) storage: (Box<str>, Box<str>),
+    pub(crate) schema: SchemaRef<'static>,
+}
+
+impl Kind {
+    /// The `apiVersion` of objects: `v1`, `apps/v1`.
+    pub fn api_version(&self) -> String {
+        join(&self.group, &self.version)
+    }
+
+    /// The `apiVersion` in which objects are stored. When it differs from [`Kind::api_version`], objects pass
+    /// [`Kind::to_storage`] on their way in and [`Kind::from_storage`] on their way out.
+    pub fn storage_api_version(&self) -> String {
+        join(&self.storage.0, &self.storage.1)
+    }
+
+    /// Whether objects are stored as this kind shows them.
+    pub fn is_storage_version(&self) -> bool {
+        self.group == self.storage.0 && self.version == self.storage.1
+    }
+
+    /// Rewrites an object of this kind into the storage version.
+    pub fn to_storage(&self, object: &mut Value) {
+        if !self.is_storage_version() {
+            crate::convert::to_storage(self, object);
+        }
+    }
+
+    /// Rewrites a stored object into this kind's version.
+    pub fn from_storage(&self, object: &mut Value) {
+        if !self.is_storage_version() {
+            crate::convert::from_storage(self, object);
+        }
+    }
+
+    /// The resource as errors name it: `pods`, `deployments.apps`.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
+    /// The subresource called `name`.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|subresource| &*subresource.name == name)
+    }
+
+    /// The type of the kind's objects.
+    pub fn schema(&self) -> SchemaRef<'_> {
+        self.schema
+    }
+
+    /// Reads an object: checks its shape against the schema and its `apiVersion` and `kind` against this kind (absent
+    /// ones are filled in), drops nulls and unknown fields.
+    pub fn decode(&self, raw: &[u8], media: Media, mode: FieldValidation) -> Result<Decoded, DecodeError> {
+        crate::decode::decode(self, raw, media, mode)
+    }
+
+    /// The same check on an object that is parsed already. Returns warnings.
+    pub fn check_shape(&self, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, DecodeError> {
+        crate::decode::check_shape(self, object, mode)
+    }
+
+    /// Sets what upstream sets where a client says nothing.
+    pub fn default(&self, object: &mut Value) {
+        crate::defaults::set(self, object);
+    }
+
+    /// Makes an object ready for creation: status as at birth, generation 1.
+    pub fn prepare_create(&self, object: &mut Value) {
+        crate::strategy::prepare_create(self, object);
+    }
+
+    /// Makes an object ready to replace `old`: keeps what the endpoint must not change, counts the generation.
+    pub fn prepare_update(&self, object: &mut Value, old: &Value, subresource: Option<&str>) {
+        crate::strategy::prepare_update(self, object, old, subresource);
+    }
+
+    /// What is wrong with an object that is to be created.
+    pub fn validate(&self, object: &Value) -> Vec<FieldError> {
+        crate::validation::create(self, object)
+    }
+
+    /// What is wrong with an object that is to replace `old`.
+    pub fn validate_update(&self, object: &Value, old: &Value, subresource: Option<&str>) -> Vec<FieldError> {
+        crate::validation::update(self, object, old, subresource)
+    }
+
+    /// The fields that a field selector may name, with the object's values.
+    pub fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
+        crate::selectable::fields(self, object)
+    }
+
+    /// The names that a field selector may use for this kind.
+    pub fn selectable_names(&self) -> Vec<&'static str> {
+        crate::selectable::names(self)
+    }
+
+    /// The columns of the kind's table.
+    pub fn columns(&self) -> &'static [Column] {
+        crate::columns::columns(self)
+    }
+
+    /// The object's cells, one for each of [`Kind::columns`].
+    pub fn row(&self, object: &Value, now: jiff::Timestamp) -> Vec<Value> {
+        crate::columns::row(self, object, now).cells
+    }
+
+    /// The object's cells with the conditions of its row (`Completed` for pods that have ended).
+    pub fn full_row(&self, object: &Value, now: jiff::Timestamp) -> crate::columns::Row {
+        crate::columns::row(self, object, now)
+    }
+}
+
+pub(crate) fn join(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
