@@ -1,0 +1,135 @@
+//! What can go wrong, one enum an operation.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::object::{Record, Revision};
+
+/// The cause of a failed disk operation, shared by all the writes of a batch.
+pub(crate) type Cause = Arc<rusqlite::Error>;
+
+/// Why a write was not done. Nothing of it is visible to anyone.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// A create found the key taken.
+    #[error("the object exists already at revision {}", .0.revision)]
+    Exists(Record),
+    /// An update or delete expected another revision, or an object where there is none.
+    #[error("the object is not at the expected revision")]
+    Conflict {
+        /// The state that was found.
+        current: Option<Record>,
+    },
+    /// There is no room on the disk (or below the configured limit). Reads go on; writes succeed again once there is room.
+    #[error("no room left for the database")]
+    Full {
+        /// What SQLite said; absent when too much waits to be written.
+        source: Option<Arc<rusqlite::Error>>,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+    /// The disk failed.
+    #[error("cannot write the database")]
+    Io {
+        /// What SQLite said.
+        source: Arc<rusqlite::Error>,
+    },
+    /// The draft's splice offset is not between two quotation marks: a mistake of the caller.
+    #[error("the draft has no empty resourceVersion at offset {splice}")]
+    Splice {
+        /// The offset that was given.
+        splice: usize,
+    },
+}
+
+/// Why a read was not answered.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The store no longer knows the state, or the events since, that revision. The client gets 410 Gone.
+    #[error("revision {requested} is too old: the oldest that is still known is {oldest}")]
+    Expired {
+        /// What was asked for.
+        requested: Revision,
+        /// The oldest revision that would have been answered.
+        oldest: Revision,
+    },
+    /// The revision has not been reached yet.
+    #[error("revision {requested} is in the future: the current one is {current}")]
+    Future {
+        /// What was asked for.
+        requested: Revision,
+        /// The newest revision.
+        current: Revision,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a watch ended.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WatchError {
+    /// The watcher was so slow that events it has not seen left the window. The client gets 410 Gone and lists again.
+    #[error("the watcher fell behind the window after revision {after}")]
+    Lagged {
+        /// The last revision that the watcher is complete to.
+        after: Revision,
+    },
+    /// The store is closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Why a database could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process, or another part of this one, has it open.
+    #[error("the database {} is in use by another kobune", path.display())]
+    InUse {
+        /// The database file.
+        path: PathBuf,
+    },
+    /// The lock file beside the database could not be made or locked.
+    #[error("cannot lock {}", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is damaged or is no database at all.
+    #[error("the database {} is corrupt: {problem}", path.display())]
+    Corrupt {
+        /// The database file.
+        path: PathBuf,
+        /// What the integrity check found.
+        problem: String,
+    },
+    /// The file was made by a newer kobune, or by another program.
+    #[error("the database {} has format {found}, this kobune knows {known}", path.display())]
+    Format {
+        /// The database file.
+        path: PathBuf,
+        /// The format in the file.
+        found: i64,
+        /// The format that this program writes.
+        known: i64,
+    },
+    /// SQLite failed.
+    #[error("cannot open the database {}", path.display())]
+    Sqlite {
+        /// The database file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The writer's thread could not be started.
+    #[error("cannot start the writer of the database {}", path.display())]
+    Thread {
+        /// The database file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+}

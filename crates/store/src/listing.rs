@@ -1,0 +1,128 @@
+//! A snapshot of a collection, to read objects from at leisure.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+use equivalent::{Comparable, Equivalent};
+use imbl::OrdSet;
+
+use crate::object::{Range, Record, Revision};
+
+/// A record that sorts by its namespace and name within its collection.
+#[derive(Clone)]
+pub(crate) struct Placed(pub(crate) Record);
+
+/// A place in a collection to look up or start from.
+#[derive(Copy, Clone)]
+pub(crate) struct Place<'a> {
+    pub(crate) namespace: &'a str,
+    pub(crate) name: &'a str,
+}
+
+/// The objects of one collection.
+pub(crate) type Objects = OrdSet<Placed>;
+
+impl Placed {
+    fn place(&self) -> Place<'_> {
+        Place { namespace: &self.0.key.namespace, name: &self.0.key.name }
+    }
+}
+
+impl Place<'_> {
+    fn order(&self, other: &Place<'_>) -> Ordering {
+        (self.namespace, self.name).cmp(&(other.namespace, other.name))
+    }
+}
+
+impl PartialEq for Placed {
+    fn eq(&self, other: &Placed) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Placed {}
+
+impl PartialOrd for Placed {
+    fn partial_cmp(&self, other: &Placed) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Placed {
+    fn cmp(&self, other: &Placed) -> Ordering {
+        self.place().order(&other.place())
+    }
+}
+
+impl Equivalent<Placed> for Place<'_> {
+    fn equivalent(&self, placed: &Placed) -> bool {
+        self.order(&placed.place()).is_eq()
+    }
+}
+
+impl Comparable<Placed> for Place<'_> {
+    fn compare(&self, placed: &Placed) -> Ordering {
+        self.order(&placed.place())
+    }
+}
+
+/// The objects of a range as they were at one revision. A clone costs one reference count.
+#[derive(Clone)]
+pub struct Listing {
+    pub(crate) range: Range,
+    pub(crate) revision: Revision,
+    pub(crate) objects: Objects,
+}
+
+impl Listing {
+    /// The store's revision at the time of the snapshot: the one to start a watch from.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The range that was asked for.
+    pub fn range(&self) -> &Range {
+        &self.range
+    }
+
+    /// All objects of the range, in the order of namespace and name.
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.iter_from(Bound::Included(Place {
+            namespace: self.range.namespace.as_deref().unwrap_or_default(),
+            name: "",
+        }))
+    }
+
+    /// The objects of the range after the given namespace and name, which need not exist any more.
+    pub fn iter_after<'a>(&'a self, namespace: &str, name: &str) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let after = Place { namespace, name };
+        let first = Place { namespace: self.range.namespace.as_deref().unwrap_or_default(), name: "" };
+        self.iter_from(if after.order(&first).is_lt() { Bound::Included(first) } else { Bound::Excluded(after) })
+    }
+
+    fn iter_from<'a>(&'a self, start: Bound<Place<'_>>) -> impl Iterator<Item = &'a Record> + use<'a> {
+        self.objects
+            .range((start, Bound::Unbounded))
+            .map(|placed| &placed.0)
+            .take_while(|record| self.range.admits(&record.key))
+    }
+
+    /// The number of objects in the range: at once for a whole collection, by counting for a namespace.
+    pub fn count(&self) -> usize {
+        match self.range.namespace {
+            None => self.objects.len(),
+            Some(_) => self.iter().count(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Listing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Listing")
+            .field("range", &self.range)
+            .field("revision", &self.revision.0)
+            .field("collection_size", &self.objects.len())
+            .finish()
+    }
+}
