@@ -1,0 +1,117 @@
+//! Server-side apply: a manager says which fields it wants to have which values.
+
+mod client_side;
+mod merge;
+mod prune;
+
+use jiff::Timestamp;
+use kobune_kinds::SchemaRef;
+use serde_json::Value;
+
+use crate::compare;
+use crate::conflict::Conflict;
+use crate::element;
+use crate::error::ApplyError;
+use crate::fieldset::FieldSet;
+use crate::managed::{self, Entry, Verb};
+use crate::structure::Lens;
+use crate::track::seconds;
+
+/// Who owns what was there before anybody's fields were tracked.
+const BEFORE: &str = "before-first-apply";
+
+/// Applies a configuration to a live object, or to nothing. The result carries the new managed fields.
+///
+/// The fields of the configuration become the manager's. Those that it owned before and does not name any more go, unless
+/// somebody else owns them too. Fields that somebody else owns and that would get another value are conflicts; `force`
+/// takes them over.
+pub fn apply(
+    live: Option<&Value>,
+    configuration: &Value,
+    schema: SchemaRef<'_>,
+    manager: &str,
+    force: bool,
+    subresource: Option<&str>,
+    now: Timestamp,
+) -> Result<Value, ApplyError> {
+    let lens = Lens::new(Some(schema));
+    let api_version = configuration.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+    let mut set = merge::set_of(configuration, lens, "")?;
+    compare::untrack(&mut set, subresource);
+
+    let mut others = managed::of(live);
+    if let Some(live) = live
+        && others.is_empty()
+    {
+        let mut before = Entry::new(Verb::Update, BEFORE, api_version, None);
+        *before.set() = compare::objects(None, live, lens, Some("")).written();
+        before.time = Some(seconds(now));
+        others.push(before);
+    }
+    let mut own = Entry::new(Verb::Apply, manager, api_version, subresource);
+    let last = others.iter().position(|entry| entry.same_owner(&own)).map(|index| others.swap_remove(index));
+    let (last_set, last_time) = last.map_or_else(Default::default, |mut last| (std::mem::take(last.set()), last.time));
+
+    let mut merged = merge::merge(live, configuration, lens);
+    if let Some(metadata) = merged.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    if !last_set.is_empty() {
+        let mut last_set = last_set.clone();
+        compare::untrack(&mut last_set, subresource);
+        let mut owned = set.clone();
+        for entry in &mut others {
+            owned.unite(entry.set().clone());
+        }
+        // Which object it is says its metadata, also when nobody owns any of it.
+        owned.add(element::field("metadata"), FieldSet::leaf());
+        prune::prune(&mut merged, &last_set, &owned, lens);
+    }
+
+    let mut changes = compare::objects(live, &merged, lens, subresource);
+    let written = changes.written();
+    let changed = !written.is_empty() || !changes.removed.is_empty();
+    let allowed = if force { FieldSet::default() } else { client_side::allowed(live, manager, schema) };
+    release(&mut others, &written, &changes.removed, (!force).then_some(&allowed))?;
+    own.time = if changed || last_set != set { None } else { last_time };
+    own.time.get_or_insert_with(|| seconds(now));
+    *own.set() = set;
+    others.push(own);
+    client_side::follow(&mut merged, live, configuration, manager);
+    managed::put(&mut merged, others);
+    Ok(merged)
+}
+
+/// Takes fields from their other owners: those that went, and those that got another value. The latter are conflicts
+/// unless they are allowed; `None` allows all.
+fn release(
+    others: &mut [Entry],
+    written: &FieldSet,
+    removed: &FieldSet,
+    allowed: Option<&FieldSet>,
+) -> Result<(), ApplyError> {
+    let mut conflicts = Vec::new();
+    for entry in others.iter_mut() {
+        if entry.owns_any(written) {
+            if let Some(allowed) = allowed {
+                let mut contested = entry.set().intersect(written);
+                contested.subtract(allowed);
+                conflicts.extend(contested.paths().into_iter().map(|path| Conflict::new(entry, path)));
+            }
+            entry.set().subtract(written);
+        }
+        if entry.owns_any(removed) {
+            entry.set().subtract(removed);
+        }
+    }
+    if conflicts.is_empty() {
+        return Ok(());
+    }
+    conflicts.sort_by(|a, b| {
+        (&a.manager, &a.subresource, &a.api_version).cmp(&(&b.manager, &b.subresource, &b.api_version))
+    });
+    Err(ApplyError::Conflicts { conflicts })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,122 @@
+//! Merging a configuration into an object, and the set of fields that it names.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Map, Value};
+
+use crate::element::{self, Element};
+use crate::error::ApplyError;
+use crate::fieldset::FieldSet;
+use crate::structure::{Form, Lens};
+
+/// The fields that a configuration names. Items of its lists must be told apart by their keys. A null names nothing.
+pub(super) fn set_of(value: &Value, lens: Lens<'_>, path: &str) -> Result<FieldSet, ApplyError> {
+    let form = lens.form(value);
+    let mut set = FieldSet::default();
+    match (form, value) {
+        (Form::Struct | Form::Map, Value::Object(map)) => {
+            for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
+                let mut below = set_of(value, lens.child(name), &format!("{path}.{name}"))?;
+                let is_empty_map = value.as_object().is_some_and(Map::is_empty);
+                below.member |= is_empty_map || !lens.names(name);
+                set.add(element::field(name), below);
+            }
+        }
+        (Form::Keyed | Form::Set, Value::Array(items)) => {
+            let mut seen = BTreeSet::new();
+            for (index, item) in items.iter().enumerate() {
+                let invalid = |problem: String| ApplyError::Invalid { path: path.to_owned(), problem };
+                let Some(element) = lens.element(form, item) else {
+                    return Err(invalid(if form == Form::Set {
+                        format!("element {index}: list, map and null values may not be items of a set")
+                    } else {
+                        format!(
+                            "element {index}: associative list with keys has an element that omits key field {}",
+                            lens.keys().iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ")
+                        )
+                    }));
+                };
+                let mut shown = String::new();
+                element::show(&element, &mut shown);
+                if !seen.insert(element.clone()) {
+                    return Err(invalid(format!("duplicate entries for key {shown}")));
+                }
+                let mut below = if form == Form::Set {
+                    FieldSet::leaf()
+                } else {
+                    set_of(item, lens.item(), &format!("{path}{shown}"))?
+                };
+                below.member = true;
+                set.add(element, below);
+            }
+        }
+        _ => set.member = true,
+    }
+    Ok(set)
+}
+
+/// The live value with the configuration's fields in it.
+pub(super) fn merge(live: Option<&Value>, configuration: &Value, lens: Lens<'_>) -> Value {
+    let form = lens.form(configuration);
+    let live = live.filter(|live| lens.form(live) == form);
+    match (form, live, configuration) {
+        (Form::Struct | Form::Map, _, Value::Object(configuration)) => {
+            let live = live.and_then(Value::as_object);
+            let mut merged = live.cloned().unwrap_or_default();
+            for (name, value) in configuration {
+                if value.is_null() {
+                    merged.remove(name);
+                    continue;
+                }
+                let (old, lens) = (live.and_then(|live| live.get(name)), lens.child(name));
+                // An empty list has no fields that anyone could own, so it must not come and go with those of others.
+                let names_nothing = value.as_array().is_some_and(Vec::is_empty) && lens.form(value) != Form::Leaf;
+                if old.is_some() || !names_nothing {
+                    merged.insert(name.clone(), merge(old, value, lens));
+                }
+            }
+            Value::Object(merged)
+        }
+        (Form::Keyed | Form::Set, live, Value::Array(configuration)) => {
+            let live = live.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+            merge_lists(live, configuration, lens, form)
+        }
+        _ => configuration.clone(),
+    }
+}
+
+/// Merges lists in upstream's order: the configuration's items in their order, the others where they stood.
+fn merge_lists(live: &[Value], configuration: &[Value], lens: Lens<'_>, form: Form) -> Value {
+    let (Some(left), Some(right)) = (lens.elements(form, live), lens.elements(form, configuration)) else {
+        return Value::Array(configuration.to_vec());
+    };
+    let mut at: BTreeMap<&Element, &Value> = BTreeMap::new();
+    for (element, item) in left.iter().zip(live) {
+        at.entry(element).or_insert(item);
+    }
+    let wanted: BTreeSet<&Element> = right.iter().collect();
+    let mut taken: BTreeSet<&Element> = BTreeSet::new();
+    let mut merged = Vec::with_capacity(left.len() + right.len());
+    let (mut l, mut r) = (0, 0);
+    while l < left.len() || r < right.len() {
+        if let Some(element) = left.get(l) {
+            if !wanted.contains(element) {
+                merged.push(live[l].clone());
+                l += 1;
+                continue;
+            }
+            // A shared item has its place where the configuration has it: here only if it is the next one there.
+            let next = right[r..].iter().find(|element| at.contains_key(element));
+            if taken.contains(element) || next != Some(element) {
+                l += 1;
+                continue;
+            }
+        }
+        if let Some(element) = right.get(r) {
+            merged.push(merge(at.get(element).copied(), &configuration[r], lens.item()));
+            taken.insert(element);
+            r += 1;
+        }
+    }
+    Value::Array(merged)
+}

@@ -1,0 +1,135 @@
+//! Path elements in the form in which managedFields writes them: `f:name`, `k:{"name":"web"}`, `v:"value"`.
+//!
+//! The written form is the identity of an element: it is always made in the same, canonical way.
+
+use kobune_kinds::SchemaRef;
+use serde_json::{Map, Value};
+
+/// A path element, as written.
+pub(crate) type Element = Box<str>;
+
+/// A field of a struct or a key of a map.
+pub(crate) fn field(name: &str) -> Element {
+    let mut element = String::with_capacity(2 + name.len());
+    element.push_str("f:");
+    element.push_str(name);
+    element.into_boxed_str()
+}
+
+/// An item of a set; `None` if it is no scalar.
+pub(crate) fn set_item(item: &Value) -> Option<Element> {
+    match item {
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        scalar => Some(format!("v:{scalar}").into_boxed_str()),
+    }
+}
+
+/// An item of a list whose items have keys; `None` if it is no object or has none of the keys. A key that the item lacks
+/// takes its default from the schema.
+pub(crate) fn keyed_item(item: &Value, keys: &[Box<str>], schema: Option<SchemaRef<'_>>) -> Option<Element> {
+    let item = item.as_object()?;
+    let value_of = |key: &str| -> Option<&Value> {
+        item.get(key).or_else(|| schema.and_then(|schema| schema.field(key)).and_then(SchemaRef::default))
+    };
+    let mut element = String::with_capacity(32);
+    element.push_str("k:{");
+    let mut write = |key: &str| {
+        if let Some(value) = value_of(key) {
+            if element.len() > 3 {
+                element.push(',');
+            }
+            write_text(key, &mut element);
+            element.push(':');
+            match value {
+                Value::String(text) => write_text(text, &mut element),
+                value => element.push_str(&value.to_string()),
+            }
+        }
+    };
+    if keys.is_sorted() {
+        keys.iter().for_each(|key| write(key));
+    } else {
+        let mut sorted: Vec<&str> = keys.iter().map(|key| &**key).collect();
+        sorted.sort_unstable();
+        sorted.into_iter().for_each(&mut write);
+    }
+    let found = element.len() > 3;
+    element.push('}');
+    found.then(|| element.into_boxed_str())
+}
+
+/// Writes a JSON string; most need no escapes.
+fn write_text(text: &str, out: &mut String) {
+    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+        out.push('"');
+        out.push_str(text);
+        out.push('"');
+    } else {
+        out.push_str(&Value::from(text).to_string());
+    }
+}
+
+/// Reads an element that a client has written, bringing it into canonical form. `None` for forms that are not known.
+pub(crate) fn read(written: &str) -> Option<Element> {
+    let (kind, rest) = written.split_at_checked(2)?;
+    match kind {
+        "f:" => Some(written.into()),
+        "i:" => rest.parse::<i64>().ok().map(|_| written.into()),
+        "k:" => {
+            let keys: Map<String, Value> = serde_json::from_str(rest).ok()?;
+            Some(format!("k:{}", Value::Object(keys)).into_boxed_str())
+        }
+        "v:" => {
+            let value: Value = serde_json::from_str(rest).ok()?;
+            Some(format!("v:{value}").into_boxed_str())
+        }
+        _ => None,
+    }
+}
+
+/// Appends the element as conflicts show it: `.name`, `[name="web"]`, `[="value"]`.
+pub(crate) fn show(element: &str, path: &mut String) {
+    let (kind, rest) = element.split_at(2);
+    match kind {
+        "f:" => {
+            path.push('.');
+            path.push_str(rest);
+        }
+        "k:" => {
+            let keys: Map<String, Value> = serde_json::from_str(rest).unwrap_or_default();
+            let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
+            path.push_str(&format!("[{}]", keys.join(",")));
+        }
+        "v:" => path.push_str(&format!("[={rest}]")),
+        _ => path.push_str(&format!("[{rest}]")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_have_one_form() {
+        let check = |written: &str, canonical: Option<&str>, shown: &str| {
+            let element = read(written);
+            assert_eq!(element.as_deref(), canonical);
+            if let Some(element) = element {
+                let mut path = String::new();
+                show(&element, &mut path);
+                assert_eq!(path, shown);
+            }
+        };
+        check("f:spec", Some("f:spec"), ".spec");
+        check(
+            r#"k:{"protocol":"TCP", "port":80}"#,
+            Some(r#"k:{"port":80,"protocol":"TCP"}"#),
+            r#"[port=80,protocol="TCP"]"#,
+        );
+        check("v: \"a\"", Some("v:\"a\""), "[=\"a\"]");
+        check("i:3", Some("i:3"), "[3]");
+        for wrong in ["", "f", "k:[]", "k:{", "v:", "i:x", "z:1", "é:1"] {
+            check(wrong, None, "");
+        }
+    }
+}
