@@ -1,0 +1,29 @@
+//! The cluster's certificate authority, key files, kubeconfigs and service account tokens.
+//!
+//! Everything that is secret on disk is written here: [`write_private`] is the one way a key reaches a file.
+//! Nothing in this crate knows the API or the network; it turns names into certificates and claims into tokens.
+//!
+//! * [`Authority`] makes certificates, and makes itself at the first start;
+//! * [`tls`] turns certificates into rustls configurations, with a server certificate that can change while running;
+//! * [`kubeconfig`] writes the file that kubectl reads;
+//! * [`ServiceAccountTokens`] signs and verifies the tokens that pods hold.
+
+mod authority;
+mod error;
+mod files;
+mod kubeconfig;
+mod pem;
+mod subject;
+pub mod tls;
+mod tokens;
+
+pub use authority::{Authority, Pair, San, api_server_sans};
+pub use error::Error;
+pub use files::{write_private, write_public};
+pub use kubeconfig::kubeconfig;
+pub use pem::certificate_pem;
+pub use subject::Subject;
+pub use tokens::{Bound, Claims, Reference, ServiceAccountTokens, TokenError};
+
+/// The result of what this crate does on disk and with keys.
+pub type Result<T> = std::result::Result<T, Error>;
