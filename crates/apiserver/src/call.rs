@@ -1,0 +1,143 @@
+//! One request about objects, after its path, query and user are known.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use jiff::Timestamp;
+use kobune_kinds::{FieldValidation, Kind};
+use kobune_store::Key;
+
+use crate::{
+    accept::Accept,
+    error::{Answer, ApiError},
+    path::Target,
+    query::Query,
+    security::User,
+};
+
+/// A request about objects of one kind.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    /// Who asks.
+    pub user: Arc<User>,
+    /// What the path names.
+    pub target: Target,
+    /// The kind of the path's resource.
+    pub kind: Arc<Kind>,
+    /// The query's parameters.
+    pub query: Query,
+    /// What the client accepts.
+    pub accept: Accept,
+    /// The name under which fields are tracked.
+    pub manager: String,
+    /// Whether nothing is to be kept.
+    pub dry_run: bool,
+    /// What happens on unknown fields.
+    pub validation: FieldValidation,
+    /// The `Content-Type` of the body.
+    pub content_type: String,
+}
+
+impl Call {
+    /// Reads the parameters that writes share.
+    pub(crate) fn read(
+        user: Arc<User>,
+        target: Target,
+        kind: Arc<Kind>,
+        query: Query,
+        accept: Accept,
+        headers: &HeaderMap,
+        writes: bool,
+    ) -> Answer<Self> {
+        let mut call = Self {
+            user,
+            target,
+            kind,
+            query,
+            accept,
+            manager: String::new(),
+            dry_run: false,
+            validation: FieldValidation::Warn,
+            content_type: String::new(),
+        };
+        if !writes {
+            return Ok(call);
+        }
+        call.content_type = header(headers, "content-type").unwrap_or_default().to_owned();
+        call.manager = manager(&call.query, headers)?;
+        for value in call.query.all("dryRun") {
+            match value {
+                "All" => call.dry_run = true,
+                other => {
+                    return Err(ApiError::bad_request(format!(
+                        "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
+                    )));
+                }
+            }
+        }
+        call.validation = match call.query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Strict") => FieldValidation::Strict,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some(other) => {
+                return Err(ApiError::bad_request(format!(
+                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
+                )));
+            }
+        };
+        Ok(call)
+    }
+
+    /// The namespace of the path, empty for objects of the cluster.
+    pub(crate) fn namespace(&self) -> &str {
+        if self.kind.namespaced { self.target.namespace.as_deref().unwrap_or_default() } else { "" }
+    }
+
+    /// The name of the path, empty for collections.
+    pub(crate) fn name(&self) -> &str {
+        self.target.name.as_deref().unwrap_or_default()
+    }
+
+    /// The subresource of the path.
+    pub(crate) fn subresource(&self) -> Option<&str> {
+        self.target.subresource.as_deref()
+    }
+
+    /// The store's key of the object that the path names.
+    pub(crate) fn key(&self) -> Key {
+        key(&self.kind, self.namespace(), self.name())
+    }
+}
+
+/// The store's key of an object.
+pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> Key {
+    Key { collection: Arc::clone(&kind.collection), namespace: kobune_store::intern(namespace), name: Arc::from(name) }
+}
+
+/// A header as text.
+pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+/// `fieldManager`, or what the user agent begins with.
+fn manager(query: &Query, headers: &HeaderMap) -> Answer<String> {
+    if let Some(manager) = query.get("fieldManager") {
+        if manager.chars().count() > 128 {
+            return Err(ApiError::bad_request("fieldManager: Invalid value: may not be more than 128 bytes"));
+        }
+        if manager.chars().any(char::is_control) {
+            return Err(ApiError::bad_request("fieldManager: Invalid value: should only contain printable characters"));
+        }
+        return Ok(manager.to_owned());
+    }
+    let agent = header(headers, "user-agent").unwrap_or_default();
+    let prefix = agent.split('/').next().unwrap_or_default();
+    let name: String = prefix.chars().filter(|character| !character.is_control()).take(128).collect();
+    Ok(if name.is_empty() { "unknown".to_owned() } else { name })
+}
+
+/// Now, as objects carry it: whole seconds.
+pub(crate) fn now_text() -> String {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
+}

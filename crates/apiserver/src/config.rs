@@ -1,0 +1,44 @@
+//! What an API server is told at start.
+
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
+
+/// The settings of an [`crate::ApiServer`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The address that clients inside the cluster reach this server at (the `kubernetes` endpoints).
+    pub advertise_address: IpAddr,
+    /// The port of the HTTPS listener, also written into the `kubernetes` endpoints.
+    pub port: u16,
+    /// The ranges that cluster addresses of services come from, the first one being the default family.
+    pub service_cidrs: Vec<String>,
+    /// The ports given to services of type `NodePort` and `LoadBalancer`.
+    pub node_port_range: RangeInclusive<u16>,
+    /// The folder of this instance; keys and certificates are under `pki/`.
+    pub data_dir: PathBuf,
+    /// The domain of services, `cluster.local` unless told otherwise.
+    pub cluster_domain: String,
+    /// The issuer of service account tokens.
+    pub service_account_issuer: String,
+    /// How the server connects to the HTTP API of nodes; `None` makes one from the authority in `data_dir`.
+    pub node_client: Option<Arc<rustls::ClientConfig>>,
+    /// How many requests other than watches and streams may be worked on at once; more are answered with 429.
+    pub max_in_flight: usize,
+}
+
+impl Config {
+    /// The defaults of a one-node cluster whose files are in `data_dir` and that is reached at the given address.
+    #[must_use]
+    pub fn new(data_dir: PathBuf, advertise_address: IpAddr, port: u16) -> Self {
+        Self {
+            advertise_address,
+            port,
+            service_cidrs: vec!["10.96.0.0/16".to_owned()],
+            node_port_range: 30000..=32767,
+            data_dir,
+            cluster_domain: "cluster.local".to_owned(),
+            service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
+            node_client: None,
+            max_in_flight: 400,
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! What is not about objects: discovery, OpenAPI, version, health, metrics and the keys of tokens.
+
+use std::{collections::HashMap, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use kobune_kinds::{discovery, openapi};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    ApiServer, Body,
+    accept::{self, Form},
+    body::RequestBody,
+    call::header as text_header,
+    compress,
+    error::{Answer, ApiError},
+    path::Route,
+    query::Query,
+    respond,
+};
+
+/// The Kubernetes level that clients see.
+const MINOR: &str = "36";
+
+/// The version that clients see. Its build part says who answers.
+const GIT_VERSION: &str = concat!("v1.36.0+kobune.", env!("CARGO_PKG_VERSION"));
+
+/// OpenAPI documents, built once and kept compressed.
+#[derive(Default)]
+pub(crate) struct Documents(Mutex<HashMap<String, Arc<Document>>>);
+
+/// One document.
+struct Document {
+    compressed: Bytes,
+    tag: String,
+}
+
+impl Documents {
+    /// The document of a path, made by `build` the first time.
+    fn get(&self, path: &str, build: impl FnOnce() -> Option<Value>) -> Answer<Option<Arc<Document>>> {
+        if let Some(found) = self.0.lock().get(path) {
+            return Ok(Some(Arc::clone(found)));
+        }
+        let Some(value) = build() else { return Ok(None) };
+        let text = value.to_string();
+        let compressed = compress::whole(text.as_bytes()).map_err(|error| ApiError::internal(&error))?;
+        let document = Arc::new(Document { compressed: Bytes::from(compressed), tag: tag(text.as_bytes()) });
+        self.0.lock().insert(path.to_owned(), Arc::clone(&document));
+        Ok(Some(document))
+    }
+}
+
+fn tag(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    let mut text = String::with_capacity(66);
+    text.push('"');
+    for byte in digest {
+        text.push_str(&format!("{byte:02X}"));
+    }
+    text.push('"');
+    text
+}
+
+impl ApiServer {
+    /// Answers everything that is not about objects.
+    pub(crate) fn document(
+        &self,
+        route: &Route,
+        query: &Query,
+        request: &Request<RequestBody>,
+    ) -> Answer<Response<Body>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            return Err(if *route == Route::Unknown {
+                ApiError::no_such_path()
+            } else {
+                ApiError::method_not_allowed()
+            });
+        }
+        match route {
+            Route::Version => self.plain(&version(), request),
+            Route::Health { which, check } => Ok(self.health(which, check.as_deref(), query)),
+            Route::Metrics => Ok(text(StatusCode::OK, self.metrics_text(), "text/plain; version=0.0.4; charset=utf-8")),
+            Route::OpenApiV2 => self.open_api_v2(request),
+            Route::OpenApiV3Index => self.plain(&openapi::v3_index(&self.catalogue), request),
+            Route::OpenApiV3(path) => self.open_api_v3(path, query, request),
+            Route::OpenIdConfiguration => {
+                let address = format!("https://{}:{}", self.config.advertise_address, self.config.port);
+                self.plain(&self.security.openid_configuration(&address), request)
+            }
+            Route::KeySet => {
+                let mut response = self.plain(&self.security.key_set(), request)?;
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+                Ok(response)
+            }
+            Route::CoreVersions => self.discovery(request, true, || {
+                let mut versions = discovery::api_versions(&self.catalogue);
+                let address = format!("{}:{}", self.config.advertise_address, self.config.port);
+                versions["serverAddressByClientCIDRs"] = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]);
+                versions
+            }),
+            Route::Groups => self.discovery(request, false, || discovery::api_group_list(&self.catalogue)),
+            Route::Group(group) => {
+                self.plain(&discovery::api_group(&self.catalogue, group).ok_or_else(ApiError::no_such_path)?, request)
+            }
+            Route::Resources { group, version } => {
+                let name = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
+                self.plain(
+                    &discovery::api_resource_list(&self.catalogue, &name).ok_or_else(ApiError::no_such_path)?,
+                    request,
+                )
+            }
+            Route::Index => self.plain(&self.index(), request),
+            Route::Resource(_) | Route::Unknown => Err(ApiError::no_such_path()),
+        }
+    }
+
+    fn plain(&self, value: &Value, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+        let accept = accept::negotiate(text_header(request.headers(), "accept"), false, false)
+            .ok_or_else(ApiError::not_acceptable)?;
+        respond::value(StatusCode::OK, value, accept)
+    }
+
+    /// `/api` and `/apis`: the aggregated form for clients that ask for it, the old one for others.
+    fn discovery(
+        &self,
+        request: &Request<RequestBody>,
+        core: bool,
+        old: impl FnOnce() -> Value,
+    ) -> Answer<Response<Body>> {
+        let accept = accept::negotiate(text_header(request.headers(), "accept"), false, true)
+            .ok_or_else(ApiError::not_acceptable)?;
+        let value = if accept.form == Form::AggregatedDiscovery {
+            discovery::aggregated_v2(&self.catalogue, core)
+        } else {
+            old()
+        };
+        if accept.form != Form::AggregatedDiscovery {
+            let mut response = respond::value(StatusCode::OK, &value, accept)?;
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+            return Ok(response);
+        }
+        let tag = tag(value.to_string().as_bytes());
+        let mut response =
+            if matches_tag(request, &tag) { not_modified() } else { respond::value(StatusCode::OK, &value, accept)? };
+        set(&mut response, header::ETAG, &tag);
+        set(&mut response, header::CACHE_CONTROL, "public");
+        response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+        Ok(response)
+    }
+
+    fn open_api_v2(&self, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+        // Clients that take only gnostic protobuf are told so; kubectl then goes on with version 3.
+        let accept = accept::negotiate(text_header(request.headers(), "accept"), false, false)
+            .ok_or_else(ApiError::not_acceptable)?;
+        let document = self
+            .documents
+            .get("v2", || Some(openapi::v2_document(&self.catalogue)))?
+            .ok_or_else(ApiError::no_such_path)?;
+        if accept.encoding == accept::Encoding::Yaml {
+            return Err(ApiError::not_acceptable());
+        }
+        send(&document, request)
+    }
+
+    fn open_api_v3(&self, path: &str, query: &Query, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+        accept::negotiate(text_header(request.headers(), "accept"), false, false)
+            .ok_or_else(ApiError::not_acceptable)?;
+        let document = self
+            .documents
+            .get(path, || openapi::v3_document(&self.catalogue, path))?
+            .ok_or_else(ApiError::no_such_path)?;
+        let mut response = send(&document, request)?;
+        if query.has("hash") {
+            // The address has the content's hash in it, so the content never changes.
+            set(&mut response, header::CACHE_CONTROL, "public, immutable");
+            set(&mut response, header::EXPIRES, "Fri, 01 Jan 2100 00:00:00 GMT");
+        }
+        Ok(response)
+    }
+
+    /// `/`: the paths that there are.
+    fn index(&self) -> Value {
+        let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/apis/"]
+            .into_iter()
+            .map(str::to_owned)
+            .collect();
+        for (group, versions) in discovery::groups(&self.catalogue) {
+            if !group.is_empty() {
+                paths.push(format!("/apis/{group}"));
+                paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));
+            }
+        }
+        paths.extend(
+            ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+                .map(str::to_owned),
+        );
+        json!({"paths": paths})
+    }
+
+    /// The checks behind `/healthz`, `/livez` and `/readyz`.
+    fn checks(&self, which: &str) -> Vec<(&'static str, bool)> {
+        let stops = self.shutdown.is_cancelled();
+        let mut checks = vec![("ping", true), ("log", true), ("etcd", true)];
+        if which == "readyz" {
+            checks.extend([
+                ("poststarthook/rbac/bootstrap-roles", true),
+                ("informer-sync", true),
+                ("shutdown", !stops),
+            ]);
+        }
+        checks
+    }
+
+    fn health(&self, which: &str, check: Option<&str>, query: &Query) -> Response<Body> {
+        const PLAIN: &str = "text/plain; charset=utf-8";
+        let mut checks = self.checks(which);
+        if let Some(name) = check {
+            checks.retain(|(known, _)| *known == name);
+            if checks.is_empty() {
+                return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned(), PLAIN);
+            }
+        }
+        let excluded: Vec<&str> = query.all("exclude").collect();
+        let good = checks.iter().all(|(name, good)| *good || excluded.contains(name));
+        if good && !query.has("verbose") {
+            return text(StatusCode::OK, "ok".to_owned(), PLAIN);
+        }
+        let mut lines = String::new();
+        for (name, good) in &checks {
+            lines.push_str(&match (excluded.contains(name), good) {
+                (true, _) => format!("[+]{name} excluded: ok\n"),
+                (false, true) => format!("[+]{name} ok\n"),
+                (false, false) => format!("[-]{name} failed: reason withheld\n"),
+            });
+        }
+        lines.push_str(&format!("{which} check {}\n", if good { "passed" } else { "failed" }));
+        text(if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }, lines, PLAIN)
+    }
+}
+
+/// `/version`.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": MINOR, "emulationMajor": "1", "emulationMinor": MINOR, "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z", "goVersion": "rust", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+fn text(code: StatusCode, content: String, kind: &'static str) -> Response<Body> {
+    let mut response = Response::new(Body::full(content));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn set(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+fn matches_tag(request: &Request<RequestBody>, tag: &str) -> bool {
+    text_header(request.headers(), "if-none-match")
+        .is_some_and(|tags| tags.split(',').any(|known| known.trim().trim_start_matches("W/") == tag))
+}
+
+fn not_modified() -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    response
+}
+
+/// Sends a document, compressed as it is kept where the client takes that.
+fn send(document: &Document, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+    if matches_tag(request, &document.tag) {
+        let mut response = not_modified();
+        set(&mut response, header::ETAG, &document.tag);
+        return Ok(response);
+    }
+    let mut response = if compress::is_accepted(request.headers()) {
+        let mut response = respond::json_body(StatusCode::OK, Body::full(document.compressed.clone()));
+        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        response
+    } else {
+        let expanded = compress::expanded(&document.compressed).map_err(|error| ApiError::internal(&error))?;
+        respond::json_body(StatusCode::OK, Body::full(expanded))
+    };
+    set(&mut response, header::ETAG, &document.tag);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
+    Ok(response)
+}

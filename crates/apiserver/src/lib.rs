@@ -1,0 +1,50 @@
+//! The Kubernetes API over HTTP: authenticate, authorize, decode, admit, store, encode.
+//!
+//! One road serves every kind ([`road`]). [`ApiServer::build`] makes the server from a store and a catalogue of kinds,
+//! [`ApiServer::serve`] answers on a TLS listener, and [`ApiServer::service_as`] is the same road in process.
+//!
+//! What is deliberately absent: a handler for a kind. A kind differs by the data that `kobune-kinds` has about it and by
+//! small hooks ([`hooks`], [`specials`]).
+
+mod accept;
+mod admit;
+mod binding;
+mod body;
+mod call;
+mod compress;
+mod config;
+mod connect;
+mod create;
+mod decode;
+mod delete;
+mod document;
+mod encode;
+mod error;
+mod eviction;
+mod fields;
+mod hooks;
+mod list;
+mod listener;
+mod metrics;
+mod patch;
+mod path;
+mod protobuf;
+mod query;
+mod respond;
+mod road;
+mod scale;
+pub mod security;
+mod server;
+mod service;
+mod services;
+mod specials;
+mod table;
+mod update;
+mod watch;
+
+pub use body::{Body, BodyError, BoxError};
+pub use config::Config;
+pub use encode::stored_facets as facets;
+pub use listener::ServeError;
+pub use server::{ApiServer, BuildError};
+pub use service::{Answering, InProcess};

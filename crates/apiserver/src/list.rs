@@ -1,0 +1,485 @@
+//! Lists: a snapshot of the store, joined from stored bytes while it is sent.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use kobune_kinds::{
+    Kind,
+    selector::{FieldSelector, LabelSelector},
+};
+use kobune_store::{At, Listing, Range, Record, Revision, StoreError};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::{
+    ApiServer, Body, BodyError,
+    accept::{Accept, Encoding, Form},
+    call::Call,
+    compress::Compressible,
+    error::{Answer, ApiError},
+    query::Query,
+    respond, table,
+};
+
+/// The size of the pieces of a list that is sent while it is joined.
+const CHUNK: usize = 128 << 10;
+
+/// What a list or watch is limited to.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    labels: LabelSelector,
+    fields: FieldSelector,
+    name: Option<Box<str>>,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`, and the name of an old watch path.
+    pub(crate) fn read(call: &Call) -> Answer<Self> {
+        let labels = LabelSelector::parse(call.query.get("labelSelector").unwrap_or_default())
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let fields = FieldSelector::parse(call.query.get("fieldSelector").unwrap_or_default())
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let known = call.kind.selectable_names();
+        for term in fields.terms() {
+            if !known.contains(&&*term.field) {
+                return Err(ApiError::bad_request(format!("field label not supported: {}", term.field)));
+            }
+        }
+        Ok(Self { labels, fields, name: call.target.name.as_deref().map(Box::from) })
+    }
+
+    /// Whether everything is selected.
+    pub(crate) fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything() && self.name.is_none()
+    }
+
+    /// Whether a stored object is selected; looks only at what was taken out when it was written.
+    pub(crate) fn matches(&self, record: &Record) -> bool {
+        let key = &record.key;
+        let facets = &record.facets;
+        self.name.as_deref().is_none_or(|name| name == &*key.name)
+            && (self.fields.is_everything()
+                || self.fields.matches(|field| match field {
+                    "metadata.name" | "name" => Some(&*key.name),
+                    "metadata.namespace" => Some(&*key.namespace),
+                    // Events are stored as core's, whose names for the same fields are the older ones.
+                    other => match other.strip_prefix("regarding.") {
+                        Some(rest) => facets.field(&format!("involvedObject.{rest}")),
+                        None => facets.field(other),
+                    },
+                }))
+            && (self.labels.is_everything() || self.labels.matches(|label| facets.label(label)))
+    }
+
+    /// The only name that can match, if there is one: such a list needs no walk.
+    fn only_name(&self) -> Option<&str> {
+        self.name.as_deref().or_else(|| self.fields.exact("metadata.name"))
+    }
+}
+
+/// The range that a path names.
+pub(crate) fn range(call: &Call) -> Range {
+    Range {
+        collection: Arc::clone(&call.kind.collection),
+        namespace: match &call.target.namespace {
+            Some(namespace) if call.kind.namespaced => Some(kobune_store::intern(namespace)),
+            _ => None,
+        },
+    }
+}
+
+/// Where the next page begins. Clients treat it as opaque; the form is upstream's.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct Token {
+    v: String,
+    /// The first page's revision; -1 for a list that goes on inconsistently.
+    rv: i64,
+    /// `namespace/name` of the last object of the page before.
+    start: String,
+}
+
+impl Token {
+    fn new(revision: i64, last: &Record) -> Self {
+        Self {
+            v: "meta.k8s.io/v1".to_owned(),
+            rv: revision,
+            start: format!("{}/{}", last.key.namespace, last.key.name),
+        }
+    }
+
+    fn encode(&self) -> String {
+        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("three plain fields are always writable"))
+    }
+
+    fn decode(text: &str) -> Answer<Self> {
+        URL_SAFE_NO_PAD
+            .decode(text.trim_end_matches('='))
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
+            .filter(|token| token.v == "meta.k8s.io/v1" && token.start.contains('/'))
+            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
+    }
+
+    fn place(&self) -> (&str, &str) {
+        self.start.split_once('/').unwrap_or_default()
+    }
+}
+
+/// A revision parameter: absent and `0` are `None`.
+pub(crate) fn revision(query: &Query) -> Answer<Option<u64>> {
+    match query.get("resourceVersion") {
+        None | Some("0") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            ApiError::bad_request(format!(
+                "resourceVersion: Invalid value: \"{text}\": strconv.ParseUint: parsing \"{text}\": invalid syntax"
+            ))
+        }),
+    }
+}
+
+fn forbidden_option(message: &str) -> ApiError {
+    ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"))
+}
+
+/// What a list shows, decided before anything is written.
+struct Page {
+    listing: Listing,
+    after: Option<(String, String)>,
+    limit: usize,
+    /// The revision that the list carries.
+    revision: Revision,
+    /// What the next page's token says: the revision, or -1.
+    token_revision: i64,
+}
+
+impl ApiServer {
+    /// GET of a collection.
+    pub(crate) async fn list(&self, call: &Call) -> Answer<Response<Body>> {
+        let selection = Selection::read(call)?;
+        let page = self.page(call).await?;
+        let include = table::Include::of(&call.query)?;
+        let writer = Writer { kind: Arc::clone(&call.kind), form: call.accept.form, include };
+        if page.limit == 0 && page.after.is_none() {
+            if let Some(name) = selection.only_name() {
+                let found = match &*page.listing.range().namespace.clone().unwrap_or_default() {
+                    "" if call.kind.namespaced => {
+                        page.listing.iter().filter(|record| selection.matches(record)).cloned().collect()
+                    }
+                    namespace => {
+                        let key = crate::call::key(&call.kind, namespace, name);
+                        self.read(&key)
+                            .await?
+                            .filter(|record| selection.matches(record))
+                            .into_iter()
+                            .collect::<Vec<_>>()
+                    }
+                };
+                return finish(call.accept, writer.whole(&found, page.revision, None, None)?);
+            }
+            return writer.streamed(page.listing, selection, page.revision, call.accept);
+        }
+        let mut chosen: Vec<Record> = Vec::new();
+        let mut more = false;
+        {
+            let (namespace, name) =
+                page.after.as_ref().map_or(("", ""), |(namespace, name)| (namespace.as_str(), name.as_str()));
+            for record in page.listing.iter_after(namespace, name).filter(|record| selection.matches(record)) {
+                if page.limit > 0 && chosen.len() == page.limit {
+                    more = true;
+                    break;
+                }
+                chosen.push(record.clone());
+            }
+        }
+        let mut token = None;
+        let mut remaining = None;
+        if more && let Some(last) = chosen.last() {
+            token = Some(Token::new(page.token_revision, last).encode());
+            if page.token_revision >= 0 {
+                self.store.keep(&page.listing);
+            }
+            if selection.is_everything() {
+                remaining = Some(page.listing.iter_after(&last.key.namespace, &last.key.name).count());
+            }
+        }
+        finish(call.accept, writer.whole(&chosen, page.revision, token, remaining)?)
+    }
+
+    /// Decides on the state to show by `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
+    async fn page(&self, call: &Call) -> Answer<Page> {
+        let query = &call.query;
+        let limit = query.integer("limit").map_err(ApiError::bad_request)?.unwrap_or(0);
+        if limit < 0 {
+            return Err(forbidden_option("limit: Invalid value: must be greater than or equal to 0"));
+        }
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let range = range(call);
+        let matching = query.get("resourceVersionMatch");
+        let asked = query.get("resourceVersion");
+        if let Some(text) = query.get("continue") {
+            if matching.is_some() {
+                return Err(forbidden_option(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
+                ));
+            }
+            if asked.is_some_and(|asked| asked != "0") {
+                return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            let token = Token::decode(text)?;
+            let (namespace, name) = token.place();
+            let after = Some((namespace.to_owned(), name.to_owned()));
+            let at = u64::try_from(token.rv).map_or(At::Latest, |revision| At::Exact(Revision(revision)));
+            return match self.store.list(&range, at).await {
+                Ok(listing) => {
+                    let revision = listing.revision();
+                    Ok(Page { listing, after, limit, revision, token_revision: token.rv })
+                }
+                Err(StoreError::Expired { .. } | StoreError::Future { .. }) => {
+                    let go_on = Token { rv: -1, ..token };
+                    Err(ApiError::expired_list(Some(go_on.encode())))
+                }
+                Err(error) => Err(ApiError::from_store(&error)),
+            };
+        }
+        let at = match (matching, asked) {
+            (None, None) => At::Latest,
+            (Some(_), None) => {
+                return Err(forbidden_option(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            (Some("Exact"), Some("0")) => {
+                return Err(forbidden_option(
+                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+            (Some("Exact"), Some(_)) => revision(query)?.map_or(At::Latest, |revision| At::Exact(Revision(revision))),
+            (Some("NotOlderThan") | None, Some(_)) => {
+                let asked = revision(query)?.unwrap_or(0);
+                let current = self.store.revision();
+                if asked > current.0 {
+                    return Err(ApiError::revision_too_large(asked, current.0));
+                }
+                // With a limit and no match, upstream shows exactly the revision that is asked for.
+                if matching.is_none() && limit > 0 && asked > 0 { At::Exact(Revision(asked)) } else { At::Latest }
+            }
+            (Some(other), _) => {
+                return Err(forbidden_option(&format!(
+                    "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
+                )));
+            }
+        };
+        let listing = match self.store.list(&range, at).await {
+            Ok(listing) => listing,
+            Err(StoreError::Expired { requested, oldest }) => {
+                return Err(ApiError::gone(format!(
+                    "The resourceVersion for the provided list is too old: {requested} ({oldest})"
+                )));
+            }
+            Err(StoreError::Future { requested, current }) => {
+                return Err(ApiError::revision_too_large(requested.0, current.0));
+            }
+            Err(error) => return Err(ApiError::from_store(&error)),
+        };
+        let revision = listing.revision();
+        Ok(Page {
+            listing,
+            after: None,
+            limit,
+            revision,
+            token_revision: i64::try_from(revision.0).unwrap_or(i64::MAX),
+        })
+    }
+
+    /// The list of given records, as a deletion of a collection answers it.
+    pub(crate) fn list_of(&self, call: &Call, records: &[Record], revision: Revision) -> Answer<Response<Body>> {
+        let include = table::Include::of(&call.query)?;
+        let writer = Writer { kind: Arc::clone(&call.kind), form: call.accept.form, include };
+        finish(call.accept, writer.whole(records, revision, None, None)?)
+    }
+}
+
+/// Writes lists in one form.
+#[derive(Clone)]
+struct Writer {
+    kind: Arc<Kind>,
+    form: Form,
+    include: table::Include,
+}
+
+impl Writer {
+    /// Everything up to the first item.
+    fn head(&self, revision: Revision, token: Option<String>, remaining: Option<usize>) -> Vec<u8> {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if let Some(token) = token {
+            metadata["continue"] = token.into();
+        }
+        if let Some(remaining) = remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+        match self.form {
+            Form::Table => format!(
+                "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"columnDefinitions\":{},\"rows\":[",
+                table::columns(&self.kind)
+            ),
+            Form::Partial => format!(
+                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"items\":["
+            ),
+            Form::Object | Form::AggregatedDiscovery => format!(
+                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
+                self.kind.list_kind,
+                self.kind.api_version()
+            ),
+        }
+        .into_bytes()
+    }
+
+    fn item(&self, out: &mut Vec<u8>, record: &Record) -> Answer<()> {
+        match self.form {
+            Form::Table => {
+                let object = respond::parse(&self.kind, record)?;
+                write_json(out, &table::row(&self.kind, &object, self.include));
+            }
+            Form::Partial => write_partial(out, record)?,
+            Form::Object | Form::AggregatedDiscovery if self.kind.is_storage_version() => {
+                out.extend_from_slice(&record.value)
+            }
+            Form::Object | Form::AggregatedDiscovery => write_json(out, &respond::parse(&self.kind, record)?),
+        }
+        Ok(())
+    }
+
+    /// A list that is small or has to be known before it is sent.
+    fn whole(
+        &self,
+        records: &[Record],
+        revision: Revision,
+        token: Option<String>,
+        remaining: Option<usize>,
+    ) -> Answer<Bytes> {
+        let mut out = self.head(revision, token, remaining);
+        if self.form == Form::Object {
+            out.reserve(records.iter().map(|record| record.value.len() + 1).sum::<usize>() + 2);
+        }
+        for (index, record) in records.iter().enumerate() {
+            if index > 0 {
+                out.push(b',');
+            }
+            self.item(&mut out, record)?;
+        }
+        out.extend_from_slice(b"]}");
+        Ok(Bytes::from(out))
+    }
+
+    /// A list of any length: pieces are made as the connection takes them, so it needs the memory of one piece.
+    fn streamed(
+        self,
+        listing: Listing,
+        selection: Selection,
+        revision: Revision,
+        accept: Accept,
+    ) -> Answer<Response<Body>> {
+        let head = self.head(revision, None, None);
+        let mut joiner = Joiner { writer: self, listing, selection, place: None, first: true, done: false };
+        let mut first = joiner.next(head)?;
+        if joiner.done || accept.encoding != Encoding::Json || accept.pretty {
+            while !joiner.done {
+                let more = joiner.next(Vec::new())?;
+                first.extend_from_slice(&more);
+            }
+            return finish(accept, Bytes::from(first));
+        }
+        let rest = futures::stream::try_unfold(joiner, |mut joiner| async move {
+            if joiner.done {
+                return Ok(None);
+            }
+            let piece = joiner.next(Vec::with_capacity(CHUNK + 8192)).map_err(BodyError::new)?;
+            Ok(Some((Bytes::from(piece), joiner)))
+        });
+        let head = futures::stream::once(async move { Ok(Bytes::from(first)) });
+        let mut response = respond::json_body(StatusCode::OK, Body::stream(futures::StreamExt::chain(head, rest)));
+        response.extensions_mut().insert(Compressible);
+        Ok(response)
+    }
+}
+
+/// A list on its way: where it is in the snapshot.
+struct Joiner {
+    writer: Writer,
+    listing: Listing,
+    selection: Selection,
+    place: Option<(Arc<str>, Arc<str>)>,
+    first: bool,
+    done: bool,
+}
+
+impl Joiner {
+    /// Joins the next objects to what is already there until the piece is full.
+    fn next(&mut self, mut out: Vec<u8>) -> Answer<Vec<u8>> {
+        let (namespace, name) = self.place.take().unwrap_or_else(|| (Arc::from(""), Arc::from("")));
+        let everything = self.selection.is_everything();
+        for record in self.listing.iter_after(&namespace, &name) {
+            if everything || self.selection.matches(record) {
+                if !self.first {
+                    out.push(b',');
+                }
+                self.first = false;
+                self.writer.item(&mut out, record)?;
+                if out.len() >= CHUNK {
+                    self.place = Some((Arc::clone(&record.key.namespace), Arc::clone(&record.key.name)));
+                    return Ok(out);
+                }
+            }
+        }
+        self.done = true;
+        out.extend_from_slice(b"]}");
+        Ok(out)
+    }
+}
+
+fn write_json(out: &mut Vec<u8>, value: &Value) {
+    serde_json::to_writer(out, value).expect("a JSON value is always writable to memory");
+}
+
+/// Only the metadata of stored bytes; the rest is skipped, not built.
+#[derive(Deserialize)]
+pub(crate) struct OnlyMetadata {
+    #[serde(default)]
+    pub(crate) metadata: Value,
+}
+
+/// Writes a `PartialObjectMetadata` of a stored object.
+pub(crate) fn write_partial(out: &mut Vec<u8>, record: &Record) -> Answer<()> {
+    let object: OnlyMetadata = serde_json::from_slice(&record.value)
+        .map_err(|error| ApiError::internal_words(&format!("the stored object {} is damaged: {error}", record.key)))?;
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    write_json(out, &object.metadata);
+    out.push(b'}');
+    Ok(())
+}
+
+/// The response of a list that is complete in memory.
+fn finish(accept: Accept, bytes: Bytes) -> Answer<Response<Body>> {
+    if accept.encoding == Encoding::Json && !accept.pretty {
+        return Ok(respond::json_body(StatusCode::OK, Body::full(bytes)));
+    }
+    let value: Value = serde_json::from_slice(&bytes).map_err(|error| ApiError::internal(&error))?;
+    respond::value(StatusCode::OK, &value, accept)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens() {
+        let token = Token { v: "meta.k8s.io/v1".into(), rv: 7, start: "ns/a".into() };
+        let again = Token::decode(&token.encode()).expect("its own encoding");
+        assert_eq!((again.place(), again.rv), (("ns", "a"), 7));
+        for bad in ["", "x", "e30"] {
+            assert!(Token::decode(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
+
+use jiff::Timestamp;
+use kobune_kinds::Media;
+use serde_json::Value;
+
+use crate::{
+    ApiServer,
+    accept::media_type,
+    call::Call,
+    create::{Ownership, meta, metadata, settle_namespace},
+    decode,
+    error::{Answer, ApiError},
+    fields,
+    respond::Made,
+    update::Changed,
+};
+
+/// The patch types, for the message of a 415.
+const OFFERED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
+                       application/apply-patch+yaml";
+
+/// A patch that was read.
+#[derive(Clone, Debug)]
+pub(crate) enum Patch {
+    /// RFC 6902.
+    Json(Value),
+    /// RFC 7386.
+    Merge(Value),
+    /// Kubernetes' own, which follows the schema.
+    Strategic(Value),
+    /// Server-side apply.
+    Apply {
+        /// The fields that the manager wants to own.
+        configuration: Value,
+        /// Whether conflicts are taken over.
+        force: bool,
+    },
+}
+
+impl Patch {
+    /// Reads a patch by the type of its body.
+    pub(crate) fn read(call: &Call, body: &[u8]) -> Answer<Self> {
+        match media_type(&call.content_type) {
+            "application/json-patch+json" => {
+                let patch = decode::any(body, Media::Json)?;
+                Ok(Self::Json(patch))
+            }
+            "application/merge-patch+json" => Ok(Self::Merge(object(decode::any(body, Media::Json)?)?)),
+            "application/strategic-merge-patch+json" => Ok(Self::Strategic(object(decode::any(body, Media::Json)?)?)),
+            "application/apply-patch+yaml" => {
+                if !call.query.has("fieldManager") {
+                    return Err(ApiError::new(
+                        422,
+                        "Invalid",
+                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
+                    ));
+                }
+                let configuration = object(decode::any(body, Media::Yaml)?)?;
+                Ok(Self::Apply { configuration, force: call.query.flag("force") })
+            }
+            _ => Err(ApiError::unsupported_media_type(OFFERED)),
+        }
+    }
+
+    /// Applies the patch to an object. Apply is done elsewhere, as it also works without one.
+    fn onto(&self, call: &Call, current: &Value) -> Answer<Value> {
+        match self {
+            Self::Json(patch) => kobune_merge::json_patch(current, patch).map_err(|error| refused(&error)),
+            Self::Merge(patch) => {
+                let mut object = current.clone();
+                kobune_merge::merge_patch(&mut object, patch);
+                Ok(object)
+            }
+            Self::Strategic(patch) => {
+                kobune_merge::strategic_merge_patch(current, patch, call.kind.schema()).map_err(|error| refused(&error))
+            }
+            Self::Apply { .. } => Err(ApiError::internal_words("apply is no patch of the object")),
+        }
+    }
+}
+
+fn object(value: Value) -> Answer<Value> {
+    if value.is_object() { Ok(value) } else { Err(ApiError::bad_request("error decoding patch: it is no object")) }
+}
+
+/// A patch that cannot be applied, with the status that upstream gives it.
+pub(crate) fn refused(error: &kobune_merge::PatchError) -> ApiError {
+    match error.status() {
+        400 => ApiError::bad_request(error.to_string()),
+        413 => ApiError::new(413, "RequestEntityTooLarge", error.to_string()),
+        code => ApiError::new(
+            code,
+            "Invalid",
+            format!("the server rejected our request due to an error in our request: {error}"),
+        ),
+    }
+}
+
+impl ApiServer {
+    /// PATCH of an object or of its status.
+    pub(crate) async fn patch(&self, call: &Call, body: &[u8]) -> Answer<Made> {
+        let patch = Patch::read(call, body)?;
+        match patch {
+            Patch::Apply { configuration, force } => self.apply(call, configuration, force).await,
+            patch => {
+                self.change(call, |current, _| {
+                    let mut object = patch.onto(call, current)?;
+                    let warnings = check(call, &mut object)?;
+                    Ok(Changed { warnings, ..Changed::new(object) })
+                })
+                .await
+            }
+        }
+    }
+
+    /// Server-side apply.
+    async fn apply(&self, call: &Call, mut configuration: Value, force: bool) -> Answer<Made> {
+        let kind = &call.kind;
+        let name = call.name();
+        let mode = call.validation;
+        let mut warnings =
+            kind.check_shape(&mut configuration, mode).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        if configuration
+            .pointer("/metadata/managedFields")
+            .and_then(Value::as_array)
+            .is_some_and(|list| !list.is_empty())
+        {
+            return Err(ApiError::bad_request("metadata.managedFields must be nil"));
+        }
+        let given = meta(&configuration, "name");
+        if !given.is_empty() && given != name {
+            return Err(ApiError::bad_request(format!(
+                "the name of the object ({given}) does not match the name on the URL ({name})"
+            )));
+        }
+        metadata(&mut configuration).insert("name".into(), name.into());
+        settle_namespace(kind, &mut configuration, call.namespace())?;
+        metadata(&mut configuration).remove("managedFields");
+        // Between the look and the creation somebody else may create it: then it is applied to what is there.
+        for _ in 0..2 {
+            if self.read(&call.key()).await?.is_some() {
+                return self
+                    .change(call, |current, _| {
+                        let mut object = fields::apply(Some(current), &configuration, call, force)?;
+                        kind.default(&mut object);
+                        Ok(Changed {
+                            ownership: Ownership::Applied,
+                            warnings: std::mem::take(&mut warnings),
+                            ..Changed::new(object)
+                        })
+                    })
+                    .await;
+            }
+            if call.subresource().is_some() {
+                return Err(ApiError::not_found(kind, name));
+            }
+            if !meta(&configuration, "uid").is_empty() {
+                return Err(ApiError::conflict(
+                    kind,
+                    name,
+                    &format!(
+                        "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                        meta(&configuration, "uid")
+                    ),
+                ));
+            }
+            if !meta(&configuration, "resourceVersion").is_empty() {
+                return Err(ApiError::not_found(kind, name));
+            }
+            self.allowed_to_create(call)?;
+            let mut object = fields::apply(None, &configuration, call, force)?;
+            kind.default(&mut object);
+            match self.create_object(call, object, Ownership::Applied).await {
+                Err(error) if error.code() == 409 => {}
+                Err(error) => return Err(error),
+                Ok(made) => return Ok(made.with_warnings(warnings)),
+            }
+        }
+        Err(ApiError::stale(kind, name))
+    }
+}
+
+/// Checks what a patch has made, as a body of a PUT is checked.
+pub(crate) fn check(call: &Call, object: &mut Value) -> Answer<Vec<String>> {
+    let warnings = call.kind.check_shape(object, call.validation).map_err(|error| {
+        ApiError::new(
+            422,
+            "Invalid",
+            format!("{} \"{}\" is invalid: patch: Invalid value: {error}", call.kind.kind, call.name()),
+        )
+    })?;
+    call.kind.default(object);
+    Ok(warnings)
+}
+
+/// The time that managed fields carry.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}

@@ -1,0 +1,325 @@
+//! The road of every request: who asks, for what, may they, and then to the verb.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use futures::{FutureExt, future::BoxFuture};
+use http::{HeaderMap, Method, Request, Response, header};
+use kobune_kinds::Kind;
+
+use crate::{
+    ApiServer, Body,
+    accept::{self, Accept},
+    body::RequestBody,
+    call::{Call, header as text_header},
+    compress, decode,
+    delete::Options,
+    error::{Answer, ApiError},
+    path::{self, Route, Target},
+    query::Query,
+    respond,
+    security::{Attributes, Credentials, User},
+    server::Caller,
+    specials, table,
+};
+
+/// One of the requests that are worked on; dropped, it makes room.
+struct Slot<'s>(Option<&'s AtomicUsize>);
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        if let Some(count) = self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Subresources that are connections to a node and live as long as the client likes.
+fn is_connection(subresource: Option<&str>) -> bool {
+    matches!(subresource, Some("log" | "exec" | "attach" | "portforward" | "proxy"))
+}
+
+/// What a request asks for, as authorization and metrics name it.
+fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
+    match *method {
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if target.name.is_none() => "deletecollection",
+        Method::DELETE => "delete",
+        Method::GET | Method::HEAD if target.watch => "watch",
+        Method::GET | Method::HEAD if target.name.is_some() => "get",
+        Method::GET | Method::HEAD if query.flag("watch") => "watch",
+        Method::GET | Method::HEAD => "list",
+        _ => "",
+    }
+}
+
+impl ApiServer {
+    /// Answers one request. Nothing that goes wrong inside gets out other than as a `Status`.
+    pub(crate) fn answer(
+        self: Arc<Self>,
+        caller: Caller,
+        request: Request<RequestBody>,
+    ) -> BoxFuture<'static, Response<Body>> {
+        Box::pin(async move {
+            let started = Instant::now();
+            let zips = compress::is_accepted(request.headers());
+            let mut told = Told::default();
+            let outcome = AssertUnwindSafe(self.walk(caller, request, &mut told)).catch_unwind().await;
+            let response = match outcome {
+                Ok(Ok(response)) => response,
+                Ok(Err(error)) => {
+                    if error.code() >= 500 {
+                        tracing::warn!(verb = told.verb, resource = told.resource, %error, "a request failed");
+                    }
+                    error.into_response()
+                }
+                Err(_) => {
+                    tracing::error!(verb = told.verb, resource = told.resource, "a request panicked");
+                    ApiError::internal_words("the request could not be completed").into_response()
+                }
+            };
+            self.metrics.count(told.verb, &told.resource, response.status().as_u16(), started.elapsed());
+            if zips { compress::compress(response) } else { response }
+        })
+    }
+
+    async fn walk(
+        self: &Arc<Self>,
+        caller: Caller,
+        request: Request<RequestBody>,
+        told: &mut Told,
+    ) -> Answer<Response<Body>> {
+        let route = path::parse(request.uri().path());
+        let query = Query::parse(request.uri().query());
+        let user = self.identify(&caller, request.headers()).await?;
+        let target = match route {
+            Route::Resource(target) => target,
+            route => {
+                told.verb = "get";
+                self.permit_path(&user, &request)?;
+                return self.document(&route, &query, &request);
+            }
+        };
+        told.verb = verb(request.method(), &target, &query);
+        let Some(kind) = self.catalogue.by_resource(&target.group, &target.version, &target.resource) else {
+            self.permit(&user, told.verb, &target, &query)?;
+            return Err(ApiError::no_such_path());
+        };
+        let kind = Arc::clone(kind);
+        told.resource.push_str(&kind.plural);
+        self.permit(&user, told.verb, &target, &query)?;
+        if told.verb.is_empty() {
+            return Err(ApiError::method_not_allowed());
+        }
+        let connection = is_connection(target.subresource.as_deref());
+        let _slot = self.slot(&caller, told.verb == "watch" || connection)?;
+        self.serve_kind(user, kind, target, query, told.verb, request).await
+    }
+
+    /// Takes a place among the requests that are worked on. Parts of the same process are never turned away.
+    fn slot(&self, caller: &Caller, unbounded: bool) -> Answer<Slot<'_>> {
+        if unbounded || matches!(caller, Caller::Known(_)) {
+            return Ok(Slot(None));
+        }
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let slot = Slot(Some(&self.in_flight));
+        if before >= self.config.max_in_flight { Err(ApiError::too_many_requests()) } else { Ok(slot) }
+    }
+
+    async fn identify(&self, caller: &Caller, headers: &HeaderMap) -> Answer<Arc<User>> {
+        let user = match caller {
+            Caller::Known(user) => Arc::clone(user),
+            Caller::Connection(certificate) => {
+                let bearer = text_header(headers, "authorization").and_then(bearer);
+                self.security.authenticate(Credentials { connection: certificate.as_ref(), bearer }).await?
+            }
+        };
+        Ok(self.security.impersonate(&user, headers)?.unwrap_or(user))
+    }
+
+    fn permit_path(&self, user: &User, request: &Request<RequestBody>) -> Answer<()> {
+        let verb = request.method().as_str().to_ascii_lowercase();
+        let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
+        Ok(self.security.require(user, &attributes)?)
+    }
+
+    fn permit(&self, user: &User, verb: &str, target: &Target, query: &Query) -> Answer<()> {
+        // A list or watch of one name is about that object, so that a role can name it.
+        let selected = match verb {
+            "list" | "watch" | "deletecollection" => query
+                .get("fieldSelector")
+                .filter(|selector| !selector.contains(','))
+                .and_then(|selector| selector.strip_prefix("metadata.name="))
+                .map(|name| name.trim_start_matches('=')),
+            _ => None,
+        };
+        let attributes = Attributes {
+            verb,
+            group: &target.group,
+            version: &target.version,
+            resource: &target.resource,
+            subresource: target.subresource.as_deref().unwrap_or_default(),
+            namespace: target.namespace.as_deref().unwrap_or_default(),
+            name: target.name.as_deref().or(selected).unwrap_or_default(),
+            path: "",
+        };
+        Ok(self.security.require(user, &attributes)?)
+    }
+
+    async fn serve_kind(
+        self: &Arc<Self>,
+        user: Arc<User>,
+        kind: Arc<Kind>,
+        target: Target,
+        query: Query,
+        verb: &'static str,
+        request: Request<RequestBody>,
+    ) -> Answer<Response<Body>> {
+        if let Some(name) = target.subresource.as_deref() {
+            let Some(subresource) = kind.subresource(name) else { return Err(ApiError::no_such_path()) };
+            if !is_connection(Some(name)) && !subresource.verbs.iter().any(|known| known.as_str() == verb) {
+                return Err(ApiError::method_not_allowed());
+            }
+        } else {
+            if !kind.verbs.iter().any(|known| known.as_str() == verb) {
+                return Err(ApiError::method_not_allowed());
+            }
+            // Collections are posted to and listed; everything else needs the name of one object.
+            let of_one = matches!(verb, "get" | "update" | "patch" | "delete");
+            if of_one != target.name.is_some() && !(verb == "watch" && target.watch) {
+                return Err(ApiError::method_not_allowed());
+            }
+            // Namespaced objects are created, and single ones found, only with their namespace.
+            let needs_namespace = kind.namespaced && target.namespace.is_none();
+            if needs_namespace && !matches!(verb, "list" | "watch") && (verb != "create" || kind.stored) {
+                return Err(if verb == "create" || verb == "deletecollection" {
+                    ApiError::method_not_allowed()
+                } else {
+                    ApiError::no_such_path()
+                });
+            }
+            if !kind.namespaced && target.namespace.is_some() && &*kind.plural != "namespaces" {
+                return Err(ApiError::no_such_path());
+            }
+        }
+        if is_connection(target.subresource.as_deref()) {
+            let accept = Accept::JSON;
+            let call = Call::read(user, target, kind, query, accept, request.headers(), false)?;
+            return self.connect(call, verb, request).await;
+        }
+        let Some(mut accept) = accept::negotiate(text_header(request.headers(), "accept"), true, false) else {
+            return Err(ApiError::not_acceptable());
+        };
+        accept.pretty = match query.maybe_flag("pretty") {
+            Some(pretty) => pretty,
+            None => text_header(request.headers(), "user-agent")
+                .is_some_and(|agent| agent.starts_with("curl/") || agent.starts_with("Wget/")),
+        };
+        let writes = !matches!(verb, "get" | "list" | "watch");
+        let call = Call::read(user, target, kind, query, accept, request.headers(), writes)?;
+        let body = if writes { decode::collect(request.into_body()).await? } else { bytes::Bytes::new() };
+        if call.target.subresource.is_some() || !call.kind.stored {
+            return self.special(call, verb, &body).await;
+        }
+        self.standard(&call, verb, &body).await
+    }
+
+    /// The verbs that every stored kind has.
+    async fn standard(&self, call: &Call, verb: &str, body: &[u8]) -> Answer<Response<Body>> {
+        let include = table::Include::of(&call.query)?;
+        let made = match verb {
+            "get" => self.get(call).await?,
+            "list" => return self.list(call).await,
+            "watch" => return self.watch(call).await,
+            "create" => {
+                let decoded = decode::object(&call.kind, call, body)?;
+                self.create_object(call, decoded.object, crate::create::Ownership::Update)
+                    .await?
+                    .with_warnings(decoded.warnings)
+            }
+            "update" => {
+                let decoded = decode::object(&call.kind, call, body)?;
+                self.replace(call, decoded.object, decoded.warnings).await?
+            }
+            "patch" => self.patch(call, body).await?,
+            "delete" => self.delete(call, &Options::read(body, &call.content_type, &call.query)?).await?,
+            "deletecollection" => {
+                return self.delete_collection(call, &Options::read(body, &call.content_type, &call.query)?).await;
+            }
+            _ => return Err(ApiError::method_not_allowed()),
+        };
+        respond::made(&call.kind, made, call.accept, include)
+    }
+
+    /// GET of one object: the stored bytes as they are.
+    async fn get(&self, call: &Call) -> Answer<respond::Made> {
+        if let Some(asked) = crate::list::revision(&call.query)? {
+            let current = self.store.revision();
+            if asked > current.0 {
+                return Err(ApiError::revision_too_large(asked, current.0));
+            }
+        }
+        let record = self.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
+        Ok(respond::Made::ok(respond::Produced::Stored(record)))
+    }
+
+    async fn special(self: &Arc<Self>, call: Call, verb: &str, body: &bytes::Bytes) -> Answer<Response<Body>> {
+        specials::serve(self, call, verb, body).await
+    }
+}
+
+/// The token of an `Authorization` header.
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+/// What is known about a request when it ends, for metrics and the log.
+#[derive(Default)]
+struct Told {
+    verb: &'static str,
+    resource: String,
+}
+
+/// Whether a request asks for an upgrade of its connection.
+pub(crate) fn asks_upgrade(request: &Request<RequestBody>) -> bool {
+    request.headers().contains_key(header::UPGRADE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn verbs() {
+        let check = |method: Method, path: &str, query: &str, expected: &str| {
+            let Route::Resource(target) = path::parse(path) else { panic!("{path}") };
+            assert_eq!(verb(&method, &target, &Query::parse(Some(query))), expected, "{method} {path}?{query}");
+        };
+        check(Method::GET, "/api/v1/pods", "", "list");
+        check(Method::GET, "/api/v1/pods", "watch=1", "watch");
+        check(Method::GET, "/api/v1/pods", "watch=false", "list");
+        check(Method::GET, "/api/v1/watch/pods", "", "watch");
+        check(Method::GET, "/api/v1/namespaces/a/pods/b", "watch=1", "get");
+        check(Method::DELETE, "/api/v1/namespaces/a/pods", "", "deletecollection");
+        check(Method::DELETE, "/api/v1/namespaces/a/pods/b", "", "delete");
+        check(Method::PUT, "/api/v1/namespaces/a/pods/b", "", "update");
+        check(Method::OPTIONS, "/api/v1/pods", "", "");
+    }
+
+    #[test]
+    fn bearer_tokens() {
+        assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer("bearer  abc"), Some("abc"));
+        assert_eq!(bearer("Basic abc"), None);
+        assert_eq!(bearer("Bearer "), None);
+    }
+}

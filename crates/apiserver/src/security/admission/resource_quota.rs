@@ -1,0 +1,245 @@
+//! ResourceQuota: a namespace holds no more than its quotas allow.
+//!
+//! What is used is counted from what exists, not from the quota's status, which trails behind. Writes that were admitted but are not
+//! stored yet count too, so that a burst of creations cannot slip past together.
+
+mod usage;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kobune_kinds::quantity::Quantity;
+use kobune_store::{EventKind, Key, Record, Revision, Watch};
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::fields::text;
+use super::limit_ranger::{Resources, resources};
+use super::{Operation, Request};
+use crate::security::Refusal;
+use crate::security::lookup::Lookup;
+
+use usage::Measured;
+
+const COLLECTION: &str = "core/resourcequotas";
+/// How long an admitted creation may take to be stored before its share is free again. It takes milliseconds; one that failed blocks
+/// its share for this long.
+const RESERVATION: Duration = Duration::from_secs(2);
+/// How many measured objects are kept: those of the namespaces that have quotas.
+const MEASURED: usize = 8192;
+
+/// The account of namespaces with quotas.
+#[derive(Default)]
+pub(in crate::security) struct QuotaBook {
+    /// Held from counting to reserving, so that of two creations that fit only alone, one is refused. In between only the store's
+    /// memory is read. Namespaces without a quota never come here.
+    turn: tokio::sync::Mutex<()>,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Default)]
+struct Entries {
+    next: u64,
+    reserved: HashMap<u64, Reservation>,
+    measured: HashMap<Key, (Revision, Arc<Measured>)>,
+}
+
+/// The share of an admitted creation that may not be stored yet.
+struct Reservation {
+    collection: Arc<str>,
+    namespace: Arc<str>,
+    name: String,
+    measured: Arc<Measured>,
+}
+
+impl QuotaBook {
+    /// Reserves a share until the object shows up in `watch`, or for [`RESERVATION`] at most.
+    fn reserve(self: &Arc<QuotaBook>, reservation: Reservation, mut watch: Watch) {
+        let name = reservation.name.clone();
+        let number = {
+            let mut entries = self.entries.lock();
+            entries.next += 1;
+            let number = entries.next;
+            entries.reserved.insert(number, reservation);
+            number
+        };
+        let book = self.clone();
+        tokio::spawn(async move {
+            let stored = async {
+                // A watch that breaks frees the share early: then the store is closing.
+                while let Ok(event) = watch.next().await {
+                    if event.kind == EventKind::Created && *event.record.key.name == *name {
+                        return;
+                    }
+                }
+            };
+            if tokio::time::timeout(RESERVATION, stored).await.is_err() {
+                tracing::debug!(name, "an admitted object was not stored");
+            }
+            book.entries.lock().reserved.remove(&number);
+        });
+    }
+
+    fn measure(&self, group: &str, resource: &str, record: &Record) -> Result<Arc<Measured>, Refusal> {
+        if let Some((revision, measured)) = self.entries.lock().measured.get(&record.key)
+            && *revision == record.revision
+        {
+            return Ok(measured.clone());
+        }
+        let object: Value = serde_json::from_slice(&record.value).map_err(|error| {
+            tracing::error!(key = %record.key, %error, "a stored object is unreadable");
+            Refusal::internal(format_args!("cannot read {}", record.key))
+        })?;
+        let measured = Arc::new(usage::measure(group, resource, &object));
+        let mut entries = self.entries.lock();
+        if entries.measured.len() >= MEASURED {
+            entries.measured.clear();
+        }
+        entries.measured.insert(record.key.clone(), (record.revision, measured.clone()));
+        Ok(measured)
+    }
+
+    /// What the objects of the collection in the namespace use, with what is on its way into the store.
+    async fn existing(
+        &self,
+        lookup: &Lookup,
+        request: &Request<'_>,
+        collection: &str,
+    ) -> Result<Vec<Arc<Measured>>, Refusal> {
+        // The reservations are read before the store: what is stored in between is found in both and counted once.
+        let mut waiting: Vec<(String, Arc<Measured>)> = {
+            let entries = self.entries.lock();
+            let of_place = entries.reserved.values().filter(|reservation| {
+                &*reservation.collection == collection && &*reservation.namespace == request.namespace
+            });
+            of_place.map(|reservation| (reservation.name.clone(), reservation.measured.clone())).collect()
+        };
+        let mut found = Vec::new();
+        for record in lookup.records(collection, Some(request.namespace)).await? {
+            waiting.retain(|(name, _)| **name != *record.key.name);
+            found.push(self.measure(request.group, request.resource, &record)?);
+        }
+        found.extend(waiting.into_iter().map(|(_, measured)| measured));
+        Ok(found)
+    }
+}
+
+/// Refuses what would exceed a quota of the namespace.
+pub(super) async fn validate(
+    lookup: &Lookup,
+    book: &Arc<QuotaBook>,
+    request: &Request<'_>,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<(), Refusal> {
+    let relevant = request.subresource.is_empty() || (request.resource == "pods" && request.subresource == "resize");
+    if request.namespace.is_empty() || !relevant || !request.writes() {
+        return Ok(());
+    }
+    let quotas = lookup.all(COLLECTION, Some(request.namespace)).await?;
+    if quotas.is_empty() {
+        return Ok(());
+    }
+    let wanted = Arc::new(usage::measure(request.group, request.resource, object));
+    let before = old.filter(|_| request.operation == Operation::Update);
+    let before = before.map(|old| usage::measure(request.group, request.resource, old));
+    let mut growing = Vec::new();
+    for quota in quotas.iter().filter(|quota| wanted.in_scope(quota)) {
+        let hard = resources(quota.pointer("/spec/hard"));
+        if request.creates()
+            && let Some(missing) = wanted.unspecified(&hard)
+        {
+            let name = text(&quota["metadata"], "name");
+            return Err(request.forbid(Some(object), format!("failed quota: {name}: must specify {missing}")));
+        }
+        let before = before.as_ref().filter(|before| before.in_scope(quota));
+        let grown = growth(&hard, &wanted, before);
+        if !grown.is_empty() {
+            growing.push((quota, hard, grown));
+        }
+    }
+    if growing.is_empty() {
+        return Ok(());
+    }
+
+    let group = if request.group.is_empty() { "core" } else { request.group };
+    let collection = format!("{group}/{}", request.resource);
+    let _turn = book.turn.lock().await;
+    let existing = book.existing(lookup, request, &collection).await?;
+    for (quota, hard, grown) in growing {
+        let of_quota = existing.iter().filter(|measured| measured.in_scope(quota));
+        if let Some(excess) = excess(&hard, &grown, of_quota.map(Arc::as_ref)) {
+            let name = text(&quota["metadata"], "name");
+            return Err(request.forbid(Some(object), format!("exceeded quota: {name}, {excess}")));
+        }
+    }
+    if request.creates() && !request.dry_run {
+        let reservation = Reservation {
+            collection: collection.as_str().into(),
+            namespace: request.namespace.into(),
+            name: text(&object["metadata"], "name").to_owned(),
+            measured: wanted,
+        };
+        book.reserve(reservation, lookup.watch(&collection, request.namespace)?);
+    }
+    Ok(())
+}
+
+/// What a write adds to the bounded resources.
+fn growth(hard: &Resources, now: &Measured, before: Option<&Measured>) -> Resources {
+    let more = |key: &String| {
+        let now = *now.used.get(key)?;
+        let more = before.and_then(|before| before.used.get(key)).map_or(now, |then| now - *then);
+        (!more.is_zero() && !more.is_negative()).then(|| (key.clone(), more))
+    };
+    hard.keys().filter_map(more).collect()
+}
+
+/// What would be too much, in upstream's words.
+fn excess<'a>(hard: &Resources, grown: &Resources, existing: impl Iterator<Item = &'a Measured>) -> Option<String> {
+    let mut used: Resources = grown.keys().map(|key| (key.clone(), Quantity::from_milli(0))).collect();
+    for measured in existing {
+        for (key, sum) in &mut used {
+            if let Some(more) = measured.used.get(key) {
+                *sum = *sum + *more;
+            }
+        }
+    }
+    let over: Vec<&String> = grown.keys().filter(|key| used[*key] + grown[*key] > hard[*key]).collect();
+    let list = |from: &Resources| over.iter().map(|key| format!("{key}={}", from[*key])).collect::<Vec<_>>().join(",");
+    (!over.is_empty()).then(|| format!("requested: {}, used: {}, limited: {}", list(grown), list(&used), list(hard)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn excess_is_listed() {
+        let hard = resources(Some(&json!({ "pods": "2", "requests.cpu": "1", "services": "1" })));
+        let pod = |cpu: &str| {
+            let object = json!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": cpu } } }] } });
+            usage::measure("", "pods", &object)
+        };
+        let check = |existing: &[&str], wanted: &str, expected: Option<&str>| {
+            let existing: Vec<Measured> = existing.iter().map(|cpu| pod(cpu)).collect();
+            let grown = growth(&hard, &pod(wanted), None);
+            assert_eq!(excess(&hard, &grown, existing.iter()).as_deref(), expected);
+        };
+        check(&["500m"], "500m", None);
+        check(
+            &["500m"],
+            "600m",
+            Some("requested: requests.cpu=600m, used: requests.cpu=500m, limited: requests.cpu=1"),
+        );
+        check(
+            &["500m", "500m"],
+            "100m",
+            Some("requested: pods=1,requests.cpu=100m, used: pods=2,requests.cpu=1, limited: pods=2,requests.cpu=1"),
+        );
+        assert!(growth(&hard, &pod("500m"), Some(&pod("500m"))).is_empty());
+    }
+}

@@ -1,0 +1,287 @@
+//! What one object uses of a quota, and which quotas it falls under.
+
+use std::collections::BTreeMap;
+
+use kobune_kinds::quantity::Quantity;
+use serde_json::Value;
+
+use super::super::fields::{is_set, items, metadata, text};
+use super::super::limit_ranger::{Resources, pod_total, resources};
+
+/// The resources that every container must name when a quota bounds them.
+const COMPUTE: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
+
+/// An object's use of quotas.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::security::admission) struct Measured {
+    /// How much of each resource it uses.
+    pub(super) used: Resources,
+    /// For a pod, what scopes ask for.
+    pod: Option<PodScopes>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct PodScopes {
+    terminating: bool,
+    best_effort: bool,
+    priority_class: String,
+    cross_namespace_affinity: bool,
+    /// For each compute resource, the containers that do not name it.
+    silent: BTreeMap<String, Vec<String>>,
+}
+
+/// Measures an object of a resource.
+pub(super) fn measure(group: &str, resource: &str, object: &Value) -> Measured {
+    let mut used = Resources::new();
+    let one = Quantity::from_milli(1000);
+    let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
+    used.insert(format!("count/{qualified}"), one);
+    let mut pod = None;
+    match (group, resource) {
+        ("", "pods") => {
+            measure_pod(object, &mut used, one);
+            pod = Some(scopes_of(object));
+        }
+        ("", "services") => {
+            used.insert("services".into(), one);
+            measure_service(&object["spec"], &mut used, one);
+        }
+        ("", "persistentvolumeclaims") => measure_claim(object, &mut used, one),
+        ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => {
+            used.insert(resource.into(), one);
+        }
+        _ => {}
+    }
+    Measured { used, pod }
+}
+
+fn measure_pod(pod: &Value, used: &mut Resources, one: Quantity) {
+    if matches!(text(&pod["status"], "phase"), "Succeeded" | "Failed") {
+        // A pod that has ended occupies its name only.
+        return;
+    }
+    used.insert("pods".into(), one);
+    for (name, quantity) in pod_total(&pod["spec"], "requests") {
+        if matches!(name.as_str(), "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-") {
+            used.insert(name.clone(), quantity);
+        }
+        used.insert(format!("requests.{name}"), quantity);
+    }
+    for (name, quantity) in pod_total(&pod["spec"], "limits") {
+        used.insert(format!("limits.{name}"), quantity);
+    }
+}
+
+fn measure_service(spec: &Value, used: &mut Resources, one: Quantity) {
+    let ports = items(spec, "ports").len() as i64;
+    let node_ports = match text(spec, "type") {
+        "NodePort" => ports,
+        "LoadBalancer" => {
+            used.insert("services.loadbalancers".into(), one);
+            if spec["allocateLoadBalancerNodePorts"] == false {
+                items(spec, "ports").iter().filter(|port| port["nodePort"].as_i64().unwrap_or_default() != 0).count()
+                    as i64
+            } else {
+                ports
+            }
+        }
+        _ => 0,
+    };
+    if node_ports > 0 {
+        used.insert("services.nodeports".into(), Quantity::from_milli(node_ports * 1000));
+    }
+}
+
+fn measure_claim(claim: &Value, used: &mut Resources, one: Quantity) {
+    let class = metadata(claim, "annotations", "volume.beta.kubernetes.io/storage-class")
+        .unwrap_or_else(|| text(&claim["spec"], "storageClassName"));
+    let storage = resources(claim.pointer("/spec/resources/requests")).get("storage").copied();
+    used.insert("persistentvolumeclaims".into(), one);
+    if let Some(storage) = storage {
+        used.insert("requests.storage".into(), storage);
+    }
+    if !class.is_empty() {
+        used.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), one);
+        if let Some(storage) = storage {
+            used.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), storage);
+        }
+    }
+}
+
+fn scopes_of(pod: &Value) -> PodScopes {
+    let spec = &pod["spec"];
+    let mut scopes = PodScopes {
+        terminating: is_set(spec, "activeDeadlineSeconds"),
+        best_effort: true,
+        priority_class: text(spec, "priorityClassName").to_owned(),
+        ..PodScopes::default()
+    };
+    for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
+        let own = container.get("resources").unwrap_or(&Value::Null);
+        for (field, prefixes) in [("requests", ["", "requests."].as_slice()), ("limits", &["limits."])] {
+            for name in ["cpu", "memory"] {
+                let set = own.get(field).is_some_and(|own| is_set(own, name));
+                if set {
+                    scopes.best_effort = false;
+                    continue;
+                }
+                for prefix in prefixes {
+                    let silent = scopes.silent.entry(format!("{prefix}{name}")).or_default();
+                    silent.push(text(container, "name").to_owned());
+                }
+            }
+        }
+    }
+    let terms = ["podAffinity", "podAntiAffinity"].into_iter().flat_map(|kind| {
+        let affinity = &spec["affinity"][kind];
+        let required = items(affinity, "requiredDuringSchedulingIgnoredDuringExecution").iter();
+        let preferred = items(affinity, "preferredDuringSchedulingIgnoredDuringExecution").iter();
+        required.chain(preferred.filter_map(|term| term.get("podAffinityTerm")))
+    });
+    scopes.cross_namespace_affinity =
+        terms.into_iter().any(|term| !items(term, "namespaces").is_empty() || is_set(term, "namespaceSelector"));
+    scopes
+}
+
+impl Measured {
+    /// Whether a quota's scopes take the object in. Only pods fall under quotas with scopes.
+    pub(super) fn in_scope(&self, quota: &Value) -> bool {
+        let spec = &quota["spec"];
+        let plain = items(spec, "scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
+        let chosen = items(&spec["scopeSelector"], "matchExpressions").iter().map(|expression| {
+            (text(expression, "scopeName"), text(expression, "operator"), items(expression, "values"))
+        });
+        plain.chain(chosen).all(|(scope, operator, values)| {
+            let Some(pod) = &self.pod else { return false };
+            match scope {
+                "Terminating" => pod.terminating,
+                "NotTerminating" => !pod.terminating,
+                "BestEffort" => pod.best_effort,
+                "NotBestEffort" => !pod.best_effort,
+                "CrossNamespacePodAffinity" => pod.cross_namespace_affinity,
+                "PriorityClass" => {
+                    let listed = values.iter().any(|value| value.as_str() == Some(&pod.priority_class));
+                    match operator {
+                        "In" => listed,
+                        "NotIn" => !listed,
+                        "DoesNotExist" => pod.priority_class.is_empty(),
+                        _ => !pod.priority_class.is_empty(),
+                    }
+                }
+                _ => false,
+            }
+        })
+    }
+
+    /// The compute resources that a quota bounds and some containers do not name, as upstream's message lists them.
+    pub(super) fn unspecified(&self, hard: &Resources) -> Option<String> {
+        let pod = self.pod.as_ref()?;
+        let mut parts: Vec<String> = Vec::new();
+        for name in COMPUTE.iter().filter(|name| hard.contains_key(**name)) {
+            if let Some(containers) = pod.silent.get(*name) {
+                let mut containers = containers.clone();
+                containers.sort();
+                containers.dedup();
+                parts.push(format!("{name} for: {}", containers.join(",")));
+            }
+        }
+        parts.sort();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(group: &str, resource: &str, object: Value, expected: &[(&str, &str)]) {
+        let found = measure(group, resource, &object).used;
+        let found: Vec<(String, String)> = found.iter().map(|(name, one)| (name.clone(), one.to_string())).collect();
+        let expected: Vec<(String, String)> =
+            expected.iter().map(|(name, one)| ((*name).to_owned(), (*one).to_owned())).collect();
+        assert_eq!(found, expected);
+    }
+
+    fn pod(resources: Value) -> Value {
+        json!({ "spec": { "containers": [{ "name": "a", "resources": resources }] } })
+    }
+
+    #[test]
+    fn objects_are_measured() {
+        check(
+            "",
+            "pods",
+            pod(json!({ "requests": { "cpu": "500m", "nvidia.com/gpu": "1" }, "limits": { "memory": "1Gi" } })),
+            &[
+                ("count/pods", "1"),
+                ("cpu", "500m"),
+                ("limits.memory", "1Gi"),
+                ("pods", "1"),
+                ("requests.cpu", "500m"),
+                ("requests.nvidia.com/gpu", "1"),
+            ],
+        );
+        let mut ended = pod(json!({ "requests": { "cpu": "1" } }));
+        ended["status"]["phase"] = "Succeeded".into();
+        check("", "pods", ended, &[("count/pods", "1")]);
+        check("apps", "deployments", json!({}), &[("count/deployments.apps", "1")]);
+        check("", "secrets", json!({}), &[("count/secrets", "1"), ("secrets", "1")]);
+        check(
+            "",
+            "services",
+            json!({ "spec": { "type": "NodePort", "ports": [{}, {}] } }),
+            &[("count/services", "1"), ("services", "1"), ("services.nodeports", "2")],
+        );
+        check(
+            "",
+            "persistentvolumeclaims",
+            json!({ "spec": { "storageClassName": "fast", "resources": { "requests": { "storage": "5Gi" } } } }),
+            &[
+                ("count/persistentvolumeclaims", "1"),
+                ("fast.storageclass.storage.k8s.io/persistentvolumeclaims", "1"),
+                ("fast.storageclass.storage.k8s.io/requests.storage", "5Gi"),
+                ("persistentvolumeclaims", "1"),
+                ("requests.storage", "5Gi"),
+            ],
+        );
+    }
+
+    #[test]
+    fn scopes() {
+        let quota = |scope: &str| json!({ "spec": { "scopes": [scope] } });
+        let check = |object: &Value, scope: &str, expected: bool| {
+            assert_eq!(measure("", "pods", object).in_scope(&quota(scope)), expected, "{scope} {object}");
+        };
+        let best_effort = pod(json!({}));
+        let burstable = pod(json!({ "requests": { "cpu": "1" } }));
+        check(&best_effort, "BestEffort", true);
+        check(&best_effort, "NotBestEffort", false);
+        check(&burstable, "NotBestEffort", true);
+        check(&burstable, "NotTerminating", true);
+        let mut urgent = burstable;
+        urgent["spec"]["priorityClassName"] = "high".into();
+        let classes = |operator: &str, values: Value| {
+            json!({ "spec": { "scopeSelector": { "matchExpressions": [
+                { "scopeName": "PriorityClass", "operator": operator, "values": values },
+            ] } } })
+        };
+        let urgent = measure("", "pods", &urgent);
+        assert!(urgent.in_scope(&classes("In", json!(["high"]))));
+        assert!(!urgent.in_scope(&classes("NotIn", json!(["high"]))));
+        assert!(urgent.in_scope(&classes("Exists", json!([]))));
+        assert!(!measure("", "secrets", &json!({})).in_scope(&quota("BestEffort")));
+    }
+
+    #[test]
+    fn bounded_resources_must_be_named() {
+        let hard = resources(Some(&json!({ "limits.memory": "1Gi", "cpu": "1", "pods": "3" })));
+        let check = |object: Value, expected: Option<&str>| {
+            assert_eq!(measure("", "pods", &object).unspecified(&hard).as_deref(), expected);
+        };
+        check(pod(json!({})), Some("cpu for: a; limits.memory for: a"));
+        check(pod(json!({ "requests": { "cpu": "1" } })), Some("limits.memory for: a"));
+        check(pod(json!({ "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } })), None);
+    }
+}

@@ -1,0 +1,200 @@
+//! Who may do what: authentication, authorization, admission, and the objects that a cluster starts with.
+//!
+//! [`Security`] is the one door for the rest of the API server. A request passes it in this order:
+//!
+//! 1. [`Security::authenticate`] turns credentials into a [`User`]; [`Security::impersonate`] may exchange it;
+//! 2. [`Security::require`] (or [`Security::authorize`]) asks the node authorizer and RBAC;
+//! 3. for writes, [`Security::mutate`] after decoding and defaulting, and [`Security::validate`] after the kind's own
+//!    validation; a [`Refusal`] carries the whole `Status`.
+//!
+//! Reviews and token requests, which are requests *about* security, are [`Security::review`] and
+//! [`Security::request_token`]. [`bootstrap`] lists the objects that exist in every cluster.
+//!
+//! Roles and bindings are kept as an index that follows the store's watch; everything else is read from the store's
+//! memory when it is needed, parsed once a revision. So a decision takes microseconds and never shows stale state.
+
+pub mod admission;
+mod attributes;
+mod authenticate;
+pub mod bootstrap;
+mod impersonate;
+mod lookup;
+mod node;
+mod rbac;
+mod refusal;
+mod review;
+#[cfg(test)]
+mod tests;
+mod token_request;
+mod user;
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use kobune_pki::ServiceAccountTokens;
+use kobune_store::{Store, StoreError};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+pub use attributes::{Attributes, Decision};
+pub use authenticate::Credentials;
+pub use refusal::Refusal;
+pub use user::User;
+
+use authenticate::VerifiedTokens;
+use lookup::Lookup;
+use node::NodeGraph;
+use rbac::Rbac;
+
+/// The settings of [`Security`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The audiences that tokens must name to be good for this API server; the first one is what a token gets when its
+    /// request names none. Upstream's default is the issuer.
+    pub api_audiences: Vec<String>,
+    /// Whether requests without credentials go on as `system:anonymous` (upstream's default) or are refused.
+    pub anonymous: bool,
+}
+
+impl Config {
+    /// Upstream's defaults for this issuer.
+    pub fn new(issuer: &str) -> Config {
+        Config { api_audiences: vec![issuer.to_owned()], anonymous: true }
+    }
+}
+
+/// Authentication, authorization and admission of one API server.
+pub struct Security {
+    config: Config,
+    lookup: Lookup,
+    rbac: Arc<Rbac>,
+    nodes: Arc<NodeGraph>,
+    tokens: Arc<ServiceAccountTokens>,
+    verified: VerifiedTokens,
+    quotas: Arc<admission::QuotaBook>,
+}
+
+impl std::fmt::Debug for Security {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Security").finish_non_exhaustive()
+    }
+}
+
+impl Security {
+    /// Reads the roles and the pods' references from the store and follows their changes until `shutdown`.
+    ///
+    /// When it returns, every decision sees at least what the store held at the call.
+    pub async fn start(
+        config: Config,
+        store: Arc<dyn Store>,
+        tokens: Arc<ServiceAccountTokens>,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<Security>, StoreError> {
+        let rbac = Rbac::follow(store.clone(), shutdown.clone()).await?;
+        let nodes = NodeGraph::follow(store.clone(), shutdown).await?;
+        let lookup = Lookup::new(store);
+        Ok(Arc::new(Security {
+            config,
+            lookup,
+            rbac,
+            nodes,
+            tokens,
+            verified: VerifiedTokens::default(),
+            quotas: Arc::default(),
+        }))
+    }
+
+    /// Turns credentials into a user. Bad credentials are refused with 401; none make the anonymous user.
+    ///
+    /// The user of a client certificate is found once a connection, with [`Security::user_of_certificate`].
+    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Arc<User>, Refusal> {
+        authenticate::authenticate(self, credentials).await
+    }
+
+    /// Exchanges the user when the request asks for it with `Impersonate-*` headers and may do so; `None` when it does
+    /// not ask.
+    pub fn impersonate(&self, user: &User, headers: &HeaderMap) -> Result<Option<Arc<User>>, Refusal> {
+        impersonate::impersonate(user, headers, |attributes| self.require(user, attributes))
+    }
+
+    /// Whether the user may do this.
+    pub fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        if user.is_in(user::MASTERS) {
+            return Decision { allowed: true, reason: String::new() };
+        }
+        let mut reason = String::new();
+        if let Some(node) = user.node() {
+            let decision = node::authorize(&self.nodes, node, attributes);
+            if decision.allowed {
+                return decision;
+            }
+            reason = decision.reason;
+        }
+        let mut decision = self.rbac.authorize(user, attributes);
+        if !decision.allowed && !reason.is_empty() {
+            decision.reason =
+                [reason, std::mem::take(&mut decision.reason)].join("; ").trim_end_matches("; ").to_owned();
+        }
+        decision
+    }
+
+    /// [`Security::authorize`], with upstream's 403 when nothing allows it.
+    pub fn require(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Refusal> {
+        let decision = self.authorize(user, attributes);
+        if decision.allowed { Ok(()) } else { Err(attributes.refusal(user, &decision)) }
+    }
+
+    /// Mutating admission of a create or update: changes `object` in place. Gives warnings for the client.
+    ///
+    /// Runs after decoding and defaulting, before the kind's `prepare_*` and validation; run the defaults once more
+    /// afterwards. `old` is the stored object of an update.
+    pub async fn mutate(
+        &self,
+        request: &admission::Request<'_>,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Vec<String>, Refusal> {
+        admission::mutate(self, request, object, old).await
+    }
+
+    /// Validating admission: `object` is the new state of a create or update, `old` the stored one of an update or
+    /// delete, and for `Connect` both are `None`. Runs after the kind's validation. Gives warnings for the client.
+    ///
+    /// Includes the check that nobody hands out rights in roles and bindings that it does not have itself.
+    pub async fn validate(
+        &self,
+        request: &admission::Request<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<Vec<String>, Refusal> {
+        admission::validate(self, request, object, old).await
+    }
+
+    /// Answers a review: `resource` is one of `tokenreviews`, `selfsubjectreviews` (`authentication.k8s.io`),
+    /// `subjectaccessreviews`, `selfsubjectaccessreviews`, `localsubjectaccessreviews`, `selfsubjectrulesreviews`
+    /// (`authorization.k8s.io`). `body` is the decoded object; the answer is the same object with its status.
+    pub async fn review(&self, user: &User, resource: &str, namespace: &str, body: Value) -> Result<Value, Refusal> {
+        review::review(self, user, resource, namespace, body).await
+    }
+
+    /// Answers `create serviceaccounts/token`: `body` is the decoded `TokenRequest`; the answer has the token.
+    pub async fn request_token(
+        &self,
+        user: &User,
+        namespace: &str,
+        service_account: &str,
+        body: Value,
+    ) -> Result<Value, Refusal> {
+        token_request::request_token(self, user, namespace, service_account, body).await
+    }
+
+    /// The keys that verify this cluster's service account tokens (`/openid/v1/jwks`).
+    pub fn key_set(&self) -> Value {
+        self.tokens.jwks()
+    }
+
+    /// The document at `/.well-known/openid-configuration`.
+    pub fn openid_configuration(&self, api_address: &str) -> Value {
+        self.tokens.openid_configuration(api_address)
+    }
+}

@@ -1,0 +1,322 @@
+//! Which objects a node needs: those that the pods bound to it name. Follows the store's pods and volumes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use kobune_store::{At, Event, EventKind, Range, Record, Store, StoreError, Watch, WatchError};
+use parking_lot::RwLock;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+const PODS: &str = "core/pods";
+const VOLUMES: &str = "core/persistentvolumes";
+
+/// A kind of object that pods refer to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Referred {
+    Secret,
+    ConfigMap,
+    Claim,
+    ServiceAccount,
+}
+
+type Target = (Referred, String, String);
+
+#[derive(Debug, Default)]
+struct Edges {
+    /// How many pods of each node refer to an object.
+    pods: HashMap<Target, HashMap<Arc<str>, u32>>,
+    /// The claim (namespace and name) that a volume is bound to.
+    claims: HashMap<String, (String, String)>,
+}
+
+/// The references of all bound pods, counted by node.
+#[derive(Debug, Default)]
+pub(crate) struct NodeGraph {
+    edges: RwLock<Edges>,
+}
+
+impl NodeGraph {
+    /// Fills the graph from the store and keeps it current until `shutdown`.
+    pub(crate) async fn follow(
+        store: Arc<dyn Store>,
+        shutdown: CancellationToken,
+    ) -> Result<Arc<NodeGraph>, StoreError> {
+        let graph = Arc::new(NodeGraph::default());
+        let watches = graph.fill(store.as_ref()).await?;
+        let follower = graph.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                // Dropping the loop loses nothing: the graph goes with the server.
+                () = shutdown.cancelled() => {}
+                () = follower.keep_current(store, watches) => {}
+            }
+        });
+        Ok(graph)
+    }
+
+    /// Whether a pod on the node refers to the object.
+    pub(crate) fn refers(&self, node: &str, kind: Referred, namespace: &str, name: &str) -> bool {
+        let edges = self.edges.read();
+        let target = (kind, namespace.to_owned(), name.to_owned());
+        edges.pods.get(&target).is_some_and(|nodes| nodes.contains_key(node))
+    }
+
+    /// Whether a pod on the node uses a claim that is bound to the volume.
+    pub(crate) fn uses_volume(&self, node: &str, volume: &str) -> bool {
+        let edges = self.edges.read();
+        let Some((namespace, claim)) = edges.claims.get(volume) else { return false };
+        let target = (Referred::Claim, namespace.clone(), claim.clone());
+        edges.pods.get(&target).is_some_and(|nodes| nodes.contains_key(node))
+    }
+
+    async fn fill(&self, store: &dyn Store) -> Result<[Watch; 2], StoreError> {
+        let fresh = NodeGraph::default();
+        let (pods, volumes) = (Range::all(PODS), Range::all(VOLUMES));
+        let bound_pods = store.list(&pods, At::Latest).await?;
+        for record in bound_pods.iter() {
+            fresh.count_pod(record, 1);
+        }
+        let bound_volumes = store.list(&volumes, At::Latest).await?;
+        for record in bound_volumes.iter() {
+            fresh.put_volume(record);
+        }
+        let watches = [store.watch(&pods, bound_pods.revision())?, store.watch(&volumes, bound_volumes.revision())?];
+        *self.edges.write() = fresh.edges.into_inner();
+        Ok(watches)
+    }
+
+    async fn keep_current(&self, store: Arc<dyn Store>, mut watches: [Watch; 2]) {
+        loop {
+            let [pods, volumes] = &mut watches;
+            // Each arm only waits for an event and takes it when it is there: dropping the other loses none.
+            let event = tokio::select! {
+                event = pods.next() => event,
+                event = volumes.next() => event,
+            };
+            match event {
+                Ok(event) => self.take(&event),
+                Err(WatchError::Closed) => return,
+                Err(WatchError::Lagged { .. }) => match self.fill(store.as_ref()).await {
+                    Ok(fresh) => watches = fresh,
+                    Err(error) => {
+                        tracing::warn!(%error, "the pods of nodes are not followed any longer");
+                        return;
+                    }
+                },
+            }
+        }
+    }
+
+    fn take(&self, event: &Event) {
+        if &*event.record.key.collection == VOLUMES {
+            match event.kind {
+                EventKind::Deleted => {
+                    self.edges.write().claims.remove(&*event.record.key.name);
+                }
+                EventKind::Created | EventKind::Updated => self.put_volume(&event.record),
+            }
+            return;
+        }
+        let node = |record: &Record| record.facets.field("spec.nodeName").unwrap_or_default().to_owned();
+        let before = event.previous.as_ref().map(node).unwrap_or_default();
+        let after = if event.kind == EventKind::Deleted { String::new() } else { node(&event.record) };
+        // What a pod refers to is fixed when it is made; only its binding and its end matter. So the many changes of a
+        // pod's status cost a comparison of two short strings here.
+        if before == after {
+            return;
+        }
+        if !before.is_empty()
+            && let Some(previous) = &event.previous
+        {
+            self.count_pod(previous, -1);
+        }
+        if !after.is_empty() {
+            self.count_pod(&event.record, 1);
+        }
+    }
+
+    fn count_pod(&self, record: &Record, step: i32) {
+        let Some(node) = record.facets.field("spec.nodeName").filter(|node| !node.is_empty()) else { return };
+        match serde_json::from_slice::<Value>(&record.value) {
+            Ok(pod) => self.count(node, &record.key.namespace, &pod, step),
+            Err(error) => tracing::error!(key = %record.key, %error, "a stored pod is unreadable"),
+        }
+    }
+
+    fn count(&self, node: &str, namespace: &str, pod: &Value, step: i32) {
+        let mut edges = self.edges.write();
+        for (kind, name) in references(pod) {
+            let target = (kind, namespace.to_owned(), name);
+            let nodes = edges.pods.entry(target.clone()).or_default();
+            let count = nodes.entry(Arc::from(node)).or_default();
+            *count = count.saturating_add_signed(step);
+            if *count == 0 {
+                nodes.remove(node);
+            }
+            if nodes.is_empty() {
+                edges.pods.remove(&target);
+            }
+        }
+    }
+
+    fn put_volume(&self, record: &Record) {
+        let volume: Value = match serde_json::from_slice(&record.value) {
+            Ok(volume) => volume,
+            Err(error) => {
+                tracing::error!(key = %record.key, %error, "a stored volume is unreadable");
+                return;
+            }
+        };
+        let text = |key: &str| volume.pointer(&format!("/spec/claimRef/{key}")).and_then(Value::as_str);
+        let mut edges = self.edges.write();
+        match (text("namespace"), text("name")) {
+            (Some(namespace), Some(name)) => {
+                edges.claims.insert(record.key.name.to_string(), (namespace.to_owned(), name.to_owned()));
+            }
+            _ => {
+                edges.claims.remove(&*record.key.name);
+            }
+        }
+    }
+}
+
+/// The objects of its namespace that a pod refers to, each once.
+pub(crate) fn references(pod: &Value) -> Vec<(Referred, String)> {
+    let mut found = Vec::new();
+    let spec = pod.get("spec").unwrap_or(&Value::Null);
+    let mut note = |kind: Referred, name: Option<&Value>| {
+        if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {
+            found.push((kind, name.to_owned()));
+        }
+    };
+    note(Referred::ServiceAccount, spec.get("serviceAccountName"));
+    let list = |parent: &'_ Value, key: &str| parent.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
+    for secret in list(spec, "imagePullSecrets") {
+        note(Referred::Secret, secret.get("name"));
+    }
+    for volume in list(spec, "volumes") {
+        if volume.get("ephemeral").is_some() {
+            let own = |object: &Value| object.as_str().unwrap_or_default().to_owned();
+            let (pod_name, volume_name) = (own(&pod["metadata"]["name"]), own(&volume["name"]));
+            note(Referred::Claim, Some(&Value::from(format!("{pod_name}-{volume_name}"))));
+        }
+    }
+    for key in ["volumes", "containers", "initContainers", "ephemeralContainers"] {
+        if let Some(part) = spec.get(key) {
+            walk(part, &mut found);
+        }
+    }
+    found.sort();
+    found.dedup();
+    found
+}
+
+/// Finds references by the names of the fields, which are the same in all kinds of volumes and environments.
+fn walk(value: &Value, found: &mut Vec<(Referred, String)>) {
+    match value {
+        Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                let (kind, name) = match key.as_str() {
+                    "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => (Referred::Secret, field.get("name")),
+                    "secret" => (Referred::Secret, field.get("secretName").or_else(|| field.get("name"))),
+                    "azureFile" => (Referred::Secret, field.get("secretName")),
+                    "configMap" | "configMapRef" | "configMapKeyRef" => (Referred::ConfigMap, field.get("name")),
+                    "persistentVolumeClaim" => (Referred::Claim, field.get("claimName")),
+                    _ => {
+                        walk(field, found);
+                        continue;
+                    }
+                };
+                if let Some(name) = name.and_then(Value::as_str) {
+                    found.push((kind, name.to_owned()));
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+impl NodeGraph {
+    /// A graph of these pods (node, namespace, pod).
+    pub(crate) fn of(pods: &[(&str, &str, Value)]) -> NodeGraph {
+        let graph = NodeGraph::default();
+        for (node, namespace, pod) in pods {
+            graph.count(node, namespace, pod, 1);
+        }
+        graph
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod() -> Value {
+        json!({
+            "metadata": {"name": "web"},
+            "spec": {
+                "serviceAccountName": "bot",
+                "imagePullSecrets": [{"name": "registry"}],
+                "volumes": [
+                    {"name": "a", "secret": {"secretName": "tls"}},
+                    {"name": "b", "configMap": {"name": "settings"}},
+                    {"name": "c", "persistentVolumeClaim": {"claimName": "data"}},
+                    {"name": "d", "ephemeral": {"volumeClaimTemplate": {}}},
+                    {"name": "e", "projected": {"sources": [
+                        {"secret": {"name": "s1"}}, {"configMap": {"name": "kube-root-ca.crt"}},
+                        {"serviceAccountToken": {"path": "token"}},
+                    ]}},
+                    {"name": "f", "csi": {"driver": "x", "nodePublishSecretRef": {"name": "s2"}}},
+                ],
+                "containers": [{
+                    "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "k"}}}],
+                    "envFrom": [{"configMapRef": {"name": "env"}}, {"secretRef": {"name": "s3"}}],
+                }],
+            },
+        })
+    }
+
+    #[test]
+    fn everything_a_pod_names() {
+        let mut expected: Vec<(Referred, String)> = [
+            (Referred::ServiceAccount, "bot"),
+            (Referred::Secret, "registry"),
+            (Referred::Secret, "tls"),
+            (Referred::Secret, "s1"),
+            (Referred::Secret, "s2"),
+            (Referred::Secret, "s3"),
+            (Referred::ConfigMap, "settings"),
+            (Referred::ConfigMap, "kube-root-ca.crt"),
+            (Referred::ConfigMap, "env"),
+            (Referred::Claim, "data"),
+            (Referred::Claim, "web-d"),
+        ]
+        .into_iter()
+        .map(|(kind, name)| (kind, name.to_owned()))
+        .collect();
+        expected.sort();
+        assert_eq!(references(&pod()), expected);
+    }
+
+    #[test]
+    fn references_end_with_the_last_pod() {
+        let graph = NodeGraph::of(&[("n1", "a", pod()), ("n1", "a", pod()), ("n2", "a", pod())]);
+        let check = |node: &str, expected: bool| {
+            assert_eq!(graph.refers(node, Referred::Secret, "a", "tls"), expected, "{node}");
+        };
+        check("n1", true);
+        graph.count("n1", "a", &pod(), -1);
+        check("n1", true);
+        graph.count("n1", "a", &pod(), -1);
+        check("n1", false);
+        check("n2", true);
+        assert!(!graph.refers("n2", Referred::Secret, "b", "tls"));
+        graph.count("n2", "a", &pod(), -1);
+        assert!(graph.edges.read().pods.is_empty(), "nothing stays behind");
+    }
+}

@@ -1,0 +1,216 @@
+//! The parts of an API server and how they are put together.
+
+use std::sync::{Arc, atomic::AtomicUsize};
+
+use kobune_kinds::Catalogue;
+use kobune_pki::{Authority, ServiceAccountTokens};
+use kobune_store::{CommitError, Key, Op, Store, StoreError, Write};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Config, InProcess, call,
+    create::{durability, metadata},
+    document::Documents,
+    encode,
+    metrics::Metrics,
+    security::{self, Security, User, bootstrap},
+    services::{Allocator, Cidr},
+};
+
+/// Why an API server could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The address ranges of services are not understood.
+    #[error("the service range {cidr:?} is not an address range")]
+    ServiceRange {
+        /// The range as configured.
+        cidr: String,
+    },
+    /// There is no address range for services.
+    #[error("there is no address range for services")]
+    NoServiceRange,
+    /// The keys could not be read or made.
+    #[error("cannot prepare the keys of the API server")]
+    Keys(#[source] kobune_pki::Error),
+    /// The store could not be read.
+    #[error("cannot read the store")]
+    Read(#[source] StoreError),
+    /// An object that every cluster begins with could not be written.
+    #[error("cannot write {what}")]
+    Bootstrap {
+        /// The resource and name.
+        what: String,
+        /// Why.
+        #[source]
+        source: CommitError,
+    },
+    /// A stored object of those that every cluster begins with is damaged.
+    #[error("the stored object {what} is damaged")]
+    Damaged {
+        /// The resource and name.
+        what: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// Who sends a request, as far as the connection tells.
+#[derive(Clone, Debug)]
+pub(crate) enum Caller {
+    /// A part of this process, in the name of a user.
+    Known(Arc<User>),
+    /// A connection, with the user of its client certificate if it has one.
+    Connection(Option<Arc<User>>),
+}
+
+/// The API server.
+pub struct ApiServer {
+    pub(crate) config: Config,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) catalogue: Arc<Catalogue>,
+    pub(crate) security: Arc<Security>,
+    pub(crate) allocator: Arc<Allocator>,
+    pub(crate) documents: Documents,
+    pub(crate) metrics: Metrics,
+    pub(crate) in_flight: AtomicUsize,
+    /// How connections to nodes are made.
+    pub(crate) node_client: Arc<rustls::ClientConfig>,
+    /// Cancelled when watches have to end.
+    pub(crate) shutdown: CancellationToken,
+}
+
+impl std::fmt::Debug for ApiServer {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("ApiServer").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl ApiServer {
+    /// Puts a server together: reads or makes its keys under `<data_dir>/pki`, writes the objects that every cluster
+    /// begins with, and counts the service addresses that are in use.
+    pub async fn build(
+        config: Config,
+        store: Arc<dyn Store>,
+        catalogue: Arc<Catalogue>,
+    ) -> Result<Arc<Self>, BuildError> {
+        let ranges = config
+            .service_cidrs
+            .iter()
+            .map(|cidr| Cidr::parse(cidr).ok_or_else(|| BuildError::ServiceRange { cidr: cidr.clone() }))
+            .collect::<Result<Vec<_>, _>>()?;
+        if ranges.is_empty() {
+            return Err(BuildError::NoServiceRange);
+        }
+        let pki = config.data_dir.join("pki");
+        let tokens =
+            ServiceAccountTokens::load_or_create(&pki, &config.service_account_issuer).map_err(BuildError::Keys)?;
+        let node_client = match &config.node_client {
+            Some(client) => Arc::clone(client),
+            None => {
+                let authority = Authority::load_or_create(&pki).map_err(BuildError::Keys)?;
+                let pair = authority
+                    .kept_client_certificate(
+                        &pki,
+                        "apiserver-kubelet-client",
+                        "kube-apiserver-kubelet-client",
+                        &["system:masters"],
+                    )
+                    .map_err(BuildError::Keys)?;
+                let client = kobune_pki::tls::client_config(authority.certificate_pem(), Some(&pair))
+                    .map_err(BuildError::Keys)?;
+                Arc::new(client)
+            }
+        };
+        let desired = bootstrap::objects(&bootstrap::Config {
+            service_addresses: ranges.iter().map(|range| range.address(0)).collect(),
+            service_cidrs: config.service_cidrs.clone(),
+            advertise_address: config.advertise_address,
+            port: config.port,
+        });
+        for object in desired {
+            write_desired(&*store, &catalogue, &object).await?;
+        }
+        let allocator = Allocator::new(ranges, config.node_port_range.clone());
+        allocator.load(&*store).await.map_err(BuildError::Read)?;
+        let shutdown = CancellationToken::new();
+        let security_config = security::Config::new(&config.service_account_issuer);
+        let security = Security::start(security_config, Arc::clone(&store), Arc::new(tokens), shutdown.clone())
+            .await
+            .map_err(BuildError::Read)?;
+        Ok(Arc::new(Self {
+            config,
+            store,
+            catalogue,
+            security,
+            allocator,
+            documents: Documents::default(),
+            metrics: Metrics::default(),
+            in_flight: AtomicUsize::new(0),
+            node_client,
+            shutdown,
+        }))
+    }
+
+    /// The same road as the network's, for a part of this process that acts in the name of `user`.
+    ///
+    /// `kube::Client::new(server.service_as(user), "default")` is a client of it.
+    #[must_use]
+    pub fn service_as(self: &Arc<Self>, user: User) -> InProcess {
+        InProcess::new(Arc::clone(self), user)
+    }
+
+    /// Ends all watches and lets `/readyz` fail. [`ApiServer::serve`] does so by itself when its token is cancelled.
+    pub fn stop(&self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Writes one of the objects that every cluster begins with, if what is stored differs from it.
+async fn write_desired(
+    store: &dyn Store,
+    catalogue: &Catalogue,
+    desired: &bootstrap::Desired,
+) -> Result<(), BuildError> {
+    let Some(kind) = catalogue.by_resource(desired.group, desired.version, desired.resource) else {
+        tracing::error!(resource = desired.resource, "a bootstrap object is of an unknown kind");
+        return Ok(());
+    };
+    let text = |field: &str| desired.object["metadata"][field].as_str().unwrap_or_default().to_owned();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let what = format!("{} {name}", kind.plural);
+    let key: Key = call::key(kind, &namespace, &name);
+    let record = store.get(&key).await.map_err(BuildError::Read)?;
+    let stored: Option<Value> = match &record {
+        Some(record) => Some(
+            serde_json::from_slice(&record.value)
+                .map_err(|source| BuildError::Damaged { what: what.clone(), source })?,
+        ),
+        None => None,
+    };
+    let Some(mut object) = bootstrap::reconcile(&desired.object, stored.as_ref()) else { return Ok(()) };
+    kind.default(&mut object);
+    let op = match &record {
+        None => {
+            let fields = metadata(&mut object);
+            fields.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+            fields.insert("creationTimestamp".into(), call::now_text().into());
+            kind.prepare_create(&mut object);
+            crate::hooks::prepare_create(kind, &mut object);
+            Op::Create(encode::draft(kind, &object))
+        }
+        Some(record) => {
+            if let Some(old) = &stored {
+                kind.prepare_update(&mut object, old, None);
+            }
+            Op::Update { expected: record.revision, draft: encode::draft(kind, &object) }
+        }
+    };
+    store
+        .commit(Write { key, op, durability: durability(kind) })
+        .await
+        .map_err(|source| BuildError::Bootstrap { what, source })?;
+    Ok(())
+}

@@ -1,0 +1,663 @@
+//! Cluster addresses and node ports of services: what is in use is counted in memory, from what the store holds.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use kobune_kinds::{FieldError, Kind};
+use kobune_store::{At, Range, Record, Store, StoreError};
+use parking_lot::Mutex;
+use rand::Rng;
+use serde_json::{Value, json};
+
+use crate::{
+    ApiServer,
+    create::meta,
+    error::{Answer, ApiError},
+};
+
+/// How many random places are tried before the range is walked.
+const RANDOM_TRIES: usize = 32;
+
+/// A range of addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Cidr {
+    network: u128,
+    prefix: u32,
+    v6: bool,
+    text: String,
+}
+
+impl Cidr {
+    /// Reads `10.96.0.0/16`.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (address, prefix) = text.split_once('/')?;
+        let address: IpAddr = address.parse().ok()?;
+        let prefix: u32 = prefix.parse().ok()?;
+        let (bits, width) = number(address);
+        if prefix > width {
+            return None;
+        }
+        let host = width - prefix;
+        let network = if host >= 128 { 0 } else { bits >> host << host };
+        Some(Self { network, prefix, v6: width == 128, text: text.to_owned() })
+    }
+
+    /// The number of usable addresses, at most 2^20 as upstream's bitmaps.
+    fn size(&self) -> u128 {
+        let host = if self.v6 { 128 - self.prefix } else { 32 - self.prefix };
+        let all = if host >= 20 { 1 << 20 } else { 1u128 << host };
+        if self.v6 { all - 1 } else { all.saturating_sub(2) }
+    }
+
+    /// The usable address with a number from 0.
+    pub(crate) fn address(&self, index: u128) -> IpAddr {
+        let bits = self.network + 1 + index;
+        if self.v6 {
+            IpAddr::V6(Ipv6Addr::from(bits))
+        } else {
+            IpAddr::V4(Ipv4Addr::from(u32::try_from(bits).unwrap_or(u32::MAX)))
+        }
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        let (bits, width) = number(address);
+        if (width == 128) != self.v6 {
+            return false;
+        }
+        let host = width - self.prefix;
+        host >= 128 || (bits >> host) == (self.network >> host)
+    }
+
+    fn family(&self) -> &'static str {
+        if self.v6 { "IPv6" } else { "IPv4" }
+    }
+}
+
+fn number(address: IpAddr) -> (u128, u32) {
+    match address {
+        IpAddr::V4(address) => (u128::from(u32::from(address)), 32),
+        IpAddr::V6(address) => (u128::from(address), 128),
+    }
+}
+
+#[derive(Debug, Default)]
+struct Used {
+    addresses: HashMap<IpAddr, Arc<str>>,
+    ports: HashMap<u16, Arc<str>>,
+}
+
+/// The addresses and ports that services hold.
+#[derive(Debug)]
+pub(crate) struct Allocator {
+    ranges: Vec<Cidr>,
+    ports: RangeInclusive<u16>,
+    used: Mutex<Used>,
+}
+
+/// What a write has taken and not yet kept. Dropped, it gives everything back.
+#[must_use]
+#[derive(Default)]
+pub(crate) struct Claim {
+    allocator: Option<Arc<Allocator>>,
+    taken: Holdings,
+    /// What the old state held and the new one does not.
+    freed: Holdings,
+}
+
+/// Addresses and ports of one service.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Holdings {
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl Claim {
+    /// The write is done: what it took stays taken, what it left is free.
+    pub(crate) fn keep(mut self) {
+        self.taken = Holdings::default();
+        if let Some(allocator) = &self.allocator {
+            allocator.free(&self.freed);
+        }
+        self.freed = Holdings::default();
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if let Some(allocator) = &self.allocator {
+            allocator.free(&self.taken);
+        }
+    }
+}
+
+impl Allocator {
+    pub(crate) fn new(ranges: Vec<Cidr>, ports: RangeInclusive<u16>) -> Arc<Self> {
+        Arc::new(Self { ranges, ports, used: Mutex::default() })
+    }
+
+    /// Counts what stored services hold.
+    pub(crate) async fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let range = Range::all("core/services");
+        let listing = store.list(&range, At::Latest).await?;
+        for record in listing.iter() {
+            self.adopt(record);
+        }
+        Ok(())
+    }
+
+    fn adopt(&self, record: &Record) {
+        let Ok(service) = serde_json::from_slice::<Value>(&record.value) else { return };
+        let held = held(&service);
+        let owner: Arc<str> = format!("{}/{}", record.key.namespace, record.key.name).into();
+        let mut used = self.used.lock();
+        for address in held.addresses {
+            used.addresses.insert(address, Arc::clone(&owner));
+        }
+        for port in held.ports {
+            used.ports.insert(port, Arc::clone(&owner));
+        }
+    }
+
+    fn free(&self, held: &Holdings) {
+        let mut used = self.used.lock();
+        for address in &held.addresses {
+            used.addresses.remove(address);
+        }
+        for port in &held.ports {
+            used.ports.remove(port);
+        }
+    }
+
+    /// Gives back what a service held that is gone.
+    pub(crate) fn release(&self, record: &Record) {
+        if let Ok(service) = serde_json::from_slice::<Value>(&record.value) {
+            self.free(&held(&service));
+        }
+    }
+
+    fn take_address(&self, wanted: IpAddr, owner: &Arc<str>) -> Result<(), String> {
+        let in_range = self.ranges.iter().find(|range| range.contains(wanted));
+        let Some(range) = in_range else {
+            let texts: Vec<&str> = self.ranges.iter().map(|range| range.text.as_str()).collect();
+            return Err(format!(
+                "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
+                texts.join(",")
+            ));
+        };
+        let index = number(wanted).0.wrapping_sub(range.network + 1);
+        if index >= range.size() {
+            return Err(format!(
+                "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
+                range.text
+            ));
+        }
+        let mut used = self.used.lock();
+        if used.addresses.contains_key(&wanted) {
+            return Err(format!("failed to allocate IP {wanted}: provided IP is already allocated"));
+        }
+        used.addresses.insert(wanted, Arc::clone(owner));
+        Ok(())
+    }
+
+    /// A free address of a range. The lower part is left to addresses that people choose, as upstream does.
+    fn next_address(&self, range: &Cidr, owner: &Arc<str>) -> Option<IpAddr> {
+        let size = range.size();
+        let reserved = if size < 32 { 0 } else { (size / 16).clamp(16, 256).min(size / 2) };
+        let mut used = self.used.lock();
+        let mut random = rand::rng();
+        let tries = (0..RANDOM_TRIES).map(|_| random.random_range(reserved..size)).collect::<Vec<_>>();
+        let found = tries
+            .into_iter()
+            .chain(reserved..size)
+            .chain(0..reserved)
+            .map(|index| range.address(index))
+            .find(|address| !used.addresses.contains_key(address))?;
+        used.addresses.insert(found, Arc::clone(owner));
+        Some(found)
+    }
+
+    fn take_port(&self, wanted: u16, owner: &Arc<str>) -> Result<(), String> {
+        if !self.ports.contains(&wanted) {
+            return Err(format!(
+                "provided port is not in the valid range. The range of valid ports is {}-{}",
+                self.ports.start(),
+                self.ports.end()
+            ));
+        }
+        let mut used = self.used.lock();
+        if used.ports.contains_key(&wanted) {
+            return Err("provided port is already allocated".to_owned());
+        }
+        used.ports.insert(wanted, Arc::clone(owner));
+        Ok(())
+    }
+
+    fn next_port(&self, owner: &Arc<str>) -> Option<u16> {
+        let mut used = self.used.lock();
+        let mut random = rand::rng();
+        let tries = (0..RANDOM_TRIES).map(|_| random.random_range(self.ports.clone())).collect::<Vec<_>>();
+        let found = tries.into_iter().chain(self.ports.clone()).find(|port| !used.ports.contains_key(port))?;
+        used.ports.insert(found, Arc::clone(owner));
+        Some(found)
+    }
+
+    /// Gives a new or changed service what it needs. `before` is what it holds already.
+    fn claim(self: &Arc<Self>, kind: &Kind, service: &mut Value, before: &Holdings) -> Answer<Claim> {
+        let name = meta(service, "name").to_owned();
+        let owner: Arc<str> = format!("{}/{name}", meta(service, "namespace")).into();
+        let mut claim =
+            Claim { allocator: Some(Arc::clone(self)), taken: Holdings::default(), freed: Holdings::default() };
+        let invalid = |errors: FieldError| ApiError::invalid(kind, &name, &[errors]);
+        self.claim_addresses(service, before, &owner, &mut claim).map_err(invalid)?;
+        self.claim_ports(service, before, &owner, &mut claim).map_err(invalid)?;
+        let now = held(service);
+        claim.freed = Holdings {
+            addresses: before.addresses.iter().filter(|address| !now.addresses.contains(address)).copied().collect(),
+            ports: before.ports.iter().filter(|port| !now.ports.contains(port)).copied().collect(),
+        };
+        Ok(claim)
+    }
+
+    fn claim_addresses(
+        &self,
+        service: &mut Value,
+        before: &Holdings,
+        owner: &Arc<str>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
+        let spec = &service["spec"];
+        if spec["type"] == "ExternalName" || spec["clusterIP"] == "None" {
+            return Ok(());
+        }
+        let given = addresses_of(spec);
+        let families: Vec<String> = spec["ipFamilies"]
+            .as_array()
+            .map(|list| list.iter().filter_map(|family| family.as_str().map(str::to_owned)).collect())
+            .unwrap_or_default();
+        let mut all: Vec<String> = Vec::new();
+        for (index, family) in families.iter().enumerate() {
+            let address = match given.get(index) {
+                Some(address) => {
+                    if !before.addresses.contains(address) {
+                        self.take_address(*address, owner).map_err(|detail| {
+                            FieldError::invalid(
+                                "spec.clusterIPs",
+                                json!(given.iter().map(ToString::to_string).collect::<Vec<_>>()),
+                                detail,
+                            )
+                        })?;
+                        claim.taken.addresses.push(*address);
+                    }
+                    *address
+                }
+                None => {
+                    let Some(range) = self.ranges.iter().find(|range| range.family() == family) else {
+                        let detail = format!("not configured on this cluster: {family}");
+                        return Err(FieldError::invalid(format!("spec.ipFamilies[{index}]"), family.as_str(), detail));
+                    };
+                    let Some(address) = self.next_address(range, owner) else {
+                        return Err(FieldError {
+                            kind: kobune_kinds::FieldErrorKind::Internal,
+                            field: "spec.clusterIPs".into(),
+                            value: None,
+                            detail: "failed to allocate a serviceIP: range is full".into(),
+                        });
+                    };
+                    claim.taken.addresses.push(address);
+                    address
+                }
+            };
+            all.push(address.to_string());
+        }
+        if let Some(first) = all.first() {
+            service["spec"]["clusterIP"] = first.as_str().into();
+            service["spec"]["clusterIPs"] = json!(all);
+        }
+        Ok(())
+    }
+
+    fn claim_ports(
+        &self,
+        service: &mut Value,
+        before: &Holdings,
+        owner: &Arc<str>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
+        if !wants_node_ports(&service["spec"]) {
+            return Ok(());
+        }
+        let Some(ports) = service["spec"]["ports"].as_array_mut() else { return Ok(()) };
+        // Explicit ports first, so that a random choice does not take what another entry names.
+        let mut own: Vec<(u16, String)> = Vec::new();
+        for (index, port) in ports.iter().enumerate() {
+            let Some(wanted) =
+                port["nodePort"].as_u64().and_then(|wanted| u16::try_from(wanted).ok()).filter(|wanted| *wanted != 0)
+            else {
+                continue;
+            };
+            let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
+            let shared = own.iter().any(|(taken, other)| *taken == wanted && *other != protocol);
+            if !shared && !before.ports.contains(&wanted) {
+                self.take_port(wanted, owner)
+                    .map_err(|detail| FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, detail))?;
+                claim.taken.ports.push(wanted);
+            }
+            own.push((wanted, protocol));
+        }
+        let mut by_port: HashMap<(u64, String), u16> = HashMap::new();
+        for port in ports.iter() {
+            if let (Some(number), Some(node)) =
+                (port["port"].as_u64(), port["nodePort"].as_u64().filter(|node| *node != 0))
+            {
+                by_port.insert(
+                    (number, port["protocol"].as_str().unwrap_or("TCP").to_owned()),
+                    u16::try_from(node).unwrap_or(0),
+                );
+            }
+        }
+        for (index, port) in ports.iter_mut().enumerate() {
+            if port["nodePort"].as_u64().unwrap_or(0) != 0 {
+                continue;
+            }
+            let number = port["port"].as_u64().unwrap_or(0);
+            let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
+            // The same port number with another protocol gets the same node port, as upstream does.
+            let twin =
+                by_port.iter().find(|((other, of), _)| *other == number && *of != protocol).map(|(_, node)| *node);
+            let node = match twin {
+                Some(node) => node,
+                None => {
+                    let Some(node) = self.next_port(owner) else {
+                        return Err(FieldError {
+                            kind: kobune_kinds::FieldErrorKind::Internal,
+                            field: format!("spec.ports[{index}].nodePort"),
+                            value: None,
+                            detail: "failed to allocate a nodePort: range is full".into(),
+                        });
+                    };
+                    claim.taken.ports.push(node);
+                    node
+                }
+            };
+            by_port.insert((number, protocol), node);
+            port["nodePort"] = node.into();
+        }
+        self.claim_health_port(service, before, owner, claim)
+    }
+
+    fn claim_health_port(
+        &self,
+        service: &mut Value,
+        before: &Holdings,
+        owner: &Arc<str>,
+        claim: &mut Claim,
+    ) -> Result<(), FieldError> {
+        if !wants_health_port(&service["spec"]) {
+            return Ok(());
+        }
+        match service["spec"]["healthCheckNodePort"]
+            .as_u64()
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port != 0)
+        {
+            Some(wanted) if before.ports.contains(&wanted) => {}
+            Some(wanted) => {
+                self.take_port(wanted, owner)
+                    .map_err(|detail| FieldError::invalid("spec.healthCheckNodePort", wanted, detail))?;
+                claim.taken.ports.push(wanted);
+            }
+            None => {
+                if let Some(port) = self.next_port(owner) {
+                    claim.taken.ports.push(port);
+                    service["spec"]["healthCheckNodePort"] = port.into();
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn wants_node_ports(spec: &Value) -> bool {
+    match spec["type"].as_str() {
+        Some("NodePort") => true,
+        Some("LoadBalancer") => spec["allocateLoadBalancerNodePorts"] != false,
+        _ => false,
+    }
+}
+
+fn wants_health_port(spec: &Value) -> bool {
+    spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
+}
+
+/// The cluster addresses that a spec names.
+fn addresses_of(spec: &Value) -> Vec<IpAddr> {
+    let listed: Vec<IpAddr> =
+        spec["clusterIPs"].as_array().into_iter().flatten().filter_map(|text| text.as_str()?.parse().ok()).collect();
+    if listed.is_empty() {
+        spec["clusterIP"].as_str().and_then(|text| text.parse().ok()).into_iter().collect()
+    } else {
+        listed
+    }
+}
+
+/// What a stored service holds.
+fn held(service: &Value) -> Holdings {
+    let spec = &service["spec"];
+    let mut ports: Vec<u16> = spec["ports"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|port| port["nodePort"].as_u64().and_then(|port| u16::try_from(port).ok()))
+        .chain(spec["healthCheckNodePort"].as_u64().and_then(|port| u16::try_from(port).ok()))
+        .filter(|port| *port != 0)
+        .collect();
+    ports.sort_unstable();
+    ports.dedup();
+    Holdings { addresses: if spec["type"] == "ExternalName" { Vec::new() } else { addresses_of(spec) }, ports }
+}
+
+/// Sets families and their policy where the client says nothing. A server has one family unless it has two ranges.
+pub(crate) fn default_families(service: &mut Value) {
+    let spec = &service["spec"];
+    if spec["type"] == "ExternalName" || !spec.is_object() {
+        return;
+    }
+    if spec["clusterIP"].as_str().is_some_and(|text| !text.is_empty())
+        && spec["clusterIPs"].as_array().is_none_or(Vec::is_empty)
+    {
+        service["spec"]["clusterIPs"] = json!([service["spec"]["clusterIP"]]);
+    }
+    let spec = &service["spec"];
+    if spec["clusterIP"].as_str().unwrap_or_default().is_empty()
+        && let Some(first) = spec["clusterIPs"].get(0).cloned()
+    {
+        service["spec"]["clusterIP"] = first;
+    }
+    let spec = &service["spec"];
+    if spec["ipFamilyPolicy"].is_null() {
+        let dual = spec["ipFamilies"].as_array().is_some_and(|families| families.len() > 1)
+            || spec["clusterIPs"].as_array().is_some_and(|ips| ips.len() > 1);
+        service["spec"]["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
+    }
+    if service["spec"]["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
+        let families: Vec<&str> = addresses_of(&service["spec"])
+            .iter()
+            .map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" })
+            .collect();
+        service["spec"]["ipFamilies"] = if families.is_empty() { json!(["IPv4"]) } else { json!(families) };
+    }
+}
+
+/// A PUT that leaves addresses and ports out keeps those that were given.
+pub(crate) fn keep_allocated(service: &mut Value, old: &Value) {
+    if !service["spec"].is_object() || !old["spec"].is_object() {
+        return;
+    }
+    let (new_type, old_type) = (
+        service["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned(),
+        old["spec"]["type"].as_str().unwrap_or("ClusterIP").to_owned(),
+    );
+    if new_type == "ExternalName" {
+        if old_type != "ExternalName" {
+            let spec = service["spec"].as_object_mut().expect("checked above");
+            for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+                if spec.get(field) == old["spec"].get(field) {
+                    spec.remove(field);
+                }
+            }
+        }
+    } else if old_type != "ExternalName" {
+        for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
+            let absent = match &service["spec"][field] {
+                Value::Null => true,
+                Value::String(text) => text.is_empty(),
+                Value::Array(list) => list.is_empty(),
+                _ => false,
+            };
+            if absent && !old["spec"][field].is_null() {
+                service["spec"][field] = old["spec"][field].clone();
+            }
+        }
+    } else {
+        default_families(service);
+    }
+    let wants = wants_node_ports(&service["spec"]);
+    let had = wants_node_ports(&old["spec"]);
+    let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
+    if let Some(ports) = service["spec"]["ports"].as_array_mut() {
+        let named: Vec<u64> = ports.iter().filter_map(|port| port["nodePort"].as_u64()).collect();
+        for port in ports.iter_mut() {
+            let given = port["nodePort"].as_u64().unwrap_or(0);
+            if wants && had && given == 0 {
+                let twin = old_ports.iter().find(|old| old["port"] == port["port"] && same_protocol(old, port));
+                if let Some(node) = twin.and_then(|twin| twin["nodePort"].as_u64())
+                    && !named.contains(&node)
+                {
+                    port["nodePort"] = node.into();
+                }
+            } else if !wants && had && new_type == "ClusterIP" {
+                // A service that stops being a node port gives its ports back if the client only repeats them.
+                if old_ports.iter().any(|old| old["nodePort"] == port["nodePort"])
+                    && let Some(port) = port.as_object_mut()
+                {
+                    port.remove("nodePort");
+                }
+            }
+        }
+    }
+    if wants_health_port(&service["spec"])
+        && wants_health_port(&old["spec"])
+        && service["spec"]["healthCheckNodePort"].is_null()
+    {
+        service["spec"]["healthCheckNodePort"] = old["spec"]["healthCheckNodePort"].clone();
+    }
+}
+
+fn same_protocol(one: &Value, other: &Value) -> bool {
+    one["protocol"].as_str().unwrap_or("TCP") == other["protocol"].as_str().unwrap_or("TCP")
+}
+
+impl ApiServer {
+    /// Takes what a new object needs from ranges that all objects share.
+    pub(crate) fn claim_on_create(&self, kind: &Kind, object: &mut Value) -> Answer<Claim> {
+        if &*kind.collection != "core/services" {
+            return Ok(Claim::default());
+        }
+        self.allocator.claim(kind, object, &Holdings::default())
+    }
+
+    /// Takes what a changed object needs beyond what it has.
+    pub(crate) fn claim_on_update(&self, kind: &Kind, object: &mut Value, old: &Value) -> Answer<Claim> {
+        if &*kind.collection != "core/services" {
+            return Ok(Claim::default());
+        }
+        self.allocator.claim(kind, object, &held(old))
+    }
+
+    /// Notes a deletion that is done.
+    pub(crate) fn deleted(&self, kind: &Kind, record: &Record) {
+        if &*kind.collection == "core/services" {
+            self.allocator.release(record);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kobune_kinds::Catalogue;
+
+    use super::*;
+
+    fn allocator() -> Arc<Allocator> {
+        Allocator::new(vec![Cidr::parse("10.96.0.0/28").expect("a range")], 30000..=30003)
+    }
+
+    fn service(spec: Value) -> Value {
+        let mut service = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec});
+        default_families(&mut service);
+        service
+    }
+
+    fn kind() -> Arc<Kind> {
+        Arc::clone(Catalogue::builtin().by_kind("v1", "Service").expect("built in"))
+    }
+
+    #[test]
+    fn ranges() {
+        let range = Cidr::parse("10.96.0.5/16").expect("a range");
+        assert_eq!(range.address(0), "10.96.0.1".parse::<IpAddr>().expect("an address"));
+        assert!(
+            range.contains("10.96.255.1".parse().expect("an address"))
+                && !range.contains("10.97.0.1".parse().expect("an address"))
+        );
+        assert!(Cidr::parse("10.96.0.0/33").is_none() && Cidr::parse("x").is_none());
+        assert_eq!(Cidr::parse("fd00::/108").map(|range| range.size()), Some((1 << 20) - 1));
+    }
+
+    #[test]
+    fn addresses_are_given_once() {
+        let allocator = allocator();
+        for _ in 0..14 {
+            let mut one = service(json!({"ports": []}));
+            allocator.claim(&kind(), &mut one, &Holdings::default()).expect("there is room").keep();
+            assert!(one["spec"]["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.96.0.")), "{one}");
+        }
+        let mut full = service(json!({}));
+        assert!(allocator.claim(&kind(), &mut full, &Holdings::default()).is_err());
+    }
+
+    #[test]
+    fn what_is_not_kept_is_given_back() {
+        let allocator = allocator();
+        let wanted = json!({"clusterIP": "10.96.0.3", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}, {"port": 81}]});
+        let mut first = service(wanted.clone());
+        drop(allocator.claim(&kind(), &mut first, &Holdings::default()).expect("free"));
+        let mut second = service(wanted.clone());
+        allocator.claim(&kind(), &mut second, &Holdings::default()).expect("free again").keep();
+        let Err(error) = allocator.claim(&kind(), &mut service(wanted), &Holdings::default()) else {
+            panic!("it is taken")
+        };
+        assert_eq!(error.code(), 422);
+        assert!(error.to_string().contains("spec.clusterIPs: Invalid value: [\"10.96.0.3\"]: failed to allocate IP 10.96.0.3: provided IP is already allocated"), "{error}");
+    }
+
+    #[test]
+    fn changes_keep_what_was_given() {
+        let allocator = allocator();
+        let mut old = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
+        allocator.claim(&kind(), &mut old, &Holdings::default()).expect("free").keep();
+        let mut new = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
+        keep_allocated(&mut new, &old);
+        assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"]);
+        assert_eq!(new["spec"]["ports"], old["spec"]["ports"]);
+        let mut plain = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"type": "ClusterIP", "ports": old["spec"]["ports"]}});
+        keep_allocated(&mut plain, &old);
+        assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
+        allocator.claim(&kind(), &mut plain, &held(&old)).expect("nothing new").keep();
+        assert!(allocator.used.lock().ports.is_empty());
+    }
+}

@@ -1,0 +1,110 @@
+//! Bad input gets a `Status` that says what is wrong.
+
+use crate::{Cluster, config_map, pod};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test]
+async fn codes_and_reasons() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, &config_map("a", "{}")).await.expect(201);
+    let long = format!(r#"{{"metadata":{{"name":"big"}},"data":{{"k":"{}"}}}}"#, "x".repeat(4 << 20));
+    let json = "application/json";
+    let cases: &[(&str, &str, &str, &str, u16, &str)] = &[
+        ("GET", "/nothing", "", "", 404, "NotFound"),
+        ("GET", "/apis/none.example.com/v1/things", "", "", 404, "NotFound"),
+        ("GET", "/api/v1/namespaces/default/configmaps/none", "", "", 404, "NotFound"),
+        ("GET", "/api/v1/namespaces/default/configmaps/a/none", "", "", 404, "NotFound"),
+        ("POST", "/api/v1/namespaces/default/configmaps/a", json, "{}", 405, "MethodNotAllowed"),
+        ("PUT", "/api/v1/namespaces/default/configmaps", json, "{}", 405, "MethodNotAllowed"),
+        ("DELETE", "/api/v1/namespaces", json, "", 405, "MethodNotAllowed"),
+        ("POST", MAPS, "application/x-unknown", "{}", 415, "UnsupportedMediaType"),
+        ("POST", MAPS, "application/vnd.kubernetes.protobuf", "k8s", 400, "BadRequest"),
+        ("PATCH", "/api/v1/namespaces/default/configmaps/a", json, "{}", 415, "UnsupportedMediaType"),
+        ("POST", MAPS, json, "{", 400, "BadRequest"),
+        ("POST", MAPS, json, "", 400, "BadRequest"),
+        ("POST", MAPS, json, r#"{"apiVersion":"v2","kind":"ConfigMap","metadata":{"name":"x"}}"#, 400, "BadRequest"),
+        ("POST", MAPS, json, r#"{"metadata":{"name":"x","namespace":"other"}}"#, 400, "BadRequest"),
+        ("POST", MAPS, json, r#"{"metadata":{"name":"x","resourceVersion":"5"}}"#, 400, "BadRequest"),
+        ("POST", MAPS, json, r#"{"metadata":{}}"#, 422, "Invalid"),
+        ("POST", MAPS, json, r#"{"metadata":{"name":"UPPER"}}"#, 422, "Invalid"),
+        ("POST", MAPS, json, &long, 413, "RequestEntityTooLarge"),
+        ("PUT", "/api/v1/namespaces/default/configmaps/a", json, r#"{"metadata":{"name":"b"}}"#, 400, "BadRequest"),
+        ("PUT", "/api/v1/namespaces/default/configmaps/none", json, r#"{"metadata":{"name":"none"}}"#, 404, "NotFound"),
+        ("GET", "/api/v1/pods?labelSelector=a+in", "", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?fieldSelector=spec.none%3Dx", "", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?limit=x", "", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?continue=x", "", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?resourceVersion=x", "", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?resourceVersion=999999999", "", "", 504, "Timeout"),
+        ("GET", "/api/v1/pods?resourceVersionMatch=Exact", "", "", 422, "Invalid"),
+        (
+            "DELETE",
+            "/api/v1/namespaces/default/configmaps/a",
+            json,
+            r#"{"propagationPolicy":"Sideways"}"#,
+            422,
+            "Invalid",
+        ),
+    ];
+    for (method, path, kind, body, code, reason) in cases {
+        let headers: &[(&str, &str)] = if kind.is_empty() { &[] } else { &[("content-type", kind)] };
+        let reply = cluster.send(method, path, headers, body).await;
+        assert_eq!(
+            reply.status.as_u16(),
+            *code,
+            "{method} {path} {}: {}",
+            &body[..body.len().min(80)],
+            String::from_utf8_lossy(&reply.bytes)
+        );
+        assert_eq!(reply.json()["reason"], *reason, "{method} {path}");
+    }
+    let reply = cluster.send("GET", "/api/v1/pods", &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    assert_eq!(reply.failure(406).0, "NotAcceptable");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn errors_name_the_field() {
+    let cluster = Cluster::start().await;
+    let body = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"p"},"spec":{"containers":[{"name":"c"}]}}"#;
+    let status = cluster.post("/api/v1/namespaces/default/pods", body).await.expect(422);
+    assert_eq!(status["message"], "Pod \"p\" is invalid: spec.containers[0].image: Required value");
+    assert_eq!(status["details"]["causes"][0]["field"], "spec.containers[0].image");
+    assert_eq!(status["details"]["causes"][0]["reason"], "FieldValueRequired");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn unknown_fields_warn_or_fail() {
+    let cluster = Cluster::start().await;
+    let body = pod("p", "{}").replace("\"spec\":{", "\"spec\":{\"colour\":\"red\",");
+    let path = "/api/v1/namespaces/default/pods";
+    let (reason, message) = cluster.post(&format!("{path}?fieldValidation=Strict"), &body).await.failure(400);
+    assert_eq!(reason, "BadRequest");
+    assert!(message.contains("unknown field \"spec.colour\""), "{message}");
+    let reply = cluster.post(path, &body).await;
+    assert_eq!(
+        reply.headers.get("warning").and_then(|value| value.to_str().ok()),
+        Some("299 - \"unknown field \\\"spec.colour\\\"\"")
+    );
+    let made = reply.expect(201);
+    assert!(made["spec"].get("colour").is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn rights_are_asked_for() {
+    let cluster = Cluster::start().await;
+    let jane = cluster.with_user("jane", &[]);
+    let reply = cluster.send_as(&jane, "GET", "/api/v1/namespaces/default/pods", &[], "").await;
+    let (reason, message) = reply.failure(403);
+    assert_eq!(reason, "Forbidden");
+    assert_eq!(
+        message,
+        "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
+    );
+    let reply = cluster.send("GET", "/api/v1/namespaces/default/pods", &[("impersonate-user", "jane")], "").await;
+    assert_eq!(reply.failure(403).0, "Forbidden");
+    cluster.stop().await;
+}

@@ -1,0 +1,111 @@
+//! Lists: selectors, pages, forms.
+
+use serde_json::Value;
+
+use crate::{Cluster, config_map, pod};
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+const PARTIAL: &str = "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json";
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().expect("items").iter().filter_map(|item| item["metadata"]["name"].as_str()).collect()
+}
+
+async fn some_maps() -> Cluster {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c", "d", "e"] {
+        cluster.post(MAPS, &config_map(name, "{}")).await.expect(201);
+    }
+    cluster
+}
+
+#[tokio::test]
+async fn selectors() {
+    let cluster = some_maps().await;
+    let check = async |query: &str, expected: &[&str]| {
+        let list = cluster.get(&format!("{MAPS}?{query}")).await.expect(200);
+        assert_eq!(names(&list), expected, "{query}");
+    };
+    check("labelSelector=app%3Da", &["a"]).await;
+    check("labelSelector=app+in+(a,c),app!%3Dc", &["a"]).await;
+    check("labelSelector=!app", &[]).await;
+    check("fieldSelector=metadata.name%3Dd", &["d"]).await;
+    check("fieldSelector=metadata.name!%3Dd,metadata.namespace%3Ddefault&labelSelector=app", &["a", "b", "c", "e"])
+        .await;
+    cluster.post("/api/v1/namespaces/default/pods", &pod("p", "{}")).await.expect(201);
+    let pending = cluster.get("/api/v1/pods?fieldSelector=spec.nodeName%3D,status.phase%3DPending").await.expect(200);
+    assert_eq!(names(&pending), ["p"]);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn pages_show_one_state() {
+    let cluster = some_maps().await;
+    let first = cluster.get(&format!("{MAPS}?limit=2&labelSelector=app")).await.expect(200);
+    assert_eq!(names(&first), ["a", "b"]);
+    let all = cluster.get(&format!("{MAPS}?limit=2")).await.expect(200);
+    assert_eq!(all["metadata"]["remainingItemCount"], 3);
+    cluster.delete(&format!("{MAPS}/d"), "").await.expect(200);
+    let token = first["metadata"]["continue"].as_str().expect("a token");
+    let second = cluster.get(&format!("{MAPS}?limit=2&labelSelector=app&continue={token}")).await.expect(200);
+    assert_eq!(names(&second), ["c", "d"], "the page shows what was there at the first one");
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    let token = second["metadata"]["continue"].as_str().expect("a token");
+    let third = cluster.get(&format!("{MAPS}?limit=2&labelSelector=app&continue={token}")).await.expect(200);
+    assert_eq!(names(&third), ["e"]);
+    assert!(third["metadata"].get("continue").is_none());
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_lists_version_is_the_stores() {
+    let cluster = some_maps().await;
+    let list = cluster.get("/api/v1/nodes").await.expect(200);
+    let newest = cluster.get(&format!("{MAPS}/e")).await.expect(200)["metadata"]["resourceVersion"].clone();
+    assert_eq!(list["metadata"]["resourceVersion"], newest);
+    assert_eq!(list["items"], serde_json::json!([]));
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&"NodeList".into(), &"v1".into()));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn tables_and_metadata() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces/default/pods", &pod("p", r#"{"a":"b"}"#)).await.expect(201);
+    let path = "/api/v1/namespaces/default/pods";
+    let table = cluster.send("GET", path, &[("accept", TABLE)], "").await.expect(200);
+    assert_eq!(table["kind"], "Table");
+    assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+    assert_eq!(table["rows"][0]["cells"][0], "p");
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    let table =
+        cluster.send("GET", &format!("{path}/p?includeObject=Object"), &[("accept", TABLE)], "").await.expect(200);
+    assert_eq!(table["rows"][0]["object"]["kind"], "Pod");
+    let partial = cluster.send("GET", path, &[("accept", PARTIAL)], "").await.expect(200);
+    assert_eq!(
+        (&partial["kind"], &partial["items"][0]["kind"]),
+        (&"PartialObjectMetadataList".into(), &"PartialObjectMetadata".into())
+    );
+    assert_eq!(partial["items"][0]["metadata"]["labels"]["a"], "b");
+    assert!(partial["items"][0].get("spec").is_none());
+    let yaml = cluster.send("GET", &format!("{path}/p"), &[("accept", "application/yaml")], "").await;
+    assert_eq!(yaml.headers["content-type"], "application/yaml");
+    assert!(String::from_utf8_lossy(&yaml.bytes).contains("kind: Pod"));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn long_lists_are_sent_in_pieces() {
+    let cluster = Cluster::start().await;
+    let filling = format!(r#"{{"k":"{}"}}"#, "x".repeat(60_000));
+    for number in 0..8 {
+        cluster.post(MAPS, &config_map(&format!("m{number}"), &filling)).await.expect(201);
+    }
+    let list = cluster.get(&format!("{MAPS}?labelSelector=app")).await.expect(200);
+    assert_eq!(names(&list), ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7"]);
+    let zipped = cluster.send("GET", MAPS, &[("accept-encoding", "gzip")], "").await;
+    assert_eq!(zipped.headers["content-encoding"], "gzip");
+    assert!(zipped.bytes.len() < 20_000);
+    cluster.stop().await;
+}

@@ -1,0 +1,199 @@
+//! The whole road in one process, with a store on disk and no sockets: what clients send, and what they get.
+
+mod errors;
+mod kinds;
+mod lists;
+mod verbs;
+mod watches;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use kobune_apiserver::{ApiServer, Body, Config, InProcess, facets, security::User};
+use kobune_kinds::Catalogue;
+use kobune_store::SqliteStore;
+use serde_json::Value;
+use tower::ServiceExt;
+
+/// A server with a store of its own, which ends with it.
+pub(crate) struct Cluster {
+    service: InProcess,
+    pub(crate) server: Arc<ApiServer>,
+    store: Arc<SqliteStore>,
+    folder: tempfile::TempDir,
+}
+
+/// A status, headers and a body.
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) bytes: Bytes,
+}
+
+impl Reply {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|error| panic!("{error}: {:?}", self.bytes))
+    }
+
+    /// The body, if the status is the expected one.
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Value {
+        assert_eq!(self.status.as_u16(), status, "{}", String::from_utf8_lossy(&self.bytes));
+        self.json()
+    }
+
+    /// The reason and message of a `Status`.
+    #[track_caller]
+    pub(crate) fn failure(self, status: u16) -> (String, String) {
+        let value = self.expect(status);
+        assert_eq!(
+            (&value["kind"], &value["status"], &value["code"]),
+            (&"Status".into(), &"Failure".into(), &status.into()),
+            "{value}"
+        );
+        (
+            value["reason"].as_str().unwrap_or_default().to_owned(),
+            value["message"].as_str().unwrap_or_default().to_owned(),
+        )
+    }
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Cluster {
+        let cluster = Self::start_in(tempfile::tempdir().expect("a folder")).await;
+        // Pods need the account that a controller makes elsewhere.
+        cluster
+            .post("/api/v1/namespaces/default/serviceaccounts", r#"{"metadata":{"name":"default"}}"#)
+            .await
+            .expect(201);
+        cluster
+    }
+
+    /// Stops the server and starts another one on the same folder.
+    pub(crate) async fn restart(self) -> Cluster {
+        self.server.stop();
+        self.store.close().await;
+        Self::start_in(self.folder).await
+    }
+
+    async fn start_in(folder: tempfile::TempDir) -> Cluster {
+        let catalogue = Catalogue::builtin();
+        let store =
+            SqliteStore::open(folder.path().join("state.db"), kobune_store::Config::default(), facets(&catalogue))
+                .expect("a store");
+        let mut config = Config::new(folder.path().to_owned(), "192.0.2.1".parse().expect("an address"), 6443);
+        config.service_cidrs = vec!["10.96.0.0/24".to_owned()];
+        let server = ApiServer::build(config, store.clone(), catalogue).await.expect("a server");
+        let service = server.service_as(User::new("admin", &["system:masters"]));
+        Cluster { service, server, store, folder }
+    }
+
+    pub(crate) fn with_user(&self, name: &str, groups: &[&str]) -> InProcess {
+        self.server.service_as(User::new(name, groups))
+    }
+
+    pub(crate) async fn stop(self) {
+        self.server.stop();
+        self.store.close().await;
+    }
+
+    pub(crate) async fn send_as(
+        &self,
+        service: &InProcess,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> Reply {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        let response = service.clone().oneshot(request).await.expect("an answer");
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("a whole body").to_bytes();
+        Reply { status: parts.status, headers: parts.headers, bytes }
+    }
+
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
+        self.send_as(&self.service, method, path, headers, body).await
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Reply {
+        self.send("GET", path, &[], "").await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> Reply {
+        self.send("POST", path, &[("content-type", "application/json")], body).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Reply {
+        self.send("PUT", path, &[("content-type", "application/json")], &body.to_string()).await
+    }
+
+    pub(crate) async fn patch(&self, path: &str, kind: &str, body: &str) -> Reply {
+        self.send("PATCH", path, &[("content-type", kind), ("user-agent", "test/1")], body).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, body: &str) -> Reply {
+        self.send("DELETE", path, &[("content-type", "application/json")], body).await
+    }
+
+    /// Opens a watch; the events are read with [`Events::next`].
+    pub(crate) async fn watch(&self, path: &str, accept: &str) -> Events {
+        let request =
+            Request::builder().uri(path).header("accept", accept).body(Full::new(Bytes::new())).expect("a request");
+        let response = self.service.clone().oneshot(request).await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        Events { body: response.into_body(), buffer: Vec::new() }
+    }
+}
+
+/// The events of a watch.
+pub(crate) struct Events {
+    body: Body,
+    buffer: Vec<u8>,
+}
+
+impl Events {
+    /// The next event, or `None` when the watch has ended.
+    pub(crate) async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).expect("a line is one event"));
+            }
+            let mut stream = std::pin::pin!((&mut self.body).into_data_stream());
+            match stream.next().await {
+                Some(piece) => self.buffer.extend_from_slice(&piece.expect("a piece")),
+                None => return None,
+            }
+        }
+    }
+
+    /// The next event's type and object name.
+    pub(crate) async fn told(&mut self) -> (String, String) {
+        let event = self.next().await.expect("an event");
+        let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+        (text("/type"), text("/object/metadata/name"))
+    }
+}
+
+/// The body of a small pod.
+pub(crate) fn pod(name: &str, labels: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"Pod","metadata":{{"name":"{name}","labels":{labels}}},"spec":{{"containers":[{{"name":"c","image":"example.com/app:v1"}}]}}}}"#
+    )
+}
+
+/// The body of a small config map.
+pub(crate) fn config_map(name: &str, data: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"v1","kind":"ConfigMap","metadata":{{"name":"{name}","labels":{{"app":"{name}"}}}},"data":{data}}}"#
+    )
+}
