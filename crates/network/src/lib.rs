@@ -1,0 +1,46 @@
+//! Pod links and addresses, service rules and DNS.
+//!
+//! Three parts that share one instance of [`Network`]:
+//!
+//! - [`Network`] gives each pod a network namespace, a link, addresses and routes, and takes them away again.
+//! - [`services`] keeps one nftables table in step with Services and EndpointSlices.
+//! - [`dns`] answers `cluster.local` from memory and forwards every other question.
+//!
+//! [`run`] starts the last two over one shared set of caches.
+//!
+//! Every pod hangs on a point-to-point link that the host routes; nothing is bridged. See [`network`] for why.
+
+mod addresses;
+pub mod cluster;
+mod config;
+pub mod dns;
+mod links;
+mod namespace;
+mod netlink;
+pub mod network;
+pub mod services;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol};
+
+/// Keeps service rules and DNS current until `token` is cancelled, both fed by one set of watches.
+///
+/// Problems of the cluster's API or of a single rule are logged and retried; this fails at once when a socket for DNS
+/// cannot be bound, and not later.
+pub async fn run(
+    network: Arc<Network>,
+    client: kube::Client,
+    node_name: String,
+    dns: dns::Config,
+    token: CancellationToken,
+) -> Result<(), dns::DnsError> {
+    let own_ranges = network.config().pod_cidrs.iter().chain(&network.config().service_cidrs).copied().collect();
+    let server = dns::Server::bind(dns::Config { own_ranges, ..dns }).await?;
+    let cluster = cluster::Cluster::watch(client, &token);
+    let services = services::run(network, Arc::clone(&cluster), node_name, token.clone());
+    tokio::join!(services, server.run(cluster, token.clone()));
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! Network namespaces that live under a path, and what is set inside a fresh one.
+
+use std::{
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sched::{CloneFlags, unshare},
+    sys::statfs::statfs,
+};
+
+use crate::{
+    links::{self, Target},
+    netlink::Netlink,
+    network::{NetworkError, Step},
+};
+
+/// What the namespace's link to the host looks like.
+pub(crate) struct Pair {
+    pub host_link: String,
+    pub host_mac: [u8; 6],
+    pub pod_mac: [u8; 6],
+    pub mtu: u32,
+    /// The pod's addresses, each with the gateway of its family.
+    pub addresses: Vec<(std::net::IpAddr, std::net::IpAddr)>,
+}
+
+/// Makes a namespace at `path` that is joined to the calling thread's by `pair`, ready for use.
+///
+/// Works on a thread of its own: `unshare` moves only the thread that calls it, and the thread ends afterwards, so no
+/// other code ever runs in the wrong namespace.
+pub(crate) fn create(path: &Path, pair: Pair) -> Result<(), NetworkError> {
+    let path = path.to_owned();
+    thread::Builder::new()
+        .name("netns".to_owned())
+        .spawn(move || create_here(&path, &pair))
+        .map_err(Step::MakeNamespace.failed())?
+        .join()
+        .expect("the thread does not panic: it only makes system calls and returns their errors")
+}
+
+fn create_here(path: &Path, pair: &Pair) -> Result<(), NetworkError> {
+    let mut host = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+    unshare(CloneFlags::CLONE_NEWNET).map_err(Step::MakeNamespace.failed())?;
+    pin(path).map_err(Step::MakeNamespace.failed())?;
+    settings();
+    let mut pod = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+    let namespace = fs::File::open(path).map_err(Step::MakeNamespace.failed())?;
+    links::add_pair(&mut host, &pair.host_link, pair.host_mac, pair.pod_mac, pair.mtu, namespace.as_fd())
+        .map_err(Step::MakeLink.failed())?;
+
+    let mut inside = || -> io::Result<()> {
+        links::set_up(&mut pod, links::index("lo")?)?;
+        let eth0 = links::index("eth0")?;
+        for &(address, _) in &pair.addresses {
+            links::add_address(&mut pod, eth0, address)?;
+        }
+        links::set_up(&mut pod, eth0)?;
+        for &(_, gateway) in &pair.addresses {
+            links::add_neighbour(&mut pod, eth0, gateway, pair.host_mac)?;
+            links::add_route(&mut pod, links::only(gateway), &Target::Link { index: eth0, source: None })?;
+            links::add_route(&mut pod, links::everything(gateway), &Target::Gateway { index: eth0, gateway })?;
+        }
+        Ok(())
+    };
+    inside().map_err(Step::ConfigurePod.failed())
+}
+
+/// Bind-mounts the calling thread's network namespace at `path`.
+fn pin(path: &Path) -> io::Result<()> {
+    fs::File::create(path)?;
+    mount(Some("/proc/thread-self/ns/net"), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    Ok(())
+}
+
+/// What containerd sets in every pod: ports below 1024 and ping need no privilege, since the namespace is the pod's own.
+/// Redirects are refused because only the gateway may say where the pod's traffic goes.
+fn settings() {
+    for (name, value) in [
+        ("ipv4/ip_unprivileged_port_start", "0"),
+        ("ipv4/ping_group_range", "0 2147483647"),
+        ("ipv4/conf/all/accept_redirects", "0"),
+        ("ipv4/conf/default/accept_redirects", "0"),
+    ] {
+        if let Err(error) = fs::write(format!("/proc/sys/net/{name}"), value) {
+            // An old kernel or a read-only /proc lacks some; the pod works without them.
+            tracing::debug!(name, %error, "a network setting of the pod stays at its default");
+        }
+    }
+}
+
+/// Whether a network namespace is mounted at `path`.
+pub(crate) fn is_pinned(path: &Path) -> bool {
+    // From linux/magic.h; a plain file left by a power cut has its file system's own number.
+    const NSFS_MAGIC: i64 = 0x6e73_6673;
+    statfs(path).is_ok_and(|status| status.filesystem_type().0 == NSFS_MAGIC)
+}
+
+/// Unmounts and removes what is at `path`. Nothing there is fine. Processes inside keep the namespace alive.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    while is_pinned(path) {
+        umount2(path, MntFlags::MNT_DETACH)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// The namespaces and leftovers under a folder, by file name.
+pub(crate) fn list(folder: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if let Ok(name) = entry.file_name().into_string() {
+            found.push((name, entry.path()));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,702 @@
+//! Attaching pods to the network and taking them off again.
+//!
+//! ```text
+//!   pod's namespace                     host
+//!   eth0 10.244.0.5/32 ───veth─── kb1a2b3...      route 10.244.0.5 dev kb1a2b3...
+//!     default via 10.244.0.1            │
+//!                                 kobune-1a2b3c4d (a bridge without ports)
+//!                                   10.244.0.1   every pod's gateway
+//!                                   10.96.0.10   the DNS server
+//!                                   route 10.96.0.0/16: service addresses end here
+//! ```
+//!
+//! Each pod hangs on a point-to-point link and the host routes between them. On one shared segment, an answer to a
+//! connection that was redirected to a pod on the same node would go straight to the sender and bypass the
+//! translation back, unless bridged frames are sent through the firewall, which is a setting of the whole machine.
+//! Routed, every packet passes the rules exactly once, a pod that talks to itself through a service needs no special
+//! link, and pods cannot take each other's address.
+//!
+//! What is attached is known from the kernel: a link of the right name and a namespace at the right path. A small
+//! record beside them holds what the kernel does not (the uid, host ports). After a power cut links and mounts are
+//! gone, so leftover files mean nothing and are removed; therefore records need no fsync.
+
+use std::{
+    collections::HashMap,
+    fmt, fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+pub use crate::config::Config;
+use crate::{
+    addresses::Pool,
+    links::{self, Target},
+    namespace::{self, Pair},
+    netlink::Netlink,
+    services::nft,
+};
+
+/// The host's end of every pod link has the same hardware address: the other end is alone with it.
+const HOST_MAC: [u8; 6] = [0xee; 6];
+
+/// The default route's link says how large packets may be; without one, Ethernet's usual size.
+const USUAL_MTU: u32 = 1500;
+
+/// A transport protocol of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Protocol {
+    /// TCP, the default.
+    #[serde(rename = "TCP")]
+    Tcp,
+    /// UDP.
+    #[serde(rename = "UDP")]
+    Udp,
+    /// SCTP.
+    #[serde(rename = "SCTP")]
+    Sctp,
+}
+
+impl Protocol {
+    /// From the spelling of the API; absent means TCP.
+    pub fn parse(text: Option<&str>) -> Option<Protocol> {
+        match text {
+            None | Some("TCP" | "") => Some(Protocol::Tcp),
+            Some("UDP") => Some(Protocol::Udp),
+            Some("SCTP") => Some(Protocol::Sctp),
+            Some(_) => None,
+        }
+    }
+
+    /// In lower case, as nftables and DNS spell it.
+    pub fn lower(self) -> &'static str {
+        match self {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+            Protocol::Sctp => "sctp",
+        }
+    }
+}
+
+/// A container port that is also reachable on the node's own addresses.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HostPort {
+    /// The one node address to listen on; every address when absent.
+    pub host_ip: Option<IpAddr>,
+    /// The port on the node.
+    pub host_port: u16,
+    /// The port in the pod.
+    pub container_port: u16,
+    /// The protocol of both.
+    pub protocol: Protocol,
+}
+
+/// A pod's place in the network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The pod's network namespace, bind-mounted here.
+    pub netns: PathBuf,
+    /// The pod's addresses, in the order of `Config::pod_cidrs`.
+    pub ips: Vec<IpAddr>,
+    /// The hardware address of the pod's `eth0`.
+    pub mac: [u8; 6],
+}
+
+/// Why a network operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// A call to the kernel failed.
+    #[error("{step}")]
+    Kernel {
+        /// What was attempted.
+        step: Step,
+        /// The cause.
+        source: io::Error,
+    },
+    /// A file could not be read, written or removed.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was attempted.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The configuration contradicts itself.
+    #[error("network configuration: {problem}")]
+    Config {
+        /// What is wrong.
+        problem: String,
+    },
+    /// Another link has an address that this instance needs.
+    #[error("address {address} is already on link {link}; instances on one machine need different ranges")]
+    AddressInUse {
+        /// The address.
+        address: IpAddr,
+        /// The link that has it.
+        link: String,
+    },
+    /// No address is free.
+    #[error("no free pod address in {range}")]
+    AddressesExhausted {
+        /// The range that is full.
+        range: String,
+    },
+    /// The pod's uid cannot be a file name.
+    #[error("pod uid {uid:?} is not letters, digits, hyphens, dots and underscores")]
+    Uid {
+        /// The uid.
+        uid: String,
+    },
+    /// The program that applies rules failed.
+    #[error("remove nftables table {table}")]
+    Table {
+        /// The table's name.
+        table: String,
+        /// The cause.
+        source: nft::NftError,
+    },
+}
+
+/// What was attempted when the kernel refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Open a netlink socket.
+    OpenNetlink,
+    /// List links, addresses or routes.
+    List,
+    /// Make or change the bridge.
+    MakeBridge,
+    /// Let the machine forward packets.
+    EnableForwarding,
+    /// Make a route of the node.
+    MakeRoute,
+    /// Make and mount a network namespace.
+    MakeNamespace,
+    /// Unmount a network namespace.
+    RemoveNamespace,
+    /// Make a pod's pair of links.
+    MakeLink,
+    /// Set addresses and routes inside the pod.
+    ConfigurePod,
+    /// Remove a link.
+    RemoveLink,
+    /// Find an address to be reached by.
+    FindAddress,
+}
+
+impl Step {
+    pub(crate) fn failed<E: Into<io::Error>>(self) -> impl FnOnce(E) -> NetworkError {
+        move |source| NetworkError::Kernel { step: self, source: source.into() }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::OpenNetlink => "open a netlink socket",
+            Step::List => "list links, addresses and routes",
+            Step::MakeBridge => "make the bridge",
+            Step::EnableForwarding => "enable forwarding of packets",
+            Step::MakeRoute => "make a route",
+            Step::MakeNamespace => "make a network namespace",
+            Step::RemoveNamespace => "remove a network namespace",
+            Step::MakeLink => "make a pod's links",
+            Step::ConfigurePod => "set addresses and routes in a pod's network namespace",
+            Step::RemoveLink => "remove a link",
+            Step::FindAddress => "find the node's address",
+        })
+    }
+}
+
+/// What is kept about an attached pod across restarts.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Record {
+    link: String,
+    ips: Vec<IpAddr>,
+    mac: [u8; 6],
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    host_ports: Vec<HostPort>,
+}
+
+struct State {
+    pods: HashMap<String, Record>,
+    pools: Vec<Pool>,
+}
+
+/// The links, addresses and namespaces of this node's pods.
+pub struct Network {
+    config: Config,
+    gateways: Vec<IpAddr>,
+    mtu: u32,
+    state: Mutex<State>,
+    /// Serializes work on one pod, so that a detach never meets an attach half way.
+    busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
+    host_ports_changed: watch::Sender<()>,
+}
+
+impl Network {
+    /// Makes the bridge and its routes, adopts what an earlier run left running and clears what is stale.
+    pub async fn start(config: Config) -> Result<Arc<Network>, NetworkError> {
+        config.check()?;
+        blocking(move || Network::start_here(config)).await
+    }
+
+    fn start_here(config: Config) -> Result<Arc<Network>, NetworkError> {
+        for folder in [config.namespaces(), config.records()] {
+            fs::create_dir_all(&folder).map_err(file("make folder", &folder))?;
+        }
+        let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+        let links = links::list(&mut netlink).map_err(Step::List.failed())?;
+        let mtu = match config.mtu {
+            Some(mtu) => mtu,
+            None => links::default_route(&mut netlink)
+                .map_err(Step::List.failed())?
+                .and_then(|route| links.iter().find(|link| link.index == route.index))
+                .map_or(USUAL_MTU, |link| link.mtu.clamp(1280, 65_535)),
+        };
+        let mut pools: Vec<Pool> = config.pod_cidrs.iter().map(|range| Pool::new(*range)).collect();
+        let gateways: Vec<IpAddr> = pools.iter().map(Pool::gateway).collect();
+        // A network namespace begins with its loopback link down, and then nothing on the host reaches the host.
+        let lo = links::index("lo").map_err(Step::List.failed())?;
+        links::set_up(&mut netlink, lo).map_err(Step::MakeBridge.failed())?;
+        forward_packets(&config)?;
+        make_bridge(&mut netlink, &config, &links, &gateways, mtu)?;
+        let pods = adopt(&mut netlink, &config, &links, &mut pools)?;
+        Ok(Arc::new(Network {
+            config,
+            gateways,
+            mtu,
+            state: Mutex::new(State { pods, pools }),
+            busy: Mutex::new(HashMap::new()),
+            host_ports_changed: watch::channel(()).0,
+        }))
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The addresses on the bridge that are the pods' gateways, one for each of `Config::pod_cidrs`. A host program
+    /// that listens there is reachable from every pod, also on a machine with no other address.
+    pub fn gateways(&self) -> &[IpAddr] {
+        &self.gateways
+    }
+
+    /// The MTU of pod links.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// The address other machines reach this node by: the one of the default route, else the first of another link
+    /// than loopback and kobune's own, else the gateway.
+    pub async fn node_address(&self) -> Result<IpAddr, NetworkError> {
+        let bridge = self.config.bridge.clone();
+        let gateway = self.gateways.first().copied();
+        blocking(move || {
+            let find = || -> io::Result<Option<IpAddr>> {
+                let mut netlink = Netlink::open()?;
+                let links = links::list(&mut netlink)?;
+                let addresses = links::addresses(&mut netlink)?;
+                let route = links::default_route(&mut netlink)?;
+                if let Some(source) = route.and_then(|route| route.source) {
+                    return Ok(Some(source));
+                }
+                let of_link = |index: u32| addresses.iter().find(|(link, _)| *link == index).map(|(_, found)| *found);
+                if let Some(address) = route.and_then(|route| of_link(route.index)) {
+                    return Ok(Some(address));
+                }
+                let own = links.iter().find(|link| link.name == bridge).map(|link| link.index);
+                let other = addresses
+                    .iter()
+                    .find(|(link, address)| Some(*link) != own && !address.is_loopback())
+                    .map(|(_, address)| *address);
+                Ok(other.or(gateway))
+            };
+            find().map_err(Step::FindAddress.failed())?.ok_or_else(|| {
+                Step::FindAddress.failed()(io::Error::new(io::ErrorKind::AddrNotAvailable, "no link has an address"))
+            })
+        })
+        .await
+    }
+
+    /// Gives the pod a namespace with `lo` and `eth0` up, addresses and routes. Attaching again gives the same
+    /// answer, with the host ports of the latest call in force.
+    pub async fn attach(self: &Arc<Self>, uid: &str, host_ports: &[HostPort]) -> Result<Attachment, NetworkError> {
+        let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if uid.is_empty() || uid.len() > 200 || uid.starts_with('.') || !uid.bytes().all(valid) {
+            return Err(NetworkError::Uid { uid: uid.to_owned() });
+        }
+        let lock = self.lock(uid);
+        let guard = lock.lock().await;
+        let network = Arc::clone(self);
+        let (uid_here, ports) = (uid.to_owned(), host_ports.to_vec());
+        let result = blocking(move || network.attach_here(&uid_here, ports)).await;
+        drop(guard);
+        self.unlock(uid, lock);
+        result
+    }
+
+    fn attach_here(&self, uid: &str, host_ports: Vec<HostPort>) -> Result<Attachment, NetworkError> {
+        let existing = self.state.lock().pods.get(uid).cloned();
+        if let Some(mut record) = existing {
+            if record.host_ports != host_ports {
+                record.host_ports = host_ports;
+                self.write_record(uid, &record)?;
+                self.state.lock().pods.insert(uid.to_owned(), record.clone());
+                self.host_ports_changed.send_replace(());
+            }
+            return Ok(self.attachment(uid, &record));
+        }
+
+        let record = self.reserve(uid, host_ports)?;
+        match self.build(uid, &record) {
+            Ok(()) => {
+                let has_host_ports = !record.host_ports.is_empty();
+                let attachment = self.attachment(uid, &record);
+                self.state.lock().pods.insert(uid.to_owned(), record);
+                if has_host_ports {
+                    self.host_ports_changed.send_replace(());
+                }
+                Ok(attachment)
+            }
+            Err(error) => {
+                if let Err(second) = self.tear_down(uid, &record.link) {
+                    tracing::warn!(uid, error = %second, "clearing up after a failed attach did not finish");
+                }
+                self.release(&record.ips);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes addresses and a link name that nobody has.
+    fn reserve(&self, uid: &str, host_ports: Vec<HostPort>) -> Result<Record, NetworkError> {
+        let mut state = self.state.lock();
+        let mut ips = Vec::with_capacity(state.pools.len());
+        for (position, range) in self.config.pod_cidrs.iter().enumerate() {
+            match state.pools[position].take() {
+                Some(address) => ips.push(address),
+                None => {
+                    for address in ips {
+                        state.pools.iter_mut().for_each(|pool| pool.release(address));
+                    }
+                    return Err(NetworkError::AddressesExhausted { range: range.to_string() });
+                }
+            }
+        }
+        let link = (0..)
+            .map(|attempt| self.config.link_name(uid, attempt))
+            .find(|name| state.pods.values().all(|other| other.link != *name))
+            .expect("there are more names than pods");
+        // Locally administered, and never two alike among pods, since addresses are not.
+        let mut mac = [0x0a, 0x58, 0, 0, 0, 0];
+        match ips[0] {
+            IpAddr::V4(v4) => mac[2..].copy_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => mac[2..].copy_from_slice(&v6.octets()[12..]),
+        }
+        Ok(Record { link, ips, mac, host_ports })
+    }
+
+    fn build(&self, uid: &str, record: &Record) -> Result<(), NetworkError> {
+        let path = self.config.namespaces().join(uid);
+        // Whatever is there belongs to no record: an attach that a kill interrupted.
+        namespace::remove(&path).map_err(Step::RemoveNamespace.failed())?;
+        let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+        if links::index(&record.link).is_ok() {
+            links::delete(&mut netlink, &record.link).map_err(Step::RemoveLink.failed())?;
+        }
+        let pair = Pair {
+            host_link: record.link.clone(),
+            host_mac: HOST_MAC,
+            pod_mac: record.mac,
+            mtu: self.mtu,
+            addresses: record.ips.iter().copied().zip(self.gateways.iter().copied()).collect(),
+        };
+        namespace::create(&path, pair)?;
+        let host_side = |netlink: &mut Netlink| -> io::Result<()> {
+            let index = links::index(&record.link)?;
+            for (address, gateway) in record.ips.iter().zip(&self.gateways) {
+                links::add_neighbour(netlink, index, *address, record.mac)?;
+                let target = Target::Link { index, source: Some(*gateway) };
+                links::add_route(netlink, links::only(*address), &target)?;
+            }
+            Ok(())
+        };
+        host_side(&mut netlink).map_err(Step::MakeRoute.failed())?;
+        self.write_record(uid, record)
+    }
+
+    fn write_record(&self, uid: &str, record: &Record) -> Result<(), NetworkError> {
+        let path = self.config.records().join(uid);
+        let temporary = self.config.records().join(format!(".{uid}"));
+        let text = serde_json::to_vec(record).expect("a record has only string keys");
+        fs::write(&temporary, text).map_err(file("write", &temporary))?;
+        fs::rename(&temporary, &path).map_err(file("replace", &path))
+    }
+
+    fn attachment(&self, uid: &str, record: &Record) -> Attachment {
+        Attachment { netns: self.config.namespaces().join(uid), ips: record.ips.clone(), mac: record.mac }
+    }
+
+    fn release(&self, ips: &[IpAddr]) {
+        let mut state = self.state.lock();
+        for address in ips {
+            state.pools.iter_mut().for_each(|pool| pool.release(*address));
+        }
+    }
+
+    /// Takes away all that `attach` made. A pod that is not attached is fine.
+    pub async fn detach(self: &Arc<Self>, uid: &str) -> Result<(), NetworkError> {
+        let lock = self.lock(uid);
+        let guard = lock.lock().await;
+        let network = Arc::clone(self);
+        let uid_here = uid.to_owned();
+        let result = blocking(move || {
+            let Some(record) = network.state.lock().pods.get(&uid_here).cloned() else { return Ok(()) };
+            network.tear_down(&uid_here, &record.link)?;
+            network.state.lock().pods.remove(&uid_here);
+            network.release(&record.ips);
+            if !record.host_ports.is_empty() {
+                network.host_ports_changed.send_replace(());
+            }
+            Ok(())
+        })
+        .await;
+        drop(guard);
+        self.unlock(uid, lock);
+        result
+    }
+
+    fn tear_down(&self, uid: &str, link: &str) -> Result<(), NetworkError> {
+        let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+        links::delete(&mut netlink, link).map_err(Step::RemoveLink.failed())?;
+        namespace::remove(&self.config.namespaces().join(uid)).map_err(Step::RemoveNamespace.failed())?;
+        remove_file(&self.config.records().join(uid))
+    }
+
+    /// The attached pods by uid.
+    pub fn list(&self) -> Vec<(String, Attachment)> {
+        let state = self.state.lock();
+        state.pods.iter().map(|(uid, record)| (uid.clone(), self.attachment(uid, record))).collect()
+    }
+
+    /// The host ports in force, each with the addresses of its pod.
+    pub(crate) fn host_ports(&self) -> Vec<(HostPort, Vec<IpAddr>)> {
+        let state = self.state.lock();
+        let mut ports: Vec<_> = state
+            .pods
+            .values()
+            .flat_map(|record| record.host_ports.iter().map(|port| (port.clone(), record.ips.clone())))
+            .collect();
+        ports.sort();
+        ports
+    }
+
+    /// Wakes when `host_ports` has another answer.
+    pub(crate) fn host_port_changes(&self) -> watch::Receiver<()> {
+        self.host_ports_changed.subscribe()
+    }
+
+    /// Removes everything an instance made: table, links, routes, namespaces, state files. Needs no running instance;
+    /// what is not there is fine. Forwarding of packets stays on: other programs may have come to need it.
+    pub async fn purge(config: &Config) -> Result<(), NetworkError> {
+        let here = config.clone();
+        blocking(move || {
+            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+            for folder in [here.namespaces(), here.records()] {
+                if !folder.exists() {
+                    continue;
+                }
+                for (_, path) in namespace::list(&folder).map_err(file("list", &folder))? {
+                    namespace::remove(&path).map_err(Step::RemoveNamespace.failed())?;
+                }
+                fs::remove_dir(&folder).map_err(file("remove folder", &folder))?;
+            }
+            let prefix = here.link_prefix();
+            for link in links::list(&mut netlink).map_err(Step::List.failed())? {
+                if link.name == here.bridge || is_pod_link(&link.name, &prefix) {
+                    links::delete(&mut netlink, &link.name).map_err(Step::RemoveLink.failed())?;
+                }
+            }
+            for range in &here.pod_cidrs {
+                links::delete_unreachable(&mut netlink, *range).map_err(Step::MakeRoute.failed())?;
+            }
+            Ok(())
+        })
+        .await?;
+        nft::remove_table(&config.table)
+            .await
+            .map_err(|source| NetworkError::Table { table: config.table.clone(), source })
+    }
+
+    fn lock(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.busy.lock().entry(uid.to_owned()).or_default())
+    }
+
+    /// Forgets the lock when nobody else waits for it.
+    fn unlock(&self, uid: &str, lock: Arc<tokio::sync::Mutex<()>>) {
+        let mut busy = self.busy.lock();
+        drop(lock);
+        if busy.get(uid).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            busy.remove(uid);
+        }
+    }
+}
+
+/// A pod link's name is the prefix and eight hexadecimal digits; other people's links may begin alike.
+fn is_pod_link(name: &str, prefix: &str) -> bool {
+    name.strip_prefix(prefix).is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
+fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> NetworkError {
+    let path = path.to_owned();
+    move |source| NetworkError::File { action, path, source }
+}
+
+fn remove_file(path: &Path) -> Result<(), NetworkError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Runs system calls on a thread that may wait for them.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
+) -> Result<T, NetworkError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => Err(Step::OpenNetlink.failed()(io::Error::other(error))),
+        },
+    }
+}
+
+/// Lets the machine pass packets between pods and links. Writes only when it must: IPv6's switch has side effects on
+/// how the machine learns its own routes.
+fn forward_packets(config: &Config) -> Result<(), NetworkError> {
+    let switch = |path: &str| -> Result<(), NetworkError> {
+        let current = fs::read_to_string(path).map_err(Step::EnableForwarding.failed())?;
+        if current.trim() == "1" {
+            return Ok(());
+        }
+        fs::write(path, "1").map_err(Step::EnableForwarding.failed())
+    };
+    let (mut v4, mut v6) = (false, false);
+    for range in &config.pod_cidrs {
+        v4 |= matches!(range, ipnet::IpNet::V4(_));
+        v6 |= matches!(range, ipnet::IpNet::V6(_));
+    }
+    if v4 {
+        switch("/proc/sys/net/ipv4/ip_forward")?;
+    }
+    if v6 {
+        switch("/proc/sys/net/ipv6/conf/all/forwarding")?;
+    }
+    Ok(())
+}
+
+fn make_bridge(
+    netlink: &mut Netlink,
+    config: &Config,
+    existing: &[links::Link],
+    gateways: &[IpAddr],
+    mtu: u32,
+) -> Result<(), NetworkError> {
+    let wanted: Vec<IpAddr> = gateways.iter().chain(&config.dns_addresses).copied().collect();
+    let addresses = links::addresses(netlink).map_err(Step::List.failed())?;
+    let own = existing.iter().find(|link| link.name == config.bridge).map(|link| link.index);
+    for (index, address) in &addresses {
+        if Some(*index) != own && wanted.contains(address) {
+            let link = existing.iter().find(|link| link.index == *index).map_or("?", |link| link.name.as_str());
+            return Err(NetworkError::AddressInUse { address: *address, link: link.to_owned() });
+        }
+    }
+    let index = match own {
+        Some(index) => index,
+        None => {
+            links::add_bridge(netlink, &config.bridge, mtu).map_err(Step::MakeBridge.failed())?;
+            links::index(&config.bridge).map_err(Step::MakeBridge.failed())?
+        }
+    };
+    let set = |netlink: &mut Netlink| -> io::Result<()> {
+        links::set_up(netlink, index)?;
+        for (link, address) in &addresses {
+            if *link == index && !wanted.contains(address) {
+                links::delete_address(netlink, index, *address)?;
+            }
+        }
+        for address in &wanted {
+            if !addresses.contains(&(index, *address)) {
+                links::add_address(netlink, index, *address)?;
+            }
+        }
+        Ok(())
+    };
+    set(netlink).map_err(Step::MakeBridge.failed())?;
+    let routes = |netlink: &mut Netlink| -> io::Result<()> {
+        for range in &config.pod_cidrs {
+            // A pod that is gone, or not there yet, is answered here and not by the world outside.
+            links::add_route(netlink, *range, &Target::Unreachable)?;
+        }
+        for range in &config.service_cidrs {
+            let source = gateways.iter().find(|gateway| gateway.is_ipv4() == range.addr().is_ipv4()).copied();
+            links::add_route(netlink, *range, &Target::Link { index, source })?;
+        }
+        Ok(())
+    };
+    routes(netlink).map_err(Step::MakeRoute.failed())
+}
+
+/// Takes over the pods of an earlier run and removes what is left of those that did not survive.
+fn adopt(
+    netlink: &mut Netlink,
+    config: &Config,
+    links: &[links::Link],
+    pools: &mut [Pool],
+) -> Result<HashMap<String, Record>, NetworkError> {
+    let mut pods: HashMap<String, Record> = HashMap::new();
+    let folder = config.records();
+    for (uid, path) in namespace::list(&folder).map_err(file("list", &folder))? {
+        match read_record(&path) {
+            Some(record)
+                if !uid.starts_with('.')
+                    && record.ips.len() == pools.len()
+                    && links.iter().any(|link| link.name == record.link)
+                    && namespace::is_pinned(&config.namespaces().join(&uid))
+                    && pods.values().all(|other| other.ips != record.ips)
+                    && record.ips.iter().zip(pools.iter_mut()).all(|(address, pool)| pool.adopt(*address)) =>
+            {
+                pods.insert(uid, record);
+            }
+            _ => remove_file(&path)?,
+        }
+    }
+    let folder = config.namespaces();
+    for (uid, path) in namespace::list(&folder).map_err(file("list", &folder))? {
+        if !pods.contains_key(&uid) {
+            namespace::remove(&path).map_err(Step::RemoveNamespace.failed())?;
+        }
+    }
+    let prefix = config.link_prefix();
+    for link in links {
+        if is_pod_link(&link.name, &prefix) && pods.values().all(|record| record.link != link.name) {
+            links::delete(netlink, &link.name).map_err(Step::RemoveLink.failed())?;
+        }
+    }
+    Ok(pods)
+}
+
+/// A record that cannot be read is one that a power cut left: its pod is gone as well.
+fn read_record(path: &Path) -> Option<Record> {
+    let text = fs::read(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable record"));
+    serde_json::from_slice(&text.ok()?).ok()
+}
