@@ -1,0 +1,86 @@
+//! What all workers of a node share.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::config::Config;
+use crate::env::Surroundings;
+use crate::events::Recorder;
+use crate::machine::Machine;
+use crate::pod;
+use crate::quantity::Amount;
+use crate::references::References;
+use crate::resolv::Dns;
+use crate::services::Services;
+
+/// What all workers of a node share.
+pub struct Context {
+    /// As the node was configured.
+    pub config: Config,
+    /// What the machine is.
+    pub machine: Machine,
+    /// Where events go.
+    pub events: Recorder,
+    /// Watched ConfigMaps and Secrets.
+    pub references: Arc<References>,
+    /// Watched Services.
+    pub services: Services,
+    /// The TLS client for probes: probes do not check certificates.
+    pub probe_tls: Arc<rustls::ClientConfig>,
+}
+
+impl Context {
+    /// The folder of a pod.
+    pub fn pod_dir(&self, uid: &str) -> PathBuf {
+        self.config.node_dir().join("pods").join(uid)
+    }
+
+    /// The folder of a pod's logs.
+    pub fn log_dir(&self, owner: &Pod) -> PathBuf {
+        let folder = format!("{}_{}_{}", pod::namespace(owner), pod::name(owner), pod::uid(owner));
+        self.config.node_dir().join("logs").join(folder)
+    }
+
+    /// The node's addresses as text.
+    pub fn host_ips(&self) -> Vec<String> {
+        vec![self.config.node_ip.to_string()]
+    }
+
+    /// What a pod's environment and downward API may mention.
+    pub fn surroundings(&self, owner: &Pod, pod_ips: &[String]) -> Surroundings {
+        let mut allocatable = BTreeMap::new();
+        if let Some(cpus) = Amount::parse(&self.machine.cpus.to_string()) {
+            allocatable.insert("cpu".to_owned(), cpus);
+        }
+        if let Some(memory) = Amount::parse(&self.machine.memory.to_string()) {
+            allocatable.insert("memory".to_owned(), memory);
+        }
+        if let Some(disk) =
+            crate::machine::disk(&self.config.data_dir).and_then(|disk| Amount::parse(&disk.size.to_string()))
+        {
+            allocatable.insert("ephemeral-storage".to_owned(), disk);
+        }
+        let links = pod::spec(owner).enable_service_links.unwrap_or(true);
+        Surroundings {
+            host_ips: self.host_ips(),
+            pod_ips: pod_ips.to_vec(),
+            allocatable,
+            services: self.services.variables(pod::namespace(owner), links),
+        }
+    }
+
+    /// What the machine's own `resolv.conf` says.
+    pub fn host_dns(&self) -> Dns {
+        // systemd-resolved's stub does not answer in another network namespace; its upstream list does.
+        let direct = std::fs::read_to_string("/run/systemd/resolve/resolv.conf");
+        let usual = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let stub = Dns::parse(&usual).nameservers == ["127.0.0.53"];
+        match direct {
+            Ok(direct) if stub => Dns::parse(&direct),
+            _ => Dns::parse(&usual),
+        }
+    }
+}

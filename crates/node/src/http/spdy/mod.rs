@@ -1,0 +1,208 @@
+//! SPDY/3.1 as the streaming protocols of Kubernetes use it: the client opens streams, both sides send data on them.
+//!
+//! One task owns the connection. Data for a stream goes through a bounded queue to whoever serves it; what they write comes
+//! back through one bounded queue, so that a slow connection slows them down. Like the implementation that clients use, there
+//! are no per-stream windows.
+
+mod dictionary;
+pub mod frame;
+
+use std::collections::HashMap;
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use frame::{Decoder, Encoder, FLAG_FIN, Frame, Headers};
+
+/// Messages waiting for the connection, and pieces waiting for one stream.
+const QUEUE: usize = 16;
+/// Data is sent in pieces of this size.
+pub const PIECE: usize = 32 << 10;
+
+/// What is sent on a stream.
+enum Outgoing {
+    Data(u32, Bytes),
+    /// Nothing more comes on this stream.
+    End(u32),
+    /// The stream is over in both directions.
+    Reset(u32),
+}
+
+/// A stream that the client opened.
+pub struct Stream {
+    id: u32,
+    /// The headers it was opened with.
+    pub headers: Headers,
+    /// What the client sends; ends when the client ends its side.
+    pub incoming: mpsc::Receiver<Bytes>,
+    /// The way back.
+    pub outgoing: Sender,
+}
+
+impl Stream {
+    /// A header of the stream.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// Sends on one stream.
+#[derive(Clone)]
+pub struct Sender {
+    id: u32,
+    queue: mpsc::Sender<Outgoing>,
+}
+
+/// The connection is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection is closed")]
+pub struct Closed;
+
+impl Sender {
+    /// Sends data; waits while the connection is slow.
+    pub async fn send(&self, bytes: Bytes) -> Result<(), Closed> {
+        self.queue.send(Outgoing::Data(self.id, bytes)).await.map_err(|_| Closed)
+    }
+
+    /// Ends this side of the stream.
+    pub async fn end(&self) -> Result<(), Closed> {
+        self.queue.send(Outgoing::End(self.id)).await.map_err(|_| Closed)
+    }
+
+    /// Ends the stream in both directions.
+    pub async fn reset(&self) -> Result<(), Closed> {
+        self.queue.send(Outgoing::Reset(self.id)).await.map_err(|_| Closed)
+    }
+}
+
+/// The streams that a client opens.
+///
+/// The connection is closed when this and all [`Sender`]s are gone and everything has been written.
+pub struct Streams {
+    /// New streams.
+    pub opened: mpsc::Receiver<Stream>,
+    _open: mpsc::Sender<Outgoing>,
+    /// Cancelled when the connection is over.
+    pub over: CancellationToken,
+}
+
+/// Serves a connection: starts its task and returns the streams that the client opens.
+pub fn serve<C>(connection: C) -> Streams
+where
+    C: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (opened, streams) = mpsc::channel(QUEUE);
+    let over = CancellationToken::new();
+    let guard = over.clone().drop_guard();
+    let (outgoing, queue) = mpsc::channel(QUEUE);
+    let weak = outgoing.downgrade();
+    tokio::spawn(async move {
+        if let Err(error) = run(connection, opened, weak, queue).await {
+            tracing::debug!(error = &error as &dyn std::error::Error, "a SPDY connection ended");
+        }
+        drop(guard);
+    });
+    Streams { opened: streams, _open: outgoing, over }
+}
+
+async fn run<C>(
+    connection: C,
+    opened: mpsc::Sender<Stream>,
+    outgoing: mpsc::WeakSender<Outgoing>,
+    mut queue: mpsc::Receiver<Outgoing>,
+) -> io::Result<()>
+where
+    C: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let (mut reader, mut writer) = tokio::io::split(connection);
+    let (control, mut controls) = mpsc::channel::<Frame>(QUEUE);
+    let write = async {
+        let mut encoder = Encoder::default();
+        let mut buffer = BytesMut::new();
+        loop {
+            // Both receives keep their messages when they are dropped.
+            let frame = tokio::select! {
+                biased;
+                Some(frame) = controls.recv() => frame,
+                message = queue.recv() => match message {
+                    Some(Outgoing::Data(id, bytes)) => Frame::Data { id, flags: 0, bytes },
+                    Some(Outgoing::End(id)) => Frame::Data { id, flags: FLAG_FIN, bytes: Bytes::new() },
+                    Some(Outgoing::Reset(id)) => Frame::Reset { id, status: 5 },
+                    None => break,
+                },
+            };
+            encoder.encode(&frame, &mut buffer).map_err(io::Error::other)?;
+            writer.write_all(&buffer).await?;
+            writer.flush().await?;
+            buffer.clear();
+        }
+        writer.shutdown().await
+    };
+    let read = async move {
+        let mut decoder = Decoder::default();
+        let mut buffer = BytesMut::with_capacity(PIECE);
+        let mut streams: HashMap<u32, mpsc::Sender<Bytes>> = HashMap::new();
+        let mut no_more = false;
+        loop {
+            while let Some(frame) = decoder.decode(&mut buffer).map_err(io::Error::other)? {
+                match frame {
+                    Frame::SynStream { id, flags, headers } => {
+                        let Some(queue) = outgoing.upgrade() else { return Ok(()) };
+                        if no_more {
+                            continue;
+                        }
+                        let (sender, incoming) = mpsc::channel(QUEUE);
+                        if flags & FLAG_FIN == 0 {
+                            streams.insert(id, sender);
+                        }
+                        let reply = Frame::SynReply { id, flags: 0, headers: Vec::new() };
+                        if control.send(reply).await.is_err() {
+                            return Ok(());
+                        }
+                        let stream = Stream { id, headers, incoming, outgoing: Sender { id, queue } };
+                        let sender_id = stream.id;
+                        if opened.send(stream).await.is_err() {
+                            // Nobody takes new streams any more.
+                            streams.remove(&sender_id);
+                        }
+                    }
+                    Frame::Data { id, flags, bytes } => {
+                        if let Some(stream) = streams.get(&id)
+                            && !bytes.is_empty()
+                            && stream.send(bytes).await.is_err()
+                        {
+                            streams.remove(&id);
+                        }
+                        if flags & FLAG_FIN != 0 {
+                            streams.remove(&id);
+                        }
+                    }
+                    Frame::Reset { id, .. } => {
+                        streams.remove(&id);
+                    }
+                    Frame::Headers { id, flags, .. } if flags & FLAG_FIN != 0 => {
+                        streams.remove(&id);
+                    }
+                    Frame::Ping { id } => {
+                        control.send(Frame::Ping { id }).await.map_err(|_| io::ErrorKind::BrokenPipe)?
+                    }
+                    Frame::GoAway { .. } => no_more = true,
+                    _ => {}
+                }
+            }
+            if reader.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        }
+    };
+    let mut read = std::pin::pin!(read);
+    let mut write = std::pin::pin!(write);
+    // Whichever ends first ends the connection: the client is gone, or everything has been said.
+    tokio::select! {
+        result = &mut read => result,
+        result = &mut write => result,
+    }
+}

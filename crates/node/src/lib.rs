@@ -1,0 +1,41 @@
+//! What a kubelet does: pod workers, probes, volumes, status and the node's own HTTP API.
+//!
+//! ```text
+//!  watch of the node's pods ─▶ pods ─▶ one worker a pod ─▶ runtime, network
+//!                                        │   ▲  ▲
+//!                 status, events ◀───────┘   │  └─ probes, operations
+//!                        runtime's events ───┘
+//! ```
+//!
+//! Decisions are pure functions ([`plan`], [`status`], [`env`] and so on); tasks only carry news to them and act.
+
+mod backoff;
+mod config;
+mod context;
+mod env;
+mod errors;
+mod events;
+mod hooks;
+mod http;
+mod image;
+mod log;
+mod machine;
+mod node;
+mod plan;
+mod pod;
+mod pods;
+mod probe_tls;
+mod probes;
+mod quantity;
+mod references;
+mod register;
+mod resolv;
+mod resources;
+mod security;
+mod services;
+mod status;
+mod volumes;
+mod worker;
+
+pub use config::Config;
+pub use node::{Node, NodeError};

@@ -1,0 +1,121 @@
+//! The node: built from its configuration, then run until its token is cancelled.
+
+use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::context::Context;
+use crate::events;
+use crate::http::Server;
+use crate::machine::read_machine;
+use crate::pods::{self, Pods};
+use crate::references::References;
+use crate::services::Services;
+use crate::{probe_tls, register};
+
+/// Why a node can't be built.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// The HTTP API's address can't be bound.
+    #[error("failed to listen on {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The node's folder can't be made.
+    #[error("failed to make the folder {}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The TLS client for probes can't be made.
+    #[error("failed to prepare TLS for probes")]
+    ProbeTls {
+        /// What rustls said.
+        source: rustls::Error,
+    },
+    /// A part of the node panicked; the others went on until the end.
+    #[error("{part} panicked")]
+    Panicked {
+        /// The part.
+        part: &'static str,
+        /// The panic.
+        source: tokio::task::JoinError,
+    },
+}
+
+/// A built node: its HTTP API's socket is bound, nothing runs yet.
+pub struct Node {
+    context: Arc<Context>,
+    pods: Arc<Pods>,
+    port: u16,
+    /// Taken by the first run.
+    parts: Mutex<Option<(TcpListener, events::Writer)>>,
+}
+
+impl Node {
+    /// Binds the HTTP API's socket and makes the node's folder.
+    pub async fn build(config: Config) -> Result<Arc<Node>, NodeError> {
+        let listen = |source| NodeError::Listen { address: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
+        let port = listener.local_addr().map_err(listen)?.port();
+        let folder = config.node_dir();
+        // Volumes below it hold secrets: nobody else may look in.
+        let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.map_err(|source| NodeError::Folder { path: folder, source })?;
+        let probe_tls = probe_tls::client().map_err(|source| NodeError::ProbeTls { source })?;
+        let (recorder, writer) = events::channel();
+        let context = Arc::new(Context {
+            references: References::new(config.client.clone()),
+            services: Services::default(),
+            events: recorder,
+            machine: read_machine(),
+            probe_tls,
+            config,
+        });
+        Ok(Arc::new(Node { context, pods: Arc::default(), port, parts: Mutex::new(Some((listener, writer))) }))
+    }
+
+    /// The port of the HTTP API.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs the node until the token is cancelled. Pods go on running. A second call returns at once.
+    pub async fn run(self: Arc<Self>, token: CancellationToken) -> Result<(), NodeError> {
+        let Some((listener, writer)) = self.parts.lock().take() else { return Ok(()) };
+        let context = &self.context;
+        let server = Arc::new(Server { context: Arc::clone(context), pods: Arc::clone(&self.pods) });
+        let client = context.config.client.clone();
+        // Each has a task of its own: a slow one holds up no other, heartbeats least of all.
+        let parts = [
+            ("the heartbeat", tokio::spawn(register::keep_lease(Arc::clone(context), token.clone()))),
+            ("the node's status", tokio::spawn(register::keep_status(Arc::clone(context), self.port, token.clone()))),
+            ("the event writer", tokio::spawn(writer.run(client.clone(), context.config.name.clone(), token.clone()))),
+            ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
+            ("the pods", tokio::spawn(pods::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
+            ("the HTTP API", tokio::spawn(server.run(listener, token.clone()))),
+        ];
+        let mut result = Ok(());
+        for (part, task) in parts {
+            if let Err(source) = task.await {
+                result = Err(NodeError::Panicked { part, source });
+            }
+        }
+        result
+    }
+}
+
+async fn watch_services(context: Arc<Context>, client: kube::Client, token: CancellationToken) {
+    context.services.run(client, token).await;
+}

@@ -1,0 +1,445 @@
+//! The Node object: registered at the start, its status written when something changed or five minutes have passed; and the
+//! Lease that says the node is alive, every ten seconds in a task of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::{
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
+    NodeSystemInfo,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use kobune_runtime::Image;
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::context::Context;
+use crate::events::Severity;
+use crate::machine::{self, Disk, Machine};
+use crate::status::time;
+
+/// How often the lease is renewed, upstream's figure for a lease of 40 s.
+const LEASE_EVERY: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: i32 = 40;
+/// How often the machine is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// An unchanged status is written this often.
+const STATUS_EVERY: Duration = Duration::from_secs(300);
+/// How soon a failed registration or write is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// Memory below which the node is under pressure: upstream's default for eviction.
+const MEMORY_LEAST: i64 = 100 << 20;
+/// So many images are listed, and so many names of each: upstream's limits.
+const IMAGES: usize = 50;
+const IMAGE_NAMES: usize = 5;
+
+/// What the machine looks like at a moment.
+#[derive(Clone, Debug, Default)]
+pub struct Look {
+    /// Memory that could be given to pods.
+    pub memory_available: i64,
+    /// The file system of the data folder.
+    pub disk: Disk,
+    /// Processes and threads.
+    pub tasks: i64,
+    /// Images in the store.
+    pub images: Vec<Image>,
+    /// The time.
+    pub now: Timestamp,
+}
+
+fn look(context: &Context) -> Look {
+    Look {
+        memory_available: machine::memory_available(),
+        disk: machine::disk(&context.config.data_dir).unwrap_or_default(),
+        tasks: machine::tasks(),
+        images: context.config.runtime.images().list(),
+        now: Timestamp::now(),
+    }
+}
+
+/// What of a node does not change while it runs.
+struct Facts<'a> {
+    ip: &'a str,
+    name: &'a str,
+    port: u16,
+    max_pods: u32,
+    version: &'a str,
+    machine: &'a Machine,
+}
+
+/// The node's status. Pure.
+fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
+    let quantity = |value: String| Quantity(value);
+    // Rounded to whole mebibytes so that a moment's change of a file system is no change of the status.
+    let disk = (look.disk.size >> 20 << 20).to_string();
+    let resources: BTreeMap<String, Quantity> = [
+        ("cpu", node.machine.cpus.to_string()),
+        ("memory", format!("{}Ki", node.machine.memory / 1024)),
+        ("ephemeral-storage", disk),
+        ("pods", node.max_pods.to_string()),
+        ("hugepages-1Gi", "0".to_owned()),
+        ("hugepages-2Mi", "0".to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), quantity(value)))
+    .collect();
+    let memory_short = look.memory_available < MEMORY_LEAST;
+    let disk_short = look.disk.size > 0
+        && (look.disk.available < look.disk.size / 100 * 5
+            || (look.disk.inodes > 0 && look.disk.inodes_free < look.disk.inodes / 100 * 5));
+    let tasks_short = look.tasks > node.machine.pid_max / 100 * 95;
+    let condition = |kind: &str, bad: bool, good_reason: &str, good: &str, bad_reason: &str, bad_text: &str| {
+        let (status, reason, message) = if bad { ("True", bad_reason, bad_text) } else { ("False", good_reason, good) };
+        (kind.to_owned(), status, reason.to_owned(), message.to_owned())
+    };
+    let own = [
+        condition(
+            "MemoryPressure",
+            memory_short,
+            "KubeletHasSufficientMemory",
+            "kubelet has sufficient memory available",
+            "KubeletHasInsufficientMemory",
+            "kubelet has insufficient memory available",
+        ),
+        condition(
+            "DiskPressure",
+            disk_short,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+            "KubeletHasDiskPressure",
+            "kubelet has disk pressure",
+        ),
+        condition(
+            "PIDPressure",
+            tasks_short,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+            "KubeletHasInsufficientPID",
+            "kubelet has insufficient PID available",
+        ),
+        ("Ready".to_owned(), "True", "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
+    ];
+    let known = |kind: &str| old.conditions.iter().flatten().find(|condition| condition.type_ == kind);
+    let mut conditions: Vec<NodeCondition> = own
+        .iter()
+        .map(|(kind, status, reason, message)| NodeCondition {
+            type_: kind.clone(),
+            status: (*status).to_owned(),
+            reason: Some(reason.clone()),
+            message: Some(message.clone()),
+            last_heartbeat_time: Some(time(look.now)),
+            last_transition_time: known(kind)
+                .filter(|before| before.status == *status)
+                .and_then(|before| before.last_transition_time.clone())
+                .or_else(|| Some(time(look.now))),
+        })
+        .collect();
+    let foreign =
+        old.conditions.iter().flatten().filter(|condition| !own.iter().any(|(kind, ..)| *kind == condition.type_));
+    conditions.extend(foreign.cloned());
+    let mut images: Vec<ContainerImage> = look
+        .images
+        .iter()
+        .map(|image| {
+            let names = image.digests.iter().chain(&image.tags).take(IMAGE_NAMES).cloned().collect();
+            ContainerImage { names: Some(names), size_bytes: i64::try_from(image.size).ok() }
+        })
+        .collect();
+    images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
+    images.truncate(IMAGES);
+    let address = |kind: &str, address: &str| NodeAddress { type_: kind.to_owned(), address: address.to_owned() };
+    NodeStatus {
+        capacity: Some(resources.clone()),
+        allocatable: Some(resources),
+        conditions: Some(conditions),
+        addresses: Some(vec![address("InternalIP", node.ip), address("Hostname", node.name)]),
+        daemon_endpoints: Some(NodeDaemonEndpoints {
+            kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(node.port) }),
+        }),
+        node_info: Some(NodeSystemInfo {
+            architecture: node.machine.architecture.clone(),
+            boot_id: node.machine.boot_id.clone(),
+            container_runtime_version: format!("kobune://{}", env!("CARGO_PKG_VERSION")),
+            kernel_version: node.machine.kernel.clone(),
+            kube_proxy_version: String::new(),
+            kubelet_version: node.version.to_owned(),
+            machine_id: node.machine.machine_id.clone(),
+            operating_system: "linux".to_owned(),
+            os_image: node.machine.os_image.clone(),
+            system_uuid: node.machine.system_uuid.clone(),
+            swap: None,
+        }),
+        images: Some(images),
+        ..old.clone()
+    }
+}
+
+fn labels(context: &Context) -> BTreeMap<String, String> {
+    let config = &context.config;
+    let mut labels = config.labels.clone();
+    for (key, value) in [
+        ("kubernetes.io/hostname", config.name.as_str()),
+        ("kubernetes.io/arch", context.machine.architecture.as_str()),
+        ("kubernetes.io/os", "linux"),
+        ("beta.kubernetes.io/arch", context.machine.architecture.as_str()),
+        ("beta.kubernetes.io/os", "linux"),
+    ] {
+        labels.insert(key.to_owned(), value.to_owned());
+    }
+    labels
+}
+
+/// The part of a status that counts as a change: all but the heartbeats.
+fn substance(status: &NodeStatus) -> Value {
+    let mut status = status.clone();
+    for condition in status.conditions.iter_mut().flatten() {
+        condition.last_heartbeat_time = None::<Time>;
+    }
+    serde_json::to_value(status).unwrap_or_default()
+}
+
+/// Registers the node and keeps its status current until the token is cancelled.
+pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationToken) {
+    let api: Api<Node> = Api::all(context.config.client.clone());
+    let mut written: Option<(Value, Instant)> = None;
+    let mut warned = false;
+    loop {
+        let result = pass(&context, &api, port, &mut written).await;
+        let delay = match &result {
+            Ok(()) => {
+                warned = false;
+                LOOK_EVERY
+            }
+            Err(error) => {
+                if !warned {
+                    tracing::warn!(
+                        error = error as &dyn std::error::Error,
+                        "the node's status was not written, trying again"
+                    );
+                }
+                warned = true;
+                RETRY
+            }
+        };
+        // Dropping the timer loses nothing.
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(delay) => {}
+        }
+    }
+}
+
+async fn pass(
+    context: &Arc<Context>,
+    api: &Api<Node>,
+    port: u16,
+    written: &mut Option<(Value, Instant)>,
+) -> Result<(), kube::Error> {
+    let config = &context.config;
+    let look = look(context);
+    let compute = |old: &NodeStatus| {
+        let ip = config.node_ip.to_string();
+        let facts = Facts {
+            ip: &ip,
+            name: &config.name,
+            port,
+            max_pods: config.max_pods,
+            version: &config.version,
+            machine: &context.machine,
+        };
+        node_status(&facts, &look, old)
+    };
+    if let Some((known, at)) = written
+        && at.elapsed() < STATUS_EVERY
+    {
+        let old: NodeStatus = serde_json::from_value(known.clone()).unwrap_or_default();
+        if substance(&compute(&old)) == *known {
+            return Ok(());
+        }
+    }
+    let node = match api.get_opt(&config.name).await? {
+        Some(node) => node,
+        None => register(context, api).await?,
+    };
+    let wanted = labels(context);
+    let has = node.metadata.labels.clone().unwrap_or_default();
+    if wanted.iter().any(|(key, value)| has.get(key) != Some(value)) {
+        api.patch(&config.name, &PatchParams::default(), &Patch::Strategic(json!({"metadata": {"labels": wanted}})))
+            .await?;
+    }
+    let old = node.status.clone().unwrap_or_default();
+    let made = compute(&old);
+    let patch = json!({"status": status_patch(&old, &made)});
+    api.patch_status(&config.name, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+    *written = Some((substance(&made), Instant::now()));
+    Ok(())
+}
+
+/// What differs, with lists that merge by key whole.
+fn status_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
+    let (old, new) = (serde_json::to_value(old).unwrap_or_default(), serde_json::to_value(new).unwrap_or_default());
+    let mut changes = serde_json::Map::new();
+    for (key, value) in new.as_object().into_iter().flatten() {
+        if old.get(key) != Some(value) {
+            changes.insert(key.clone(), value.clone());
+            if key == "addresses" {
+                // Addresses merge by type; one that changed replaces the other.
+                changes.insert(
+                    "$setElementOrder/addresses".to_owned(),
+                    json!([{"type": "InternalIP"}, {"type": "Hostname"}]),
+                );
+            }
+        }
+    }
+    Value::Object(changes)
+}
+
+async fn register(context: &Arc<Context>, api: &Api<Node>) -> Result<Node, kube::Error> {
+    let config = &context.config;
+    let node = Node {
+        metadata: ObjectMeta {
+            name: Some(config.name.clone()),
+            labels: Some(labels(context)),
+            ..ObjectMeta::default()
+        },
+        spec: Some(NodeSpec {
+            pod_cidr: config.pod_cidrs.first().cloned(),
+            pod_cidrs: (!config.pod_cidrs.is_empty()).then(|| config.pod_cidrs.clone()),
+            ..NodeSpec::default()
+        }),
+        ..Node::default()
+    };
+    match api.create(&PostParams::default(), &node).await {
+        Ok(node) => {
+            tracing::info!(node = config.name, "registered the node");
+            context.events.node(
+                &config.name,
+                Severity::Normal,
+                "RegisteredNode",
+                format!("Node {} registered", config.name),
+            );
+            Ok(node)
+        }
+        Err(kube::Error::Api(status)) if status.code == 409 => api.get(&config.name).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Renews the node's lease until the token is cancelled.
+pub async fn keep_lease(context: Arc<Context>, token: CancellationToken) {
+    let api: Api<Lease> = Api::namespaced(context.config.client.clone(), "kube-node-lease");
+    let mut ours = false;
+    let mut ticks = tokio::time::interval(LEASE_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut warned = false;
+    loop {
+        // Dropping the tick loses nothing.
+        tokio::select! {
+            () = token.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        match renew(&context, &api, &mut ours).await {
+            Ok(()) => warned = false,
+            Err(error) => {
+                if !warned {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "the node's lease was not renewed, trying again"
+                    );
+                }
+                warned = true;
+                ticks.reset_after(RETRY);
+            }
+        }
+    }
+}
+
+async fn renew(context: &Arc<Context>, api: &Api<Lease>, ours: &mut bool) -> Result<(), kube::Error> {
+    let name = &context.config.name;
+    let spec = LeaseSpec {
+        holder_identity: Some(name.clone()),
+        lease_duration_seconds: Some(LEASE_SECONDS),
+        renew_time: Some(MicroTime(Timestamp::now())),
+        ..LeaseSpec::default()
+    };
+    if *ours {
+        match api.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await {
+            Ok(_) => return Ok(()),
+            Err(kube::Error::Api(status)) if status.code == 404 => *ours = false,
+            Err(error) => return Err(error),
+        }
+    }
+    // The node controller removes leases whose owner is gone.
+    let node = Api::<Node>::all(context.config.client.clone()).get_opt(name).await?;
+    let owner = node.and_then(|node| node.metadata.uid).map(|uid| OwnerReference {
+        api_version: "v1".to_owned(),
+        kind: "Node".to_owned(),
+        name: name.clone(),
+        uid,
+        ..OwnerReference::default()
+    });
+    let lease = Lease {
+        metadata: ObjectMeta {
+            name: Some(name.clone()),
+            owner_references: owner.map(|owner| vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec.clone()),
+    };
+    match api.create(&PostParams::default(), &lease).await {
+        Ok(_) => {}
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            api.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+        }
+        Err(error) => return Err(error),
+    }
+    *ours = true;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_changes_only_with_its_substance() {
+        let machine =
+            Machine { cpus: 2, memory: 1 << 30, pid_max: 1000, architecture: "amd64".into(), ..Machine::default() };
+        let facts =
+            Facts { ip: "192.0.2.1", name: "n", port: 10250, max_pods: 110, version: "v1.36.0", machine: &machine };
+        let at = |second: i64| Timestamp::from_second(second).expect("a time");
+        let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };
+        let look = Look { memory_available: 1 << 30, disk, tasks: 10, images: Vec::new(), now: at(1000) };
+        let make = |look: &Look, old: &NodeStatus| node_status(&facts, look, old);
+        let first = make(&look, &NodeStatus::default());
+        let later = Look { now: at(2000), disk: Disk { available: 49 << 30, ..disk }, ..look.clone() };
+        let second = make(&later, &first);
+        assert_eq!(substance(&first), substance(&second));
+        let known: NodeStatus = serde_json::from_value(substance(&first)).expect("a status");
+        assert_eq!(substance(&make(&later, &known)), substance(&first));
+        let short = Look { memory_available: 1 << 20, ..later };
+        let third = make(&short, &second);
+        let pressure = third
+            .conditions
+            .iter()
+            .flatten()
+            .find(|condition| condition.type_ == "MemoryPressure")
+            .expect("the condition");
+        assert_eq!(
+            (pressure.status.as_str(), pressure.reason.as_deref()),
+            ("True", Some("KubeletHasInsufficientMemory"))
+        );
+        assert_eq!(pressure.last_transition_time, Some(time(at(2000))));
+        let ready =
+            third.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").expect("the condition");
+        assert_eq!(ready.last_transition_time, Some(time(at(1000))));
+    }
+}

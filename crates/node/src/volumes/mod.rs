@@ -1,0 +1,344 @@
+//! A pod's volumes: made before its containers start, kept current while they run, taken away after they are gone.
+//!
+//! Below `<node>/pods/<uid>/volumes/<plugin>/<name>`. Volumes with secrets are file systems in memory, so that nothing of
+//! them touches the disk.
+
+pub mod atomic;
+pub mod content;
+pub mod host_path;
+pub mod tokens;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
+use kobune_runtime::{Mount, MountPropagation};
+use nix::mount::{MntFlags, MsFlags};
+
+use crate::env::expand;
+use crate::pod;
+use crate::quantity::Amount;
+use content::{ContentError, Sources};
+
+/// Why a volume can't be made. The texts follow upstream's events.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    /// Its files can't be made.
+    #[error(transparent)]
+    Content(#[from] ContentError),
+    /// The host's path is not what the volume says.
+    #[error(transparent)]
+    HostPath(#[from] host_path::HostPathError),
+    /// A folder, file or mount failed.
+    #[error("failed to {action} {}: {source}", path.display())]
+    Io {
+        /// What was attempted.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A kind of volume this node does not have.
+    #[error("volume plugin for {0} is not available on this node")]
+    Unsupported(&'static str),
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
+    let path = path.to_owned();
+    move |source| VolumeError::Io { action, path, source }
+}
+
+/// The folder of a volume below the pod's folder; `None` for host paths, which have none.
+fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeError> {
+    let plugin = if volume.empty_dir.is_some() {
+        "kubernetes.io~empty-dir"
+    } else if volume.config_map.is_some() {
+        "kubernetes.io~configmap"
+    } else if volume.secret.is_some() {
+        "kubernetes.io~secret"
+    } else if volume.downward_api.is_some() {
+        "kubernetes.io~downward-api"
+    } else if volume.projected.is_some() {
+        "kubernetes.io~projected"
+    } else if volume.host_path.is_some() {
+        return Ok(None);
+    } else {
+        return Err(VolumeError::Unsupported(plugin_name(volume)));
+    };
+    Ok(Some(pod_dir.join("volumes").join(plugin).join(&volume.name)))
+}
+
+fn plugin_name(volume: &Volume) -> &'static str {
+    if volume.persistent_volume_claim.is_some() {
+        "persistentVolumeClaim"
+    } else if volume.csi.is_some() {
+        "csi"
+    } else if volume.nfs.is_some() {
+        "nfs"
+    } else if volume.ephemeral.is_some() {
+        "ephemeral"
+    } else if volume.image.is_some() {
+        "image"
+    } else {
+        "this source"
+    }
+}
+
+/// Makes a volume or brings its files up to date. Blocks.
+pub fn set_up(pod_dir: &Path, owner: &Pod, volume: &Volume, sources: &Sources<'_>) -> Result<(), VolumeError> {
+    if let Some(source) = &volume.host_path {
+        return Ok(host_path::prepare(&source.path, source.type_.as_deref().unwrap_or_default())?);
+    }
+    let Some(path) = folder(pod_dir, volume)? else { return Ok(()) };
+    let group = pod::spec(owner).security_context.as_ref().and_then(|context| context.fs_group);
+    let group = group.and_then(|group| u32::try_from(group).ok());
+    if let Some(source) = &volume.empty_dir {
+        let fresh = !path.exists();
+        make_folder(&path)?;
+        let memory = source.medium.as_deref() == Some("Memory");
+        let mounted = memory && is_mount(&path)?;
+        if memory && !mounted {
+            let limit = source.size_limit.as_ref().map(Amount::of).map(Amount::value).filter(|limit| *limit > 0);
+            mount_tmpfs(&path, limit, "1777")?;
+        }
+        if fresh || (memory && !mounted) {
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed("open up", &path))?;
+            if let Some(group) = group {
+                chown(&path, None, Some(group)).map_err(failed("give a group to", &path))?;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o2777)).map_err(failed("open up", &path))?;
+            }
+        }
+        return Ok(());
+    }
+    // The payload comes first: a missing object leaves no half-made volume.
+    let Some(payload) = content::payload(owner, volume, sources)? else { return Ok(()) };
+    make_folder(&path)?;
+    if (volume.secret.is_some() || volume.projected.is_some()) && !is_mount(&path)? {
+        mount_tmpfs(&path, None, "0755")?;
+    }
+    atomic::write(&path, &payload, group).map_err(failed("write the files of", &path))?;
+    Ok(())
+}
+
+fn make_folder(path: &Path) -> Result<(), VolumeError> {
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(failed("make", path))?;
+    Ok(())
+}
+
+/// Whether something is mounted exactly here: the folder is on another device than its parent.
+fn is_mount(path: &Path) -> Result<bool, VolumeError> {
+    let own = fs::metadata(path).map_err(failed("look at", path))?;
+    let parent = path.parent().unwrap_or(path);
+    let parent = fs::metadata(parent).map_err(failed("look at", parent))?;
+    Ok(own.dev() != parent.dev())
+}
+
+fn mount_tmpfs(path: &Path, size: Option<i64>, mode: &str) -> Result<(), VolumeError> {
+    let options = match size {
+        Some(size) => format!("mode={mode},size={size}"),
+        None => format!("mode={mode}"),
+    };
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|errno| failed("mount memory at", path)(errno.into()))
+}
+
+/// Unmounts and removes everything below a pod's `volumes`. Blocks.
+pub fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
+    for plugin in list(&pod_dir.join("volumes"))? {
+        for volume in list(&plugin)? {
+            for _ in 0..8 {
+                if !is_mount(&volume)? {
+                    break;
+                }
+                nix::mount::umount2(&volume, MntFlags::MNT_DETACH)
+                    .map_err(|errno| failed("unmount", &volume)(errno.into()))?;
+            }
+        }
+    }
+    let volumes = pod_dir.join("volumes");
+    match fs::remove_dir_all(&volumes) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &volumes)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn list(path: &Path) -> Result<Vec<PathBuf>, VolumeError> {
+    match fs::read_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed("list", path)(error)),
+        Ok(entries) => {
+            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed("list", path))
+        }
+    }
+}
+
+/// Why a container's mounts can't be made; becomes `CreateContainerConfigError`.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The container mounts a volume the pod has not.
+    #[error("cannot find volume \"{volume}\" to mount into container \"{container}\"")]
+    NoVolume {
+        /// The volume.
+        volume: String,
+        /// The container.
+        container: String,
+    },
+    /// The sub path leads out of the volume.
+    #[error("subPath \"{path}\" is not allowed")]
+    SubPath {
+        /// The path.
+        path: String,
+    },
+    /// A sub path mentions a variable that does not exist.
+    #[error("missing value for \"{name}\"")]
+    Variable {
+        /// The variable.
+        name: String,
+    },
+    /// The sub path can't be made.
+    #[error("failed to prepare subPath for volumeMount \"{volume}\" of container \"{container}\": {source}")]
+    Prepare {
+        /// The volume.
+        volume: String,
+        /// The container.
+        container: String,
+        /// What failed.
+        source: io::Error,
+    },
+    /// A kind of volume this node does not have.
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+}
+
+/// The mounts of a container for the runtime; makes sub paths that do not exist. Blocks.
+pub fn mounts(
+    pod_dir: &Path,
+    owner: &Pod,
+    container: &Container,
+    env: &[(String, String)],
+) -> Result<Vec<Mount>, MountError> {
+    let volumes: BTreeMap<&str, &Volume> =
+        pod::spec(owner).volumes.iter().flatten().map(|volume| (volume.name.as_str(), volume)).collect();
+    let wanted = container.volume_mounts.iter().flatten();
+    wanted.map(|mount| one_mount(pod_dir, &volumes, container, mount, env)).collect()
+}
+
+fn one_mount(
+    pod_dir: &Path,
+    volumes: &BTreeMap<&str, &Volume>,
+    container: &Container,
+    wanted: &VolumeMount,
+    env: &[(String, String)],
+) -> Result<Mount, MountError> {
+    let volume = volumes
+        .get(wanted.name.as_str())
+        .ok_or_else(|| MountError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() })?;
+    let root = match &volume.host_path {
+        Some(source) => PathBuf::from(&source.path),
+        None => folder(pod_dir, volume)?.unwrap_or_default(),
+    };
+    let files = volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+        || volume.projected.is_some();
+    let sub = match wanted.sub_path_expr.as_deref().filter(|path| !path.is_empty()) {
+        Some(expression) => Some(expand_strictly(expression, env)?),
+        None => wanted.sub_path.clone().filter(|path| !path.is_empty()),
+    };
+    let host_path = match sub {
+        None => root,
+        Some(sub) => {
+            let source =
+                |source| MountError::Prepare { volume: wanted.name.clone(), container: container.name.clone(), source };
+            sub_path(&root, &sub).map_err(source)?.ok_or(MountError::SubPath { path: sub })?
+        }
+    };
+    let container_path =
+        if wanted.mount_path.starts_with('/') { wanted.mount_path.clone() } else { format!("/{}", wanted.mount_path) };
+    let read_only = wanted.read_only.unwrap_or(false) || files;
+    Ok(Mount {
+        host_path,
+        container_path: container_path.into(),
+        read_only,
+        recursive_read_only: read_only
+            && matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+        propagation: match wanted.mount_propagation.as_deref() {
+            Some("HostToContainer") => MountPropagation::HostToContainer,
+            Some("Bidirectional") => MountPropagation::Bidirectional,
+            _ => MountPropagation::Private,
+        },
+    })
+}
+
+fn expand_strictly(expression: &str, env: &[(String, String)]) -> Result<String, MountError> {
+    let missing = std::cell::RefCell::new(None);
+    let expanded = expand(expression, |name| {
+        let found = env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
+        if found.is_none() {
+            missing.borrow_mut().get_or_insert(name.to_owned());
+        }
+        found
+    });
+    match missing.into_inner() {
+        Some(name) => Err(MountError::Variable { name }),
+        None => Ok(expanded),
+    }
+}
+
+/// The path below a volume, made as a folder when it does not exist; `None` when it leads out of the volume.
+fn sub_path(root: &Path, sub: &str) -> io::Result<Option<PathBuf>> {
+    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+        return Ok(None);
+    }
+    let root = fs::canonicalize(root)?;
+    let mut path = root.clone();
+    let mode = fs::metadata(&root)?.mode() & 0o7777;
+    for part in sub.split('/').filter(|part| !part.is_empty() && *part != ".") {
+        let next = path.join(part);
+        let next = match fs::canonicalize(&next) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                fs::DirBuilder::new().mode(mode).create(&next)?;
+                fs::set_permissions(&next, fs::Permissions::from_mode(mode))?;
+                next
+            }
+            Err(error) => return Err(error),
+        };
+        if !next.starts_with(&root) {
+            return Ok(None);
+        }
+        path = next;
+    }
+    Ok(Some(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sub_paths_stay_inside() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let root = fs::canonicalize(folder.path()).expect("a path");
+        fs::create_dir(root.join("in")).expect("made");
+        std::os::unix::fs::symlink("/etc", root.join("out")).expect("linked");
+        std::os::unix::fs::symlink("in", root.join("link")).expect("linked");
+        let check = |sub: &str, expected: Option<&str>| {
+            let actual = sub_path(&root, sub).expect("no failure");
+            assert_eq!(actual, expected.map(|path| root.join(path)), "{sub}");
+        };
+        check("in", Some("in"));
+        check("link", Some("in"));
+        check("link/new", Some("in/new"));
+        check("a/b", Some("a/b"));
+        check("out", None);
+        check("out/passwd", None);
+        check("../x", None);
+        check("/etc", None);
+    }
+}

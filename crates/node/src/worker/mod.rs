@@ -1,0 +1,835 @@
+//! A pod's worker: one task a pod, woken by events, which compares what is wanted with what runs and acts.
+//!
+//! ```text
+//!  Running ──deleted, deadline, all done──▶ Stopping ──all ended──▶ Cleaning ──▶ Ended ──gone from the API──▶ Forgetting
+//! ```
+//!
+//! A pass never waits: what takes time is an operation, a task of its own that reports its end as [`Progress`]. So a slow
+//! pull or hook holds up nothing but itself, and there are never two passes over one pod.
+
+pub mod manifest;
+mod outcome;
+mod probing;
+mod report;
+mod sandbox;
+mod start;
+mod stop;
+mod termination;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Pod;
+use kobune_runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::{Backoff, elapsed};
+use crate::context::Context;
+use crate::events::Severity;
+use crate::plan::{self, Kill, Plan, Start, Track, latest};
+use crate::pod::{self, Member};
+use crate::probes::ProbeKind;
+use crate::references::Held;
+use crate::status;
+use crate::volumes::tokens::Tokens;
+
+use probing::Probing;
+use report::Told;
+use start::{StartFailure, Starter};
+use stop::Stopper;
+
+pub use stop::{clean_up, forget};
+
+/// A first status that only says "pending" waits this long: most pods run by then, and one write is saved.
+const FIRST_STATUS: Duration = Duration::from_millis(300);
+/// A failed pull shows its error this long before it shows that it backs off.
+const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
+/// How long a container whose configuration is wrong waits for another try, unless something it mentions changes.
+const CONFIG_RETRY: Duration = Duration::from_secs(10);
+/// First and longest delay for operations that failed for reasons outside of the pod.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// More reports than this are never under way for one pod.
+const PROGRESS_QUEUE: usize = 64;
+
+/// What the API (or the disk) wants of a pod.
+#[derive(Clone)]
+pub struct Desired {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// It is no longer there.
+    pub gone: bool,
+}
+
+/// What an operation reports.
+enum Progress {
+    Volumes(Result<(), String>),
+    Sandbox(Result<(SandboxId, Vec<String>), String>),
+    Attached(Result<Vec<String>, String>),
+    Started { name: String, id: ContainerId },
+    StartDone { name: String, result: Result<ContainerId, StartFailure> },
+    Killed { name: String },
+    Stopped(bool),
+    CleanedUp(Result<(), String>),
+    Told(Told),
+    Deleted(Told),
+    Forgotten(Result<(), String>),
+    Removed(ContainerId),
+    Probe { id: ContainerId, kind: ProbeKind, success: bool },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Running,
+    Stopping,
+    Cleaning,
+    Ended,
+    Forgetting,
+    Forgotten,
+}
+
+/// Something that is tried again after a growing delay.
+#[derive(Default)]
+struct Retry {
+    busy: bool,
+    delay: Duration,
+    not_before: Option<Instant>,
+}
+
+impl Retry {
+    fn may_start(&self) -> bool {
+        !self.busy && self.not_before.is_none_or(|at| at <= Instant::now())
+    }
+
+    fn begin(&mut self) {
+        self.busy = true;
+    }
+
+    fn end(&mut self, success: bool) {
+        self.busy = false;
+        if success {
+            (self.delay, self.not_before) = (Duration::ZERO, None);
+        } else {
+            self.delay = (self.delay * 2).clamp(RETRY.0, RETRY.1);
+            self.not_before = Some(Instant::now() + self.delay);
+        }
+    }
+}
+
+/// A pod's worker.
+pub struct Worker {
+    context: Arc<Context>,
+    desired: watch::Receiver<Desired>,
+    /// Notified when the runtime tells something about the pod.
+    wake: Arc<Notify>,
+    /// Notified when a ConfigMap or Secret that the pod mentions changes.
+    changed: Arc<Notify>,
+    progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
+    operations: JoinSet<()>,
+    pod: Arc<Pod>,
+    members: Vec<Member>,
+    gone: bool,
+    stage: Stage,
+    born: Instant,
+    first_seen: Timestamp,
+    held: Held,
+    tokens: Arc<Mutex<Tokens>>,
+    tokens_due: Option<Instant>,
+    volumes_ready: bool,
+    volumes_stale: bool,
+    volumes: Retry,
+    sandbox: Option<SandboxId>,
+    sandboxes: Retry,
+    pod_ips: Vec<String>,
+    tracks: HashMap<String, Track>,
+    probing: HashMap<String, Probing>,
+    messages: HashMap<ContainerId, String>,
+    removing: HashSet<ContainerId>,
+    backoff: Backoff,
+    pull_backoff: Backoff,
+    pull_failed: HashMap<String, (Timestamp, String)>,
+    starting: usize,
+    start_token: CancellationToken,
+    stopping: usize,
+    stop_retry: Retry,
+    grace: Option<Duration>,
+    verdict: Option<(String, String)>,
+    cleaning: Retry,
+    telling: Retry,
+    untold: Option<String>,
+    /// The last patch, and the pod's resource version after the API server took it.
+    told: (serde_json::Value, Option<String>),
+    reported: bool,
+    deleting: Retry,
+    forgetting: Retry,
+    initialized: bool,
+    again: Option<Instant>,
+}
+
+/// Runs a pod's worker until the pod is forgotten (`true`) or the token is cancelled.
+pub async fn run(
+    context: Arc<Context>,
+    desired: watch::Receiver<Desired>,
+    wake: Arc<Notify>,
+    token: CancellationToken,
+) -> bool {
+    let mut worker = Worker::new(context, desired, wake);
+    loop {
+        worker.again = None;
+        worker.pass();
+        if worker.stage == Stage::Forgotten {
+            return true;
+        }
+        let again = worker.again;
+        let timer = async {
+            match again {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        // Each arm only waits for news that stay where they are when the wait is dropped.
+        tokio::select! {
+            () = token.cancelled() => return false,
+            () = worker.wake.notified() => {}
+            () = worker.changed.notified() => worker.references_changed(),
+            result = worker.desired.changed() => {
+                if result.is_err() {
+                    return false;
+                }
+            }
+            progress = worker.progress.1.recv() => {
+                if let Some(progress) = progress {
+                    worker.take(progress);
+                }
+            }
+            Some(ended) = worker.operations.join_next(), if !worker.operations.is_empty() => {
+                if let Err(error) = ended && error.is_panic() {
+                    tracing::error!(pod = pod::full_name(&worker.pod), error = &error as &dyn std::error::Error, "an operation of a pod panicked");
+                    worker.recover();
+                }
+            }
+            () = timer => {}
+        }
+        // More news may be waiting: one pass for all of them.
+        while let Ok(progress) = worker.progress.1.try_recv() {
+            worker.take(progress);
+        }
+    }
+}
+
+impl Worker {
+    fn new(context: Arc<Context>, desired: watch::Receiver<Desired>, wake: Arc<Notify>) -> Worker {
+        let first = desired.borrow().clone();
+        let changed = Arc::new(Notify::new());
+        let held = context.references.hold(&first.pod, &changed);
+        let members = pod::members(pod::spec(&first.pod));
+        let mut worker = Worker {
+            desired,
+            wake,
+            changed,
+            progress: mpsc::channel(PROGRESS_QUEUE),
+            operations: JoinSet::new(),
+            members,
+            gone: first.gone,
+            stage: Stage::Running,
+            born: Instant::now(),
+            first_seen: Timestamp::now(),
+            held,
+            tokens: Arc::default(),
+            tokens_due: None,
+            volumes_ready: false,
+            volumes_stale: true,
+            volumes: Retry::default(),
+            sandbox: None,
+            sandboxes: Retry::default(),
+            pod_ips: Vec::new(),
+            tracks: HashMap::new(),
+            probing: HashMap::new(),
+            messages: HashMap::new(),
+            removing: HashSet::new(),
+            backoff: Backoff::default(),
+            pull_backoff: Backoff::default(),
+            pull_failed: HashMap::new(),
+            starting: 0,
+            start_token: CancellationToken::new(),
+            stopping: 0,
+            stop_retry: Retry::default(),
+            grace: None,
+            verdict: None,
+            cleaning: Retry::default(),
+            telling: Retry::default(),
+            untold: None,
+            told: Default::default(),
+            reported: first.pod.status.as_ref().is_some_and(|status| status.start_time.is_some()),
+            deleting: Retry::default(),
+            forgetting: Retry::default(),
+            initialized: false,
+            again: None,
+            pod: first.pod,
+            context,
+        };
+        worker.save();
+        worker.adopt();
+        worker
+    }
+
+    /// Takes over what already runs for this pod.
+    fn adopt(&mut self) {
+        self.sandbox = self.ready_sandbox();
+        if self.sandbox.is_some() {
+            self.sandboxes.begin();
+            let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.pod));
+            self.spawn(async move { Progress::Attached(sandbox::attach_again(&context, &owner).await) });
+            // What runs has its volumes; they are brought up to date beside.
+            self.volumes_ready = true;
+            // Probes of what runs begin at once and need the address.
+            self.pod_ips = self.known_ips();
+        }
+        let now = Timestamp::now();
+        let containers = self.containers();
+        for member in &self.members {
+            let newest = latest(&containers, &member.container.name);
+            if let Some(container) = newest.filter(|container| container.attempt > 0) {
+                let since = container.finished_at.or(container.started_at).unwrap_or(now);
+                self.backoff.resume(&container.name, container.attempt, since);
+            }
+        }
+    }
+
+    /// The pod's addresses as the API (or the disk) has them.
+    fn known_ips(&self) -> Vec<String> {
+        if pod::spec(&self.pod).host_network.unwrap_or(false) {
+            return self.context.host_ips();
+        }
+        let ips = self.pod.status.iter().flat_map(|status| status.pod_ips.iter().flatten());
+        ips.map(|ip| ip.ip.clone()).collect()
+    }
+
+    fn ready_sandbox(&self) -> Option<SandboxId> {
+        let uid = pod::uid(&self.pod);
+        let sandboxes = self.context.config.runtime.pod_sandboxes().into_iter();
+        let ready = sandboxes.filter(|sandbox| sandbox.config.uid == uid && sandbox.state == SandboxState::Ready);
+        ready.max_by_key(|sandbox| sandbox.config.attempt).map(|sandbox| sandbox.id)
+    }
+
+    fn spawn(&mut self, operation: impl Future<Output = Progress> + Send + 'static) {
+        let sender = self.progress.0.clone();
+        self.operations.spawn(async move {
+            let progress = operation.await;
+            // Without a receiver the worker is gone, and nobody wants to know.
+            drop(sender.send(progress).await);
+        });
+    }
+
+    /// After a panic nobody reports: let everything be tried again.
+    fn recover(&mut self) {
+        for retry in [
+            &mut self.volumes,
+            &mut self.sandboxes,
+            &mut self.cleaning,
+            &mut self.telling,
+            &mut self.deleting,
+            &mut self.forgetting,
+            &mut self.stop_retry,
+        ] {
+            if retry.busy {
+                retry.end(false);
+            }
+        }
+        self.starting = 0;
+        self.stopping = 0;
+        for track in self.tracks.values_mut() {
+            track.busy = false;
+        }
+    }
+
+    fn containers(&self) -> Vec<ContainerStatus> {
+        let uid = pod::uid(&self.pod);
+        self.context.config.runtime.containers().into_iter().filter(|container| container.pod_uid == uid).collect()
+    }
+
+    fn wake_at(&mut self, at: Instant) {
+        self.again = Some(self.again.map_or(at, |known| known.min(at)));
+    }
+
+    fn wake_in(&mut self, delay: Duration) {
+        self.wake_at(Instant::now() + delay);
+    }
+
+    /// One pass: read, compare, act.
+    fn pass(&mut self) {
+        let now = Timestamp::now();
+        self.take_desired();
+        let containers = self.containers();
+        self.look_at(&containers, now);
+        self.decide_end(now);
+        match self.stage {
+            Stage::Running => self.drive(&containers, now),
+            Stage::Stopping => self.drive_stop(&containers),
+            Stage::Cleaning => self.drive_clean_up(),
+            Stage::Ended | Stage::Forgetting | Stage::Forgotten => {}
+        }
+        self.collect(&containers);
+        let told = self.report(&containers, now);
+        if matches!(self.stage, Stage::Ended | Stage::Forgetting) {
+            self.drive_ended(told);
+        }
+    }
+
+    fn take_desired(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        self.gone |= desired.gone;
+        self.accept(desired.pod);
+    }
+
+    /// Takes a newer state of the pod.
+    fn accept(&mut self, newer: Arc<Pod>) {
+        if Arc::ptr_eq(&newer, &self.pod) || revision(&newer) < revision(&self.pod) {
+            return;
+        }
+        let old = std::mem::replace(&mut self.pod, newer);
+        if old.spec != self.pod.spec {
+            self.members = pod::members(pod::spec(&self.pod));
+            self.held = self.context.references.hold(&self.pod, &self.changed);
+        }
+        // The downward API shows labels and annotations.
+        self.volumes_stale |= old.metadata.labels != self.pod.metadata.labels
+            || old.metadata.annotations != self.pod.metadata.annotations;
+        if old.spec != self.pod.spec || old.metadata.deletion_timestamp != self.pod.metadata.deletion_timestamp {
+            self.save();
+        }
+    }
+
+    /// Keeps the pod on disk for a start without the API server.
+    fn save(&mut self) {
+        let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.pod));
+        self.operations.spawn(async move {
+            let name = pod::full_name(&owner);
+            let written =
+                tokio::task::spawn_blocking(move || manifest::write(&context.pod_dir(pod::uid(&owner)), &owner)).await;
+            if let Ok(Err(error)) = written {
+                tracing::warn!(pod = name, error = &error as &dyn std::error::Error, "a pod was not saved to disk");
+            }
+        });
+    }
+
+    fn references_changed(&mut self) {
+        self.volumes_stale = true;
+        self.volumes.not_before = None;
+        for track in self.tracks.values_mut() {
+            if track.waiting.as_ref().is_some_and(|(reason, _)| reason == "CreateContainerConfigError") {
+                track.not_before = None;
+            }
+        }
+    }
+
+    fn member(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.container.name == name)
+    }
+
+    /// Notices ends, reads what they left, and sees that what runs is probed.
+    fn look_at(&mut self, containers: &[ContainerStatus], now: Timestamp) {
+        let pod_dir = self.context.pod_dir(pod::uid(&self.pod));
+        for container in containers {
+            let over = matches!(container.state, ContainerState::Exited | ContainerState::Unknown);
+            if over && !self.messages.contains_key(&container.id) {
+                let message = self
+                    .member(&container.name)
+                    .map(|member| termination::message(&pod_dir, &member.container, container));
+                self.messages.insert(container.id.clone(), message.unwrap_or_default());
+            }
+        }
+        self.messages.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        let names: Vec<String> = self.members.iter().map(|member| member.container.name.clone()).collect();
+        for name in names {
+            let newest = latest(containers, &name).filter(|container| container.state == ContainerState::Running);
+            let track = self.tracks.entry(name.clone()).or_default();
+            match newest {
+                // Without an address every probe would fail; it comes with the sandbox.
+                Some(container) if !track.is_about(&container.id) && !track.busy && !self.pod_ips.is_empty() => {
+                    // It ran before this worker did: its hook is done.
+                    let id = container.id.clone();
+                    self.begin_probing(&name, &id, container.started_at.unwrap_or(now), true);
+                }
+                Some(_) => {}
+                None => {
+                    if self.probing.remove(&name).is_some() {
+                        (track.started, track.ready, track.unhealthy) = (false, false, None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves to stopping when the pod was deleted, is final or has run out of time. Nothing else does.
+    fn decide_end(&mut self, now: Timestamp) {
+        let spec = pod::spec(&self.pod);
+        let usual = spec.termination_grace_period_seconds.unwrap_or(30);
+        let wanted = if self.gone || self.pod.metadata.deletion_timestamp.is_some() {
+            let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(usual).max(1);
+            Some(Duration::from_secs(seconds.unsigned_abs()))
+        } else if pod::is_terminal(&self.pod) || self.verdict.is_some() {
+            Some(Duration::from_secs(usual.max(0).unsigned_abs()))
+        } else if let Some(limit) = spec.active_deadline_seconds {
+            let begun = self
+                .pod
+                .status
+                .as_ref()
+                .and_then(|status| status.start_time.as_ref())
+                .map_or(self.first_seen, |time| time.0);
+            let limit = Duration::from_secs(limit.max(0).unsigned_abs());
+            let active = elapsed(begun, now);
+            if active >= limit {
+                let message = "Pod was active on the node longer than the specified deadline";
+                self.context.events.pod(&self.pod, Severity::Normal, "DeadlineExceeded", message);
+                self.verdict = Some(("DeadlineExceeded".to_owned(), message.to_owned()));
+                Some(Duration::from_secs(usual.max(0).unsigned_abs()))
+            } else {
+                self.wake_in(limit - active);
+                None
+            }
+        } else {
+            None
+        };
+        let Some(grace) = wanted else { return };
+        self.stop_within(grace);
+    }
+
+    fn stop_within(&mut self, grace: Duration) {
+        match self.stage {
+            Stage::Running => {
+                self.stage = Stage::Stopping;
+                self.grace = Some(grace);
+                self.start_token.cancel();
+            }
+            // A shorter period counts at once; a longer one never does.
+            Stage::Stopping if self.grace.is_some_and(|known| grace < known) => {
+                self.grace = Some(grace);
+                if self.stopping > 0 {
+                    self.spawn_stop(grace);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn drive(&mut self, containers: &[ContainerStatus], now: Timestamp) {
+        if self.sandbox.is_some() && !self.sandboxes.busy {
+            let ready = self.ready_sandbox();
+            if ready != self.sandbox {
+                self.sandbox = ready;
+            }
+        }
+        self.flip_pull_errors(now);
+        let plan = plan::plan(&plan::View {
+            pod: &self.pod,
+            members: &self.members,
+            sandbox: self.sandbox.as_ref(),
+            containers,
+            tracks: &self.tracks,
+            backoff: &self.backoff,
+            now,
+        });
+        self.initialized = plan.initialized;
+        if plan.finished {
+            let usual = pod::spec(&self.pod).termination_grace_period_seconds.unwrap_or(30).max(0).unsigned_abs();
+            self.stop_within(Duration::from_secs(usual));
+            self.drive_stop(containers);
+            return;
+        }
+        self.drive_volumes();
+        if plan.needs_sandbox && self.sandboxes.may_start() {
+            self.spawn_sandbox();
+        } else if plan.needs_sandbox && !self.sandboxes.busy {
+            self.wake_at(self.sandboxes.not_before.unwrap_or_else(Instant::now));
+        }
+        if let Some(delay) = plan.again_in {
+            // A little later, so that the delay is surely over.
+            self.wake_in(delay + Duration::from_millis(1));
+        }
+        self.act(plan, now);
+    }
+
+    fn drive_volumes(&mut self) {
+        if let Some(due) = self.tokens_due {
+            if due <= Instant::now() {
+                self.volumes_stale = true;
+                self.tokens_due = None;
+            } else {
+                self.wake_at(due);
+            }
+        }
+        if !self.volumes_stale {
+            return;
+        }
+        // Volumes of the downward API may show the pod's address, which the sandbox brings; the first round waits for nothing else.
+        if self.volumes.may_start() {
+            self.volumes.begin();
+            self.volumes_stale = false;
+            let (context, owner, held) = (Arc::clone(&self.context), Arc::clone(&self.pod), self.held.clone());
+            let (ips, tokens) = (self.pod_ips.clone(), Arc::clone(&self.tokens));
+            self.spawn(async move {
+                Progress::Volumes(sandbox::set_up_volumes(&context, &owner, &ips, &held, &tokens).await)
+            });
+        } else if let Some(at) = self.volumes.not_before.filter(|_| !self.volumes.busy) {
+            self.wake_at(at);
+        }
+    }
+
+    fn spawn_sandbox(&mut self) {
+        let uid = pod::uid(&self.pod);
+        let known = self.context.config.runtime.pod_sandboxes().into_iter().filter(|sandbox| sandbox.config.uid == uid);
+        let attempt = known.map(|sandbox| sandbox.config.attempt + 1).max().unwrap_or(0);
+        if attempt > 0 && self.sandboxes.delay.is_zero() {
+            let message = "Pod sandbox changed, it will be killed and re-created.";
+            self.context.events.pod(&self.pod, Severity::Normal, "SandboxChanged", message);
+        }
+        self.sandboxes.begin();
+        let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.pod));
+        self.spawn(async move { Progress::Sandbox(sandbox::run_sandbox(&context, &owner, attempt).await) });
+    }
+
+    fn act(&mut self, plan: Plan, now: Timestamp) {
+        for (name, reason, message) in plan.waiting {
+            let track = self.tracks.entry(name.clone()).or_default();
+            let first = track.waiting.as_ref().is_none_or(|(known, _)| *known != reason);
+            track.waiting = Some((reason, message));
+            if first && let Some(member) = self.member(&name) {
+                let text = format!("Back-off restarting failed container {name} in pod {}", pod::full_name(&self.pod));
+                self.context.events.container(&self.pod, member.role, &name, Severity::Warning, "BackOff", text);
+            }
+        }
+        for kill in plan.kill {
+            self.spawn_kill(kill);
+        }
+        let Some(sandbox) = self.sandbox.clone() else { return };
+        if plan.start.is_empty() || !self.volumes_ready || self.pod_ips.is_empty() {
+            return;
+        }
+        self.spawn_start(sandbox, plan.start, now);
+    }
+
+    fn spawn_kill(&mut self, kill: Kill) {
+        let member = self.members[kill.member].clone();
+        let name = member.container.name.clone();
+        let unhealthy = self.tracks.get(&name).is_some_and(|track| track.unhealthy.is_some());
+        let own = [&member.container.liveness_probe, &member.container.startup_probe];
+        let own =
+            own.into_iter().flatten().find_map(|probe| probe.termination_grace_period_seconds).filter(|_| unhealthy);
+        let seconds = own.or(pod::spec(&self.pod).termination_grace_period_seconds).unwrap_or(30).max(0).unsigned_abs();
+        self.tracks.entry(name.clone()).or_default().busy = true;
+        let stopper = self.stopper();
+        self.spawn(async move {
+            stopper.stop(&member, &kill.id, Duration::from_secs(seconds), &kill.message).await;
+            Progress::Killed { name }
+        });
+    }
+
+    fn spawn_start(&mut self, sandbox: SandboxId, starts: Vec<Start>, now: Timestamp) {
+        let mut list = Vec::new();
+        for start in starts {
+            let member = self.members[start.member].clone();
+            let name = member.container.name.clone();
+            if let Some(since) = start.after {
+                self.backoff.next(&name, since, now);
+            }
+            let track = self.tracks.entry(name).or_default();
+            track.busy = true;
+            track.not_before = None;
+            list.push((member, start.attempt));
+        }
+        let starter = Starter {
+            context: Arc::clone(&self.context),
+            pod: Arc::clone(&self.pod),
+            sandbox,
+            pod_ips: self.pod_ips.clone(),
+            held: self.held.clone(),
+            token: self.start_token.clone(),
+        };
+        self.starting += list.len();
+        let sender = self.progress.0.clone();
+        self.operations.spawn(async move {
+            // Service variables of a pod that starts before the services are known would be missing for its whole life.
+            tokio::select! {
+                () = starter.context.services.synced() => {}
+                () = starter.token.cancelled() => {}
+            }
+            for (member, attempt) in list {
+                let name = member.container.name.clone();
+                let result = match starter.start(&member, attempt).boxed().await {
+                    Ok(id) => {
+                        drop(sender.send(Progress::Started { name: name.clone(), id: id.clone() }).await);
+                        starter.post_start(&member, &id).boxed().await.map(|()| id)
+                    }
+                    Err(failure) => Err(failure),
+                };
+                // Without a receiver the worker is gone, and nobody wants to know.
+                drop(sender.send(Progress::StartDone { name, result }).await);
+            }
+        });
+    }
+
+    fn stopper(&self) -> Stopper {
+        Stopper { context: Arc::clone(&self.context), pod: Arc::clone(&self.pod), pod_ips: self.pod_ips.clone() }
+    }
+
+    fn drive_stop(&mut self, containers: &[ContainerStatus]) {
+        if self.starting > 0 || self.stopping > 0 {
+            return;
+        }
+        let running = containers.iter().any(|container| container.state == ContainerState::Running);
+        if !running && !self.sandboxes.busy && !self.volumes.busy {
+            self.stage = Stage::Cleaning;
+            self.probing.clear();
+            self.drive_clean_up();
+        } else if running && self.stop_retry.may_start() {
+            self.spawn_stop(self.grace.unwrap_or_default());
+        } else if let Some(at) = self.stop_retry.not_before {
+            self.wake_at(at);
+        }
+    }
+
+    fn spawn_stop(&mut self, grace: Duration) {
+        self.stopping += 1;
+        let (stopper, members) = (self.stopper(), self.members.clone());
+        self.spawn(async move { Progress::Stopped(stopper.stop_all(&members, grace).await) });
+    }
+
+    fn drive_clean_up(&mut self) {
+        if self.cleaning.may_start() {
+            self.cleaning.begin();
+            let (context, uid) = (Arc::clone(&self.context), pod::uid(&self.pod).to_owned());
+            self.spawn(async move { Progress::CleanedUp(clean_up(&context, &uid).await) });
+        } else if let Some(at) = self.cleaning.not_before.filter(|_| !self.cleaning.busy) {
+            self.wake_at(at);
+        }
+    }
+
+    /// `told`: the API server has the last status.
+    fn drive_ended(&mut self, told: bool) {
+        if self.gone {
+            if self.forgetting.may_start() {
+                self.stage = Stage::Forgetting;
+                self.forgetting.begin();
+                let (context, uid) = (Arc::clone(&self.context), pod::uid(&self.pod).to_owned());
+                let logs = self.context.log_dir(&self.pod);
+                self.spawn(async move { Progress::Forgotten(forget(&context, &uid, Some(logs)).await) });
+            } else if let Some(at) = self.forgetting.not_before.filter(|_| !self.forgetting.busy) {
+                self.wake_at(at);
+            }
+        } else if self.pod.metadata.deletion_timestamp.is_some() && told && self.untold.is_none() {
+            if self.deleting.may_start() {
+                self.deleting.begin();
+                let (client, owner) = (self.context.config.client.clone(), Arc::clone(&self.pod));
+                self.spawn(async move { Progress::Deleted(report::delete(&client, &owner).await) });
+            } else if let Some(at) = self.deleting.not_before.filter(|_| !self.deleting.busy) {
+                self.wake_at(at);
+            }
+        }
+    }
+
+    /// Keeps one ended container a name beside the newest one; older ones go with their logs.
+    fn collect(&mut self, containers: &[ContainerStatus]) {
+        if self.stage != Stage::Running {
+            return;
+        }
+        let names: HashSet<&str> = containers.iter().map(|container| container.name.as_str()).collect();
+        let mut remove = Vec::new();
+        for name in names {
+            let newest = latest(containers, name).map(|container| container.id.clone());
+            let kept = plan::previous(containers, name, newest.as_ref()).map(|container| container.id.clone());
+            remove.extend(containers.iter().filter(|container| {
+                container.name == name && Some(&container.id) != newest.as_ref() && Some(&container.id) != kept.as_ref()
+            }));
+        }
+        for container in remove {
+            if !self.removing.insert(container.id.clone()) {
+                continue;
+            }
+            let (context, container) = (Arc::clone(&self.context), container.clone());
+            let termination =
+                start::termination_file(&self.context.pod_dir(pod::uid(&self.pod)), &container.name, container.attempt);
+            self.spawn(async move {
+                if let Err(error) = context.config.runtime.remove_container(&container.id).await {
+                    tracing::warn!(container = %container.id, error = &error as &dyn std::error::Error, "an ended container was not removed");
+                }
+                let files = tokio::task::spawn_blocking(move || {
+                    let logs = container.log_path.iter().flat_map(|path| crate::log::files(path).unwrap_or_default());
+                    for file in logs.chain([termination]) {
+                        if let Err(error) = std::fs::remove_file(&file)
+                            && error.kind() != std::io::ErrorKind::NotFound
+                        {
+                            tracing::warn!(file = %file.display(), error = &error as &dyn std::error::Error, "an old log was not removed");
+                        }
+                    }
+                    container.id
+                });
+                match files.await {
+                    Ok(id) => Progress::Removed(id),
+                    Err(_panicked) => Progress::Stopped(true),
+                }
+            });
+        }
+    }
+
+    /// Writes the status if it changed; whether the API server has it.
+    fn report(&mut self, containers: &[ContainerStatus], now: Timestamp) -> bool {
+        if self.gone {
+            return true;
+        }
+        let host_ips = self.context.host_ips();
+        let made = status::status(&status::View {
+            pod: &self.pod,
+            members: &self.members,
+            containers,
+            tracks: &self.tracks,
+            messages: &self.messages,
+            initialized: self.initialized,
+            ending: self.stage != Stage::Running,
+            verdict: self.verdict.as_ref(),
+            sandbox_ready: self.sandbox.is_some()
+                && !self.pod_ips.is_empty()
+                && matches!(self.stage, Stage::Running | Stage::Stopping),
+            host_ips: &host_ips,
+            pod_ips: &self.pod_ips,
+            start_time: self.first_seen,
+            now,
+        });
+        let known = self.pod.status.clone().unwrap_or_default();
+        let Some(patch) = report::patch(pod::uid(&self.pod), &known, &made) else { return true };
+        if self.untold.is_some() && self.untold == self.pod.metadata.resource_version {
+            return true;
+        }
+        // What the server took and shows differently is not sent again and again.
+        if self.told.1.is_some() && self.told.1 == self.pod.metadata.resource_version && self.told.0 == patch {
+            return true;
+        }
+        let quiet =
+            made.phase.as_deref() == Some("Pending") && self.tracks.values().all(|track| track.waiting.is_none());
+        let first = self.born + FIRST_STATUS;
+        if !self.reported && quiet && self.stage == Stage::Running && first > Instant::now() {
+            self.wake_at(first);
+            return false;
+        }
+        if self.telling.may_start() {
+            self.telling.begin();
+            self.reported = true;
+            let (client, owner) = (self.context.config.client.clone(), Arc::clone(&self.pod));
+            self.told = (patch.clone(), None);
+            self.spawn(async move { Progress::Told(report::write_status(&client, &owner, &patch).await) });
+        } else if let Some(at) = self.telling.not_before.filter(|_| !self.telling.busy) {
+            self.wake_at(at);
+        }
+        false
+    }
+}
+
+/// The resource version as a number; they rise within one object. A pod from disk may have none.
+fn revision(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|version| version.parse().ok()).unwrap_or(0)
+}

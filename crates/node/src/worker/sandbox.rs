@@ -1,0 +1,158 @@
+//! A pod's surroundings: volumes and the sandbox, made side by side before its first container.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kobune_network::{HostPort, Protocol};
+use kobune_runtime::{SandboxConfig, SandboxId};
+use tokio::sync::Mutex;
+
+use crate::context::Context;
+use crate::errors::chain;
+use crate::events::Severity;
+use crate::pod;
+use crate::references::Held;
+use crate::resolv::{host_name, hosts_file, pod_dns};
+use crate::resources::{pod_resources, qos_class};
+use crate::security::common_user;
+use crate::volumes::content::Sources;
+use crate::volumes::tokens::Tokens;
+use crate::volumes::{self};
+
+/// Makes the volumes of a pod or brings them up to date. The error has been told as an event.
+pub async fn set_up_volumes(
+    context: &Arc<Context>,
+    owner: &Arc<Pod>,
+    pod_ips: &[String],
+    held: &Held,
+    tokens: &Arc<Mutex<Tokens>>,
+) -> Result<(), String> {
+    held.read().await;
+    let spec = pod::spec(owner);
+    let mut tokens = tokens.lock().await;
+    if let Err(error) = tokens.refresh(&context.config.client, owner).await {
+        let volume =
+            spec.volumes.iter().flatten().find(|volume| volume.projected.is_some()).map(|volume| volume.name.as_str());
+        let message = format!(
+            "MountVolume.SetUp failed for volume \"{}\" : failed to fetch token: {error}",
+            volume.unwrap_or_default()
+        );
+        context.events.pod(owner, Severity::Warning, "FailedMount", message.clone());
+        return Err(message);
+    }
+    let texts = tokens.texts();
+    let (context_, owner_, held_) = (Arc::clone(context), Arc::clone(owner), held.clone());
+    let around = context.surroundings(owner, pod_ips);
+    let work = tokio::task::spawn_blocking(move || {
+        let (context, owner, held) = (context_, owner_, held_);
+        let pod_dir = context.pod_dir(pod::uid(&owner));
+        let spec = pod::spec(&owner);
+        let sources = Sources {
+            lookup: &held,
+            around: &around,
+            tokens: &texts,
+            token_owner: common_user(&owner),
+            has_group: spec.security_context.as_ref().is_some_and(|security| security.fs_group.is_some()),
+        };
+        let mut failed = None;
+        for volume in spec.volumes.iter().flatten() {
+            if let Err(error) = volumes::set_up(&pod_dir, &owner, volume, &sources) {
+                let message = format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name);
+                context.events.pod(&owner, Severity::Warning, "FailedMount", message.clone());
+                failed = Some(message);
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    });
+    work.await.map_err(|error| error.to_string())?
+}
+
+fn host_ports(owner: &Pod) -> Vec<HostPort> {
+    let spec = pod::spec(owner);
+    spec.containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .flat_map(|container| container.ports.iter().flatten())
+        .filter_map(|port| {
+            Some(HostPort {
+                host_ip: port
+                    .host_ip
+                    .as_deref()
+                    .and_then(|ip| ip.parse().ok())
+                    .filter(|ip: &std::net::IpAddr| !ip.is_unspecified()),
+                host_port: u16::try_from(port.host_port?).ok().filter(|port| *port != 0)?,
+                container_port: u16::try_from(port.container_port).ok()?,
+                protocol: Protocol::parse(port.protocol.as_deref())?,
+            })
+        })
+        .collect()
+}
+
+/// Attaches the pod to the network and starts its sandbox; the sandbox and the pod's addresses. The error has been told as an event.
+pub async fn run_sandbox(
+    context: &Arc<Context>,
+    owner: &Arc<Pod>,
+    attempt: u32,
+) -> Result<(SandboxId, Vec<String>), String> {
+    let made = make(context, owner, attempt).await;
+    if let Err(message) = &made {
+        let text = format!("Failed to create pod sandbox: {message}");
+        context.events.pod(owner, Severity::Warning, "FailedCreatePodSandBox", text);
+    }
+    made
+}
+
+/// The pod's addresses again, after kobune was started again.
+pub async fn attach_again(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Vec<String>, String> {
+    if pod::spec(owner).host_network.unwrap_or(false) {
+        return Ok(context.host_ips());
+    }
+    let attachment =
+        context.config.network.attach(pod::uid(owner), &host_ports(owner)).await.map_err(|error| chain(&error))?;
+    Ok(attachment.ips.iter().map(ToString::to_string).collect())
+}
+
+async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<(SandboxId, Vec<String>), String> {
+    let spec = pod::spec(owner);
+    let config = &context.config;
+    let host_network = spec.host_network.unwrap_or(false);
+    let (netns, ips) = if host_network {
+        (None, vec![config.node_ip])
+    } else {
+        let attached = config.network.attach(pod::uid(owner), &host_ports(owner)).await;
+        let attachment = attached.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
+        (Some(attachment.netns), attachment.ips)
+    };
+    let (host, domain) = host_name(owner, &config.cluster_domain);
+    let hostname = match domain {
+        Some(domain) if spec.set_hostname_as_fqdn.unwrap_or(false) => format!("{host}.{domain}"),
+        _ => host,
+    };
+    let own_hosts = host_network.then(|| std::fs::read_to_string("/etc/hosts").unwrap_or_default());
+    let dns = pod_dns(owner, &context.host_dns(), &config.cluster_dns, &config.cluster_domain);
+    let sysctls = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
+    let log_dir = context.log_dir(owner);
+    std::fs::create_dir_all(&log_dir).map_err(|error| format!("failed to make the log folder: {error}"))?;
+    let sandbox = SandboxConfig {
+        uid: pod::uid(owner).to_owned(),
+        name: pod::name(owner).to_owned(),
+        namespace: pod::namespace(owner).to_owned(),
+        attempt,
+        hostname,
+        log_dir,
+        resolv_conf: Some(dns.text()),
+        hosts: Some(hosts_file(owner, &ips, &config.cluster_domain, own_hosts.as_deref())),
+        sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
+        host_network,
+        host_pid: spec.host_pid.unwrap_or(false),
+        host_ipc: spec.host_ipc.unwrap_or(false),
+        share_process_namespace: spec.share_process_namespace.unwrap_or(false),
+        cgroup_qos: qos_class(owner).cgroup().to_owned(),
+        resources: pod_resources(owner),
+        labels: Default::default(),
+        annotations: Default::default(),
+        network_namespace: netns,
+    };
+    let id = config.runtime.run_pod_sandbox(sandbox).await.map_err(|error| chain(&error))?;
+    Ok((id, ips.iter().map(ToString::to_string).collect()))
+}

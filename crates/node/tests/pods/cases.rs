@@ -1,0 +1,405 @@
+//! The tests: each one pod or a few, on one node.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use futures::{SinkExt, StreamExt};
+use nix::sched::CloneFlags;
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::world::{World, condition};
+
+/// Runs all cases, or those whose name has `filter`.
+pub fn run(filter: Option<&str>) -> ExitCode {
+    if !nix::unistd::geteuid().is_root() {
+        println!("SKIPPED: pods (needs root)");
+        return ExitCode::SUCCESS;
+    }
+    let apart = nix::sched::unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).and_then(|()| {
+        nix::mount::mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+    });
+    if let Err(errno) = apart {
+        println!("SKIPPED: pods (no namespaces of its own: {errno})");
+        return ExitCode::SUCCESS;
+    }
+    match std::process::Command::new("ip").args(["link", "set", "lo", "up"]).status() {
+        Ok(status) if status.success() => {}
+        other => {
+            println!("SKIPPED: pods (ip link set lo up: {other:?})");
+            return ExitCode::SUCCESS;
+        }
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    match runtime.block_on(all(filter)) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(_) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("FAILED: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+macro_rules! cases {
+    ($world:ident, $filter:ident, $failed:ident, $($case:ident),* $(,)?) => {$(
+        if $filter.is_none_or(|filter| stringify!($case).contains(filter)) {
+            let begun = Instant::now();
+            match $case(&mut $world).await {
+                Ok(()) => println!("test {} ... ok ({} ms)", stringify!($case), begun.elapsed().as_millis()),
+                Err(error) => {
+                    println!("test {} ... FAILED\n{error:#}", stringify!($case));
+                    $failed += 1;
+                }
+            }
+        }
+    )*};
+}
+
+async fn all(filter: Option<&str>) -> Result<usize> {
+    let mut world = World::new().await?;
+    let mut failed = 0;
+    cases!(
+        world,
+        filter,
+        failed,
+        registers,
+        runs_and_ends,
+        shows_its_surroundings,
+        volumes_follow_their_objects,
+        restarts_what_crashes,
+        init_containers_and_sidecars,
+        probes_decide,
+        commands_and_logs,
+        forwards_ports,
+        says_what_is_wrong,
+        survives_a_restart,
+    );
+    world.end().await?;
+    Ok(failed)
+}
+
+async fn registers(world: &mut World) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let node = world.api.get("/api/v1/nodes/n").unwrap_or_default();
+        let lease = world.api.get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n");
+        if condition(&node, "Ready") == "True" && lease.is_some() {
+            ensure!(node["metadata"]["labels"]["kubernetes.io/hostname"] == "n");
+            ensure!(
+                node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().is_some_and(|port| port != 0)
+            );
+            return Ok(());
+        }
+        ensure!(begun.elapsed() < crate::world::PATIENCE, "the node is not ready: {node:#}");
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn runs_and_ends(world: &mut World) -> Result<()> {
+    let begun = Instant::now();
+    world.create("hold", json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "run": "hold"}]}));
+    let pod = world.ready("hold").await?;
+    println!("  created to ready: {} ms", begun.elapsed().as_millis());
+    let status = &pod["status"];
+    ensure!(
+        status["phase"] == "Running" && status["qosClass"] == "BestEffort" && status["hostIP"] == "127.0.0.1",
+        "{status:#}"
+    );
+    ensure!(status["podIP"].as_str().is_some_and(|ip| ip.starts_with("10.244.")), "{status:#}");
+    let container = &status["containerStatuses"][0];
+    ensure!(container["containerID"].as_str().is_some_and(|id| id.starts_with("kobune://")), "{status:#}");
+    ensure!(container["started"] == true && container["restartCount"] == 0, "{status:#}");
+    world.delete("hold", 1);
+    world.gone("hold").await?;
+
+    world.create("done", json!({"restartPolicy": "Never", "containers": [{"name": "c", "run": "last-words bye 0"}]}));
+    let pod = world.phase("done", "Succeeded").await?;
+    let end = &pod["status"]["containerStatuses"][0]["state"]["terminated"];
+    ensure!(end["exitCode"] == 0 && end["reason"] == "Completed" && end["message"] == "bye", "{pod:#}");
+    world.create("failed", json!({"restartPolicy": "Never", "containers": [{"name": "c", "run": "exit 3"}]}));
+    let pod = world.phase("failed", "Failed").await?;
+    ensure!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3, "{pod:#}");
+    for name in ["done", "failed"] {
+        world.delete(name, 30);
+        world.gone(name).await?;
+    }
+    Ok(())
+}
+
+async fn shows_its_surroundings(world: &mut World) -> Result<()> {
+    world.create(
+        "env",
+        json!({"restartPolicy": "Never", "containers": [{
+            "name": "c", "run": "env A B IP KUBERNETES_SERVICE_HOST",
+            "env": [
+                {"name": "A", "value": "a"}, {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "key"}}},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]}]}),
+    );
+    let pod = world.phase("env", "Succeeded").await?;
+    let ip = pod["status"]["podIP"].as_str().unwrap_or_default();
+    let log = world.log("env", "c").await?;
+    ensure!(log == format!("A=a\nB=value\nIP={ip}\nKUBERNETES_SERVICE_HOST=10.96.0.1\n"), "{log}");
+    world.create("files", json!({"restartPolicy": "Never", "containers": [{"name": "c", "run": "show /etc/resolv.conf /etc/hosts /etc/hostname"}]}));
+    let pod = world.phase("files", "Succeeded").await?;
+    let log = world.log("files", "c").await?;
+    let ip = pod["status"]["podIP"].as_str().unwrap_or_default();
+    ensure!(log.starts_with("search ns.svc.cluster.local svc.cluster.local cluster.local"), "{log}");
+    ensure!(
+        log.contains("nameserver 10.96.0.10") && log.contains(&format!("{ip}\tfiles")) && log.ends_with("files\n"),
+        "{log}"
+    );
+    for name in ["env", "files"] {
+        world.delete(name, 30);
+        world.gone(name).await?;
+    }
+    Ok(())
+}
+
+async fn volumes_follow_their_objects(world: &mut World) -> Result<()> {
+    let spec = json!({"terminationGracePeriodSeconds": 1, "serviceAccountName": "default", "securityContext": {"fsGroup": 1234},
+        "volumes": [
+            {"name": "cm", "configMap": {"name": "cm"}},
+            {"name": "all", "projected": {"sources": [
+                {"serviceAccountToken": {"path": "token", "expirationSeconds": 3607}},
+                {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}}]}},
+            {"name": "memory", "emptyDir": {"medium": "Memory"}}],
+        "containers": [{"name": "c", "run": "hold", "volumeMounts": [
+            {"name": "cm", "mountPath": "/cm"}, {"name": "all", "mountPath": "/all"}, {"name": "memory", "mountPath": "/memory"},
+            {"name": "cm", "mountPath": "/single", "subPath": "key"}]}]});
+    world.create("volumes", spec);
+    world.ready("volumes").await?;
+    let show = async |path: &str| exec(world, "volumes", &["/kobune", "tool", "show", path]).await;
+    ensure!(show("/cm/key").await?.0 == "value\n");
+    ensure!(show("/single").await?.0 == "value\n");
+    ensure!(show("/all/token").await?.0 == "a-token\n");
+    ensure!(show("/all/name").await?.0 == "volumes\n");
+    let mut map = world.api.get("/api/v1/namespaces/ns/configmaps/cm").expect("the map");
+    map["data"]["key"] = json!("other");
+    world.api.put("/api/v1/namespaces/ns/configmaps/cm", map);
+    let begun = Instant::now();
+    while show("/cm/key").await?.0 != "other\n" {
+        ensure!(begun.elapsed() < crate::world::PATIENCE, "the file does not change");
+    }
+    world.delete("volumes", 1);
+    world.gone("volumes").await
+}
+
+async fn restarts_what_crashes(world: &mut World) -> Result<()> {
+    world.create("crash", json!({"containers": [{"name": "c", "run": "exit 4"}]}));
+    let pod = world
+        .wait("crash", "backing off", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        })
+        .await?;
+    let container = &pod["status"]["containerStatuses"][0];
+    ensure!(container["restartCount"] == 1 && container["lastState"]["terminated"]["exitCode"] == 4, "{container:#}");
+    let message = container["state"]["waiting"]["message"].as_str().unwrap_or_default();
+    ensure!(message.starts_with("back-off 10s restarting failed container=c pod=crash_ns("), "{message}");
+    ensure!(pod["status"]["phase"] == "Running", "{pod:#}");
+    world.delete("crash", 30);
+    world.gone("crash").await?;
+    let reasons = world.reasons("crash");
+    for reason in ["Pulled", "Created", "Started", "BackOff"] {
+        ensure!(reasons.iter().any(|known| known == reason), "no event {reason}: {reasons:?}");
+    }
+    Ok(())
+}
+
+async fn init_containers_and_sidecars(world: &mut World) -> Result<()> {
+    world.create(
+        "init",
+        json!({"restartPolicy": "Never", "terminationGracePeriodSeconds": 1, "initContainers": [
+            {"name": "first", "run": "exit 0"}, {"name": "side", "run": "hold", "restartPolicy": "Always"}],
+            "containers": [{"name": "c", "run": "exit 0"}]}),
+    );
+    let pod = world.phase("init", "Succeeded").await?;
+    ensure!(condition(&pod, "Initialized") == "True", "{pod:#}");
+    ensure!(pod["status"]["initContainerStatuses"][1]["state"]["terminated"].is_object(), "{pod:#}");
+    world.create("init-fails", json!({"restartPolicy": "Never", "initContainers": [{"name": "first", "run": "exit 1"}], "containers": [{"name": "c", "run": "hold"}]}));
+    let pod = world.phase("init-fails", "Failed").await?;
+    ensure!(pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "PodInitializing", "{pod:#}");
+    for name in ["init", "init-fails"] {
+        world.delete(name, 1);
+        world.gone(name).await?;
+    }
+    Ok(())
+}
+
+async fn probes_decide(world: &mut World) -> Result<()> {
+    let http = json!({"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
+    let tcp = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 30});
+    world.create(
+        "probed",
+        json!({"terminationGracePeriodSeconds": 1, "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "containers": [{"name": "c", "run": "serve 8080", "startupProbe": tcp, "readinessProbe": http,
+                "livenessProbe": {"exec": {"command": ["/kobune", "tool", "exit", "0"]}, "periodSeconds": 1},
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}]},
+                {"name": "weak", "run": "hold", "livenessProbe": {"exec": {"command": ["/kobune", "tool", "exit", "1"]}, "periodSeconds": 1, "failureThreshold": 1}}]}),
+    );
+    world.wait("probed", "ready", |pod| pod["status"]["containerStatuses"][0]["ready"] == true).await?;
+    let restarted =
+        |pod: &Value| pod["status"]["containerStatuses"][1]["restartCount"].as_u64().is_some_and(|count| count > 0);
+    world.wait("probed", "restarted", restarted).await?;
+    ensure!(world.reasons("probed").iter().any(|reason| reason == "Unhealthy"));
+    world.delete("probed", 1);
+    world.gone("probed").await
+}
+
+/// Runs a command in a pod's container `c`: what it writes, and the status on the error channel.
+async fn exec(world: &World, pod: &str, command: &[&str]) -> Result<(String, Value)> {
+    let words: Vec<String> = command
+        .iter()
+        .map(|word| {
+            format!("command={}", percent_encoding::utf8_percent_encode(word, percent_encoding::NON_ALPHANUMERIC))
+        })
+        .collect();
+    let uri = format!("wss://node/exec/ns/{pod}/c?{}&stdin=true&stdout=true&stderr=true", words.join("&"));
+    let request = http::Request::get(uri)
+        .header("host", "node")
+        .header("upgrade", "websocket")
+        .header("connection", "upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", "v5.channel.k8s.io")
+        .body(())?;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, world.connect().await?).await?;
+    socket.send(Message::Binary(b"\0typed".to_vec().into())).await?;
+    socket.send(Message::Binary(vec![255, 0].into())).await?;
+    let (mut text, mut status) = (String::new(), Value::Null);
+    while let Some(message) = socket.next().await {
+        let bytes = match message? {
+            Message::Binary(bytes) => bytes,
+            Message::Close(_) => break,
+            _ => continue,
+        };
+        match bytes.first() {
+            Some(1 | 2) => text.push_str(&String::from_utf8_lossy(&bytes[1..])),
+            Some(3) => status = serde_json::from_slice(&bytes[1..])?,
+            _ => {}
+        }
+    }
+    Ok((text, status))
+}
+
+async fn commands_and_logs(world: &mut World) -> Result<()> {
+    world.create("exec", json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "run": "hold"}]}));
+    world.ready("exec").await?;
+    let (text, status) = exec(world, "exec", &["/kobune", "tool", "cat"]).await?;
+    ensure!(text == "typed" && status["details"]["causes"][0]["message"] == "7", "{text} {status}");
+    let (text, status) = exec(world, "exec", &["/kobune", "tool", "show", "/etc/hostname"]).await?;
+    ensure!(text == "exec\n" && status["status"] == "Success", "{text} {status}");
+    let (_, status) = exec(world, "exec", &["/nothing"]).await?;
+    ensure!(status["status"] == "Failure", "{status}");
+    ensure!(world.log("exec", "c").await? == "holding\n");
+    ensure!(world.fetch("/containerLogs/ns/exec/c?timestamps=true&tailLines=1").await?.ends_with("Z holding\n"));
+    let summary: Value = serde_json::from_str(&world.fetch("/stats/summary").await?)?;
+    let own = summary["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == "exec");
+    let memory = own.and_then(|pod| pod["containers"][0]["memory"]["workingSetBytes"].as_u64());
+    ensure!(memory.is_some_and(|bytes| bytes > 0), "{summary:#}");
+    world.fetch("/metrics/resource").await?;
+    let follow = world.fetch("/containerLogs/ns/exec/c?follow=true");
+    let end = async {
+        world.delete("exec", 1);
+        world.gone("exec").await
+    };
+    let (log, gone) = tokio::join!(follow, end);
+    gone?;
+    ensure!(log? == "holding\n");
+    Ok(())
+}
+
+async fn forwards_ports(world: &mut World) -> Result<()> {
+    world.create("port", json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "run": "serve 8080", "readinessProbe": {"tcpSocket": {"port": 8080}, "periodSeconds": 1}}]}));
+    world.ready("port").await?;
+    let request = http::Request::get("wss://node/portForward/ns/port?ports=8080")
+        .header("host", "node")
+        .header("upgrade", "websocket")
+        .header("connection", "upgrade")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("sec-websocket-protocol", "v4.channel.k8s.io")
+        .body(())?;
+    let (mut socket, _) = tokio_tungstenite::client_async(request, world.connect().await?).await?;
+    socket.send(Message::Binary(b"\0GET / HTTP/1.0\r\n\r\n".to_vec().into())).await?;
+    let mut text = String::new();
+    while let Some(Ok(Message::Binary(bytes))) = socket.next().await {
+        // The first message of a channel is its port.
+        if bytes.first() == Some(&0) && bytes.len() != 3 {
+            text.push_str(&String::from_utf8_lossy(&bytes[1..]));
+        }
+    }
+    ensure!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
+    world.delete("port", 1);
+    world.gone("port").await
+}
+
+async fn says_what_is_wrong(world: &mut World) -> Result<()> {
+    let waiting = |pod: &Value| {
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    let env = json!([{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "later", "key": "k"}}}]);
+    world
+        .create("config", json!({"restartPolicy": "Never", "containers": [{"name": "c", "run": "env A", "env": env}]}));
+    world.create("name", json!({"containers": [{"name": "c", "image": "BAD NAME", "run": "hold"}]}));
+    world.create(
+        "root",
+        json!({"containers": [{"name": "c", "run": "hold", "securityContext": {"runAsNonRoot": true}}]}),
+    );
+    world.create("start", json!({"containers": [{"name": "c", "command": ["/nothing"]}]}));
+    let pod = world.wait("config", "wrong", |pod| waiting(pod) == "CreateContainerConfigError").await?;
+    ensure!(
+        pod["status"]["containerStatuses"][0]["state"]["waiting"]["message"] == "configmap \"later\" not found",
+        "{pod:#}"
+    );
+    world.wait("name", "wrong", |pod| waiting(pod) == "InvalidImageName").await?;
+    world.wait("root", "wrong", |pod| waiting(pod) == "CreateContainerConfigError").await?;
+    world
+        .wait("start", "wrong", |pod| matches!(waiting(pod).as_str(), "RunContainerError" | "CrashLoopBackOff"))
+        .await?;
+    // What was missing arrives: no waiting for another try.
+    world.api.put(
+        "/api/v1/namespaces/ns/configmaps/later",
+        json!({"metadata": {"name": "later", "namespace": "ns"}, "data": {"k": "here"}}),
+    );
+    world.phase("config", "Succeeded").await?;
+    ensure!(world.log("config", "c").await? == "A=here\n");
+    for name in ["config", "name", "root", "start"] {
+        world.delete(name, 1);
+        world.gone(name).await?;
+    }
+    Ok(())
+}
+
+async fn survives_a_restart(world: &mut World) -> Result<()> {
+    let probe = json!({"httpGet": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 1});
+    let serving = json!({"tcpSocket": {"port": 8080}, "periodSeconds": 1, "failureThreshold": 30});
+    for name in ["stays", "goes"] {
+        let container = json!({"name": "c", "run": "serve 8080", "startupProbe": serving, "readinessProbe": probe, "livenessProbe": probe});
+        world.create(name, json!({"terminationGracePeriodSeconds": 1, "containers": [container]}));
+        world.ready(name).await?;
+    }
+    let before = world.api.get(&World::path("stays")).expect("the pod");
+    world.stop().await?;
+    world.api.remove(&World::path("goes"));
+    world.start().await?;
+    world.create("new", json!({"restartPolicy": "Never", "containers": [{"name": "c", "run": "exit 0"}]}));
+    world.phase("new", "Succeeded").await?;
+    let (_, status) = exec(world, "stays", &["/kobune", "tool", "exit", "0"]).await?;
+    ensure!(status["status"] == "Success", "{status}");
+    let after = world.api.get(&World::path("stays")).expect("the pod");
+    ensure!(before["status"] == after["status"], "before {:#}\nafter {:#}", before["status"], after["status"]);
+    for name in ["stays", "new"] {
+        world.delete(name, 1);
+        world.gone(name).await?;
+    }
+    Ok(())
+}

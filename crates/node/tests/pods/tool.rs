@@ -1,0 +1,68 @@
+//! What runs in the containers of the test.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::ExitCode;
+
+/// One small program a word.
+pub fn main(arguments: Vec<String>) -> ExitCode {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["exit", code] => ExitCode::from(code.parse::<u8>().unwrap_or(99)),
+        ["hold"] => {
+            println!("holding");
+            loop {
+                std::thread::park();
+            }
+        }
+        ["last-words", words, code] => {
+            let written = std::fs::write("/dev/termination-log", words);
+            ExitCode::from(if written.is_ok() { code.parse::<u8>().unwrap_or(99) } else { 98 })
+        }
+        ["show", paths @ ..] => {
+            for path in paths {
+                match std::fs::read_to_string(path) {
+                    Ok(text) => println!("{}", text.trim_end()),
+                    Err(error) => println!("{path}: {error}"),
+                }
+            }
+            ExitCode::SUCCESS
+        }
+        ["env", names @ ..] => {
+            for name in names {
+                println!("{name}={}", std::env::var(name).unwrap_or_default());
+            }
+            ExitCode::SUCCESS
+        }
+        ["cat"] => {
+            let mut text = String::new();
+            if std::io::stdin().read_to_string(&mut text).is_err() {
+                return ExitCode::FAILURE;
+            }
+            print!("{text}");
+            ExitCode::from(7)
+        }
+        ["serve", port] => serve(port),
+        other => {
+            eprintln!("what is {other:?}?");
+            ExitCode::from(64)
+        }
+    }
+}
+
+/// Answers every request with 200 while `/tmp/sick` does not exist, with 500 otherwise.
+fn serve(port: &str) -> ExitCode {
+    let Ok(listener) = TcpListener::bind(format!("0.0.0.0:{port}")) else { return ExitCode::FAILURE };
+    println!("serving");
+    for stream in listener.incoming().flatten() {
+        let mut stream = stream;
+        let mut buffer = [0; 1024];
+        if stream.read(&mut buffer).is_err() {
+            continue;
+        }
+        let status = if std::path::Path::new("/tmp/sick").exists() { "500 Sick" } else { "200 OK" };
+        // A client that has gone needs no answer.
+        drop(write!(stream, "HTTP/1.1 {status}\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi"));
+    }
+    ExitCode::SUCCESS
+}
