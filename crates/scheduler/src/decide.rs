@@ -1,0 +1,105 @@
+//! The decision about one pod: a node, or why there is none and what to do about it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use crate::cluster::Cluster;
+use crate::filter::{Question, obstacle, unschedulable_message};
+use crate::pod::{Constraints, PodInfo};
+use crate::preempt::{self, Preemption};
+use crate::score;
+
+/// What is to happen with a pod.
+#[derive(Clone, Debug)]
+pub enum Decision {
+    /// It goes to this node.
+    Bind(Arc<str>),
+    /// It fits nowhere now.
+    Wait {
+        /// Upstream's message for the condition and the event.
+        message: String,
+        /// What kept it back, as bits of `obstacle`.
+        obstacles: u16,
+        /// Pods that make room for it.
+        preemption: Option<Preemption>,
+    },
+}
+
+/// Decides about one pod. `pick` breaks ties between nodes.
+pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usize) -> Decision {
+    let none = Constraints::default();
+    let constraints = pod.constraints.as_deref().unwrap_or(&none);
+    let question = Question::new(pod, constraints, cluster);
+    let (mut fitting, mut rejections) = (Vec::new(), Vec::new());
+    for (name, state, facts) in cluster.known() {
+        // Room that is being made for a pod at least as important is not free for this one.
+        let mut reserved = cluster.nominated_before(name, pod).peekable();
+        let answer = if reserved.peek().is_some() {
+            let mut crowded = state.clone();
+            reserved.for_each(|other| crowded.add(other.clone()));
+            question.ask(name, &crowded, facts)
+        } else {
+            question.ask(name, state, facts)
+        };
+        match answer {
+            Ok(()) => fitting.push((name, state, facts)),
+            Err(rejection) => rejections.push((name.clone(), rejection)),
+        }
+    }
+    if let Some(own) = cluster.nomination(&pod.uid).filter(|own| fitting.iter().any(|(name, ..)| name == own)) {
+        return Decision::Bind(own.clone());
+    }
+    if let Some(node) = score::best(pod, constraints, cluster, &fitting, pick) {
+        return Decision::Bind(node.clone());
+    }
+    if rejections.is_empty() {
+        let message = "no nodes available to schedule pods".to_owned();
+        return Decision::Wait { message, obstacles: obstacle::NO_NODES, preemption: None };
+    }
+    let obstacles = rejections.iter().fold(0, |bits, (_, rejection)| bits | rejection.obstacle);
+    let reasons = rejections.iter().flat_map(|(_, rejection)| rejection.reasons.iter().map(Cow::as_ref));
+    let message = unschedulable_message(rejections.len(), reasons);
+    match preempt::plan(pod, constraints, cluster, &rejections) {
+        Ok(preemption) => Decision::Wait { message, obstacles, preemption: Some(preemption) },
+        Err(why) => Decision::Wait { message: format!("{message} {why}"), obstacles, preemption: None },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::tests::node;
+    use crate::pod::tests::pod;
+
+    #[test]
+    fn decisions() {
+        let mut cluster = Cluster::default();
+        let asks = |cpu: &str| pod("p", json!({"containers": [{"resources": {"requests": {"cpu": cpu}}}]}));
+        let message = |cluster: &Cluster, cpu: &str| match decide(&asks(cpu), cluster, |_| 0) {
+            Decision::Bind(node) => node.to_string(),
+            Decision::Wait { message, .. } => message,
+        };
+        assert_eq!(message(&cluster, "1"), "no nodes available to schedule pods");
+        cluster.set_node(&node("n", json!({}), json!({}), json!({"cpu": "2", "pods": "10"})));
+        assert_eq!(message(&cluster, "1"), "n");
+        assert_eq!(
+            message(&cluster, "3"),
+            "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
+             1 Preemption is not helpful for scheduling."
+        );
+    }
+
+    #[test]
+    fn room_that_is_being_made_is_kept() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(&node("n", json!({}), json!({}), json!({"cpu": "2", "pods": "10"})));
+        let spec =
+            |priority: i32| json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": "2"}}}]});
+        let important = Arc::new(pod("important", spec(10)));
+        cluster.nominate(&important, Some("n".into()));
+        assert!(matches!(decide(&pod("late", spec(0)), &cluster, |_| 0), Decision::Wait { .. }));
+        assert!(matches!(decide(&important, &cluster, |_| 0), Decision::Bind(_)));
+    }
+}

@@ -1,0 +1,55 @@
+//! Filters, scores and binds pods to nodes.
+//!
+//! One task owns everything the scheduler knows (`scheduler`): nodes with what runs on them (`cluster`), the pods that wait
+//! (`queue`) and the decision itself (`filter`, `score`, `preempt`), which is pure. Only bindings, conditions and events run
+//! beside it, so a pod that cannot be bound holds up no other pod.
+//!
+//! `node_match`, `quantity`, `labels` and `recorder` are public because the controllers above need the same rules.
+
+pub mod labels;
+pub mod node_match;
+pub mod quantity;
+pub mod recorder;
+
+mod cluster;
+mod decide;
+mod filter;
+mod pod;
+mod pod_affinity;
+mod preempt;
+mod queue;
+mod resources;
+mod scheduler;
+mod score;
+mod spread;
+
+use tokio_util::sync::CancellationToken;
+
+/// How the scheduler behaves.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Pods whose `spec.schedulerName` is this are ours.
+    pub scheduler_name: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { scheduler_name: "default-scheduler".to_owned() }
+    }
+}
+
+/// What ends the scheduler before it is asked to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A watch stream ended although watches restart by themselves.
+    #[error("the watch of {kind} ended")]
+    WatchEnded {
+        /// The plural name of what was watched.
+        kind: &'static str,
+    },
+}
+
+/// Runs the scheduler until `token` is cancelled.
+pub async fn run(client: kube::Client, config: Config, token: CancellationToken) -> Result<(), Error> {
+    scheduler::run(client, config, token).await
+}

@@ -1,0 +1,406 @@
+//! What the scheduler keeps of a pod.
+//!
+//! A whole `Pod` takes some ten kilobytes as a Rust value. The watch decodes only the fields that matter (`PodInput`), and what
+//! stays is smaller still (`PodInfo`): of a pod that runs, its amounts, ports, labels and its affinity terms if it has any.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{
+    Affinity, ContainerPort, ObjectReference, Pod, PodCondition, PodSchedulingGate, ResourceRequirements, Toleration,
+    TopologySpreadConstraint,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::Deserialize;
+
+use crate::labels::Labels;
+use crate::resources::Resources;
+
+/// CPU that a container without a request counts with when nodes are compared, as upstream.
+const DEFAULT_CPU: i64 = 100;
+/// Memory that a container without a request counts with when nodes are compared, as upstream.
+const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
+
+/// The fields of a Pod that scheduling reads.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PodInput {
+    metadata: ObjectMeta,
+    spec: SpecInput,
+    status: StatusInput,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct SpecInput {
+    node_name: Option<String>,
+    scheduler_name: Option<String>,
+    containers: Vec<ContainerInput>,
+    init_containers: Option<Vec<ContainerInput>>,
+    resources: Option<ResourceRequirements>,
+    overhead: Option<BTreeMap<String, Quantity>>,
+    node_selector: Option<BTreeMap<String, String>>,
+    affinity: Option<Affinity>,
+    tolerations: Option<Vec<Toleration>>,
+    topology_spread_constraints: Option<Vec<TopologySpreadConstraint>>,
+    scheduling_gates: Option<Vec<PodSchedulingGate>>,
+    priority: Option<i32>,
+    preemption_policy: Option<String>,
+    host_network: Option<bool>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerInput {
+    image: Option<String>,
+    ports: Option<Vec<ContainerPort>>,
+    resources: Option<ResourceRequirements>,
+    restart_policy: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct StatusInput {
+    phase: Option<String>,
+    conditions: Option<Vec<PodCondition>>,
+    nominated_node_name: Option<String>,
+    start_time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+}
+
+impl kube::Resource for PodInput {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        Pod::kind(&())
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        Pod::group(&())
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        Pod::version(&())
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        Pod::plural(&())
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+/// A port on the node that a pod takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// The port number.
+    pub port: i32,
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: Box<str>,
+    /// The node's address it is taken on; `0.0.0.0` stands for all.
+    pub address: Box<str>,
+}
+
+impl HostPort {
+    /// Whether both cannot be taken on one node.
+    pub fn conflicts(&self, other: &Self) -> bool {
+        let anywhere = |address: &str| address == "0.0.0.0" || address == "::";
+        self.port == other.port
+            && self.protocol == other.protocol
+            && (self.address == other.address || anywhere(&self.address) || anywhere(&other.address))
+    }
+}
+
+/// What a pod asks of the node it goes to and of the pods around it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Constraints {
+    /// Labels the node must have.
+    pub node_selector: Option<BTreeMap<String, String>>,
+    /// Node and pod affinity.
+    pub affinity: Option<Affinity>,
+    /// Taints the pod bears.
+    pub tolerations: Vec<Toleration>,
+    /// How the pod spreads with its like.
+    pub spread: Vec<TopologySpreadConstraint>,
+    /// Images of all containers, for nodes that have them already.
+    pub images: Vec<String>,
+    /// `preemptionPolicy: Never`.
+    pub never_preempts: bool,
+}
+
+/// One pod, as small as the decision allows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodInfo {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Box<str>,
+    /// Unique id.
+    pub uid: Arc<str>,
+    /// Labels.
+    pub labels: Labels,
+    /// The node it is bound to.
+    pub node: Option<Arc<str>>,
+    /// What it asks for.
+    pub requests: Resources,
+    /// CPU and memory with defaults for containers that ask for nothing.
+    pub weight: (i64, i64),
+    /// Ports it takes on the node.
+    pub ports: Box<[HostPort]>,
+    /// Priority.
+    pub priority: i32,
+    /// When it began to run.
+    pub started: Option<Timestamp>,
+    /// Whether deletion has begun.
+    pub terminating: bool,
+    /// Whether scheduling gates hold it back.
+    pub gated: bool,
+    /// `None` on a bound pod without pod affinity, where nothing reads it again.
+    pub constraints: Option<Box<Constraints>>,
+}
+
+impl PodInfo {
+    /// The reference that events about the pod carry.
+    pub fn reference(&self) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            namespace: Some(self.namespace.to_string()),
+            name: Some(self.name.to_string()),
+            uid: Some(self.uid.to_string()),
+            ..ObjectReference::default()
+        }
+    }
+
+    /// Forgets what nobody reads once the pod has a node.
+    pub fn settle(&mut self) {
+        let needed = self.constraints.as_ref().and_then(|constraints| constraints.affinity.as_ref());
+        if needed.is_none_or(|affinity| affinity.pod_affinity.is_none() && affinity.pod_anti_affinity.is_none()) {
+            self.constraints = None;
+        }
+    }
+}
+
+/// Where a pod is in its life, as far as scheduling cares.
+#[derive(Clone, Debug, PartialEq, Eq, Copy)]
+pub enum Stage {
+    /// It waits for a node, and for us.
+    Pending,
+    /// It has a node.
+    Bound,
+    /// It has ended or is somebody else's: nothing to do, nothing to count.
+    Over,
+}
+
+/// The `PodScheduled` condition a pod shows now: its reason and message when it is False.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    /// `reason` of the condition.
+    pub reason: String,
+    /// `message` of the condition.
+    pub message: String,
+    /// `status.nominatedNodeName`.
+    pub nominated: Option<String>,
+}
+
+impl PodInput {
+    /// Where the pod is, what it is and what it shows.
+    pub fn read(self, scheduler_name: &str) -> (Stage, PodInfo, Shown) {
+        let Self { metadata, spec, status } = self;
+        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        let node = spec.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
+        let ours = spec.scheduler_name.as_deref().unwrap_or("default-scheduler") == scheduler_name;
+        let terminating = metadata.deletion_timestamp.is_some();
+        let stage = match (&node, ended) {
+            (_, true) => Stage::Over,
+            (Some(_), false) => Stage::Bound,
+            (None, false) if ours && !terminating => Stage::Pending,
+            (None, false) => Stage::Over,
+        };
+        let (requests, weight) = requests(&spec);
+        let init = spec.init_containers.as_deref().unwrap_or_default();
+        let sidecars = init.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+        let host_network = spec.host_network == Some(true);
+        let ports = spec
+            .containers
+            .iter()
+            .chain(sidecars)
+            .flat_map(|container| container.ports.iter().flatten())
+            .filter_map(|port| {
+                let number =
+                    port.host_port.filter(|number| *number > 0).or(host_network.then_some(port.container_port))?;
+                Some(HostPort {
+                    port: number,
+                    protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
+                    address: port.host_ip.as_deref().filter(|address| !address.is_empty()).unwrap_or("0.0.0.0").into(),
+                })
+            });
+        let ports = ports.collect();
+        let images = init.iter().chain(&spec.containers).filter_map(|container| container.image.clone()).collect();
+        let mut info = PodInfo {
+            namespace: metadata.namespace.unwrap_or_default().into(),
+            name: metadata.name.unwrap_or_default().into(),
+            uid: metadata.uid.unwrap_or_default().into(),
+            labels: metadata.labels.as_ref().into(),
+            node,
+            requests,
+            weight,
+            ports,
+            priority: spec.priority.unwrap_or(0),
+            started: status.start_time.map(|time| time.0),
+            terminating,
+            gated: spec.scheduling_gates.is_some_and(|gates| !gates.is_empty()),
+            constraints: Some(Box::new(Constraints {
+                node_selector: spec.node_selector,
+                affinity: spec.affinity,
+                tolerations: spec.tolerations.unwrap_or_default(),
+                spread: spec.topology_spread_constraints.unwrap_or_default(),
+                images,
+                never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+            })),
+        };
+        if stage != Stage::Pending {
+            info.settle();
+        }
+        let condition = status
+            .conditions
+            .into_iter()
+            .flatten()
+            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+        let (reason, message) =
+            condition.map(|c| (c.reason.unwrap_or_default(), c.message.unwrap_or_default())).unwrap_or_default();
+        (stage, info, Shown { reason, message, nominated: status.nominated_node_name.filter(|name| !name.is_empty()) })
+    }
+}
+
+/// What a pod asks for: all containers and sidecars together, or an init container with the sidecars started before it when
+/// that is more, plus the overhead. Amounts for the whole pod take the place of the sum.
+fn requests(spec: &SpecInput) -> (Resources, (i64, i64)) {
+    let read = |container: &ContainerInput| {
+        let list = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+        let mut weighed = Resources::from_list(list);
+        let plain = weighed.clone();
+        let given = |name: &str| list.is_some_and(|list| list.contains_key(name));
+        if !given("cpu") {
+            weighed.cpu = DEFAULT_CPU;
+        }
+        if !given("memory") {
+            weighed.memory = DEFAULT_MEMORY;
+        }
+        (plain, weighed)
+    };
+    let (mut total, mut weighed) = (Resources::default(), Resources::default());
+    for container in &spec.containers {
+        let (plain, heavy) = read(container);
+        total.add(&plain);
+        weighed.add(&heavy);
+    }
+    let (mut sidecars, mut heavy_sidecars) = (Resources::default(), Resources::default());
+    let (mut peak, mut heavy_peak) = (Resources::default(), Resources::default());
+    for container in spec.init_containers.iter().flatten() {
+        let (mut plain, mut heavy) = read(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            total.add(&plain);
+            weighed.add(&heavy);
+            sidecars.add(&plain);
+            heavy_sidecars.add(&heavy);
+            peak.raise_to(&sidecars);
+            heavy_peak.raise_to(&heavy_sidecars);
+        } else {
+            plain.add(&sidecars);
+            heavy.add(&heavy_sidecars);
+            peak.raise_to(&plain);
+            heavy_peak.raise_to(&heavy);
+        }
+    }
+    total.raise_to(&peak);
+    weighed.raise_to(&heavy_peak);
+    let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    if let Some(list) = whole {
+        let amounts = Resources::from_list(Some(list));
+        if list.contains_key("cpu") {
+            (total.cpu, weighed.cpu) = (amounts.cpu, amounts.cpu);
+        }
+        if list.contains_key("memory") {
+            (total.memory, weighed.memory) = (amounts.memory, amounts.memory);
+        }
+    }
+    let overhead = Resources::from_list(spec.overhead.as_ref());
+    total.add(&overhead);
+    weighed.add(&overhead);
+    (total, (weighed.cpu, weighed.memory))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A pod with this spec, as the watch would deliver it.
+    pub(crate) fn pod(name: &str, spec: serde_json::Value) -> PodInfo {
+        labelled(name, serde_json::json!({}), spec)
+    }
+
+    /// The same with labels.
+    pub(crate) fn labelled(name: &str, labels: serde_json::Value, spec: serde_json::Value) -> PodInfo {
+        let object = serde_json::json!({"metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels}, "spec": spec});
+        let input: PodInput = serde_json::from_value(object).expect("a pod");
+        input.read("default-scheduler").1
+    }
+
+    #[test]
+    fn requests_of_init_containers_sidecars_and_overhead() {
+        let cpu = |amount: &str| serde_json::json!({"resources": {"requests": {"cpu": amount}}});
+        let sidecar =
+            |amount: &str| serde_json::json!({"restartPolicy": "Always", "resources": {"requests": {"cpu": amount}}});
+        let check = |spec: serde_json::Value, expected: i64| {
+            assert_eq!(pod("p", spec.clone()).requests.cpu, expected, "{spec}")
+        };
+        check(serde_json::json!({"containers": [cpu("100m"), cpu("1")]}), 1100);
+        check(serde_json::json!({"containers": [cpu("100m")], "initContainers": [cpu("2"), cpu("1")]}), 2000);
+        check(serde_json::json!({"containers": [cpu("100m")], "initContainers": [sidecar("300m"), cpu("2")]}), 2300);
+        check(serde_json::json!({"containers": [cpu("100m")], "initContainers": [cpu("50m"), sidecar("300m")]}), 400);
+        check(serde_json::json!({"containers": [cpu("100m")], "overhead": {"cpu": "10m"}}), 110);
+        check(serde_json::json!({"containers": [cpu("100m")], "resources": {"requests": {"cpu": "3"}}}), 3000);
+        assert_eq!(pod("p", serde_json::json!({"containers": [{}]})).weight, (DEFAULT_CPU, DEFAULT_MEMORY));
+    }
+
+    #[test]
+    fn host_ports() {
+        let port = |address: &str| HostPort { port: 80, protocol: "TCP".into(), address: address.into() };
+        assert!(port("0.0.0.0").conflicts(&port("10.0.0.1")));
+        assert!(!port("10.0.0.2").conflicts(&port("10.0.0.1")));
+        let ports = |spec| pod("p", spec).ports;
+        assert_eq!(ports(serde_json::json!({"containers": [{"ports": [{"containerPort": 80}]}]})).len(), 0);
+        assert_eq!(
+            ports(serde_json::json!({"hostNetwork": true, "containers": [{"ports": [{"containerPort": 80}]}]})).len(),
+            1
+        );
+        assert_eq!(
+            ports(serde_json::json!({"containers": [{"ports": [{"containerPort": 80, "hostPort": 8080}]}]}))[0].port,
+            8080
+        );
+    }
+
+    #[test]
+    fn stages() {
+        let check = |object: serde_json::Value, expected: Stage| {
+            let input: PodInput = serde_json::from_value(object.clone()).expect("a pod");
+            assert_eq!(input.read("default-scheduler").0, expected, "{object}");
+        };
+        check(serde_json::json!({"spec": {"containers": []}}), Stage::Pending);
+        check(serde_json::json!({"spec": {"nodeName": "n"}}), Stage::Bound);
+        check(serde_json::json!({"spec": {"nodeName": "n"}, "status": {"phase": "Failed"}}), Stage::Over);
+        check(serde_json::json!({"spec": {"schedulerName": "other"}}), Stage::Over);
+        check(serde_json::json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), Stage::Over);
+    }
+}

@@ -1,0 +1,401 @@
+//! The one task that owns the scheduler's state: it takes watch events, decides, and starts the writes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{Stream, StreamExt};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::core::PartialObjectMeta;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use rand::Rng;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::Cluster;
+use crate::decide::{Decision, decide};
+use crate::filter::obstacle;
+use crate::labels::Labels;
+use crate::pod::{PodInfo, PodInput, Shown, Stage};
+use crate::preempt::Preemption;
+use crate::queue::Queue;
+use crate::recorder::{Recorder, Severity};
+use crate::{Config, Error};
+
+/// Bindings on their way at once; beyond that pods wait in the queue, where their order still counts.
+const BINDINGS: usize = 128;
+/// Pods decided about before watch events get their turn again.
+const BATCH: usize = 64;
+
+/// How a binding went.
+struct Outcome {
+    pod: Arc<PodInfo>,
+    node: Arc<str>,
+    result: Result<(), kube::Error>,
+}
+
+struct Scheduler {
+    client: kube::Client,
+    config: Config,
+    recorder: Recorder,
+    cluster: Cluster,
+    queue: Queue,
+    bindings: JoinSet<Outcome>,
+    writes: JoinSet<()>,
+    /// Pods we gave a node that the watch has not confirmed yet.
+    assumed: HashSet<Arc<str>>,
+    /// What a restarted watch has named so far.
+    listed_pods: HashSet<Arc<str>>,
+    listed_nodes: HashSet<Arc<str>>,
+    nodes_known: bool,
+    pods_known: bool,
+}
+
+fn steady<K>(
+    stream: impl Stream<Item = watcher::Result<Event<K>>> + Send + 'static,
+) -> impl Stream<Item = Event<K>> + Unpin + Send
+where
+    K: Send + 'static,
+{
+    let logged = stream.default_backoff().filter_map(|item| async {
+        item.inspect_err(|error| {
+            tracing::debug!(error = error as &dyn std::error::Error, "a watch of the scheduler is started again")
+        })
+        .ok()
+    });
+    Box::pin(logged)
+}
+
+/// Runs until `token` is cancelled.
+pub(crate) async fn run(client: kube::Client, config: Config, token: CancellationToken) -> Result<(), Error> {
+    let settings = watcher::Config::default;
+    let mut pods = steady(watcher::watcher(Api::<PodInput>::all(client.clone()), settings()));
+    let mut nodes = steady(watcher::watcher(Api::<Node>::all(client.clone()), settings()));
+    let mut namespaces = steady(watcher::watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), settings()));
+    let (recorder, writer) = Recorder::new(client.clone(), "default-scheduler");
+    let mut scheduler = Scheduler {
+        client,
+        config,
+        recorder,
+        cluster: Cluster::default(),
+        queue: Queue::default(),
+        bindings: JoinSet::new(),
+        writes: JoinSet::new(),
+        assumed: HashSet::new(),
+        listed_pods: HashSet::new(),
+        listed_nodes: HashSet::new(),
+        nodes_known: false,
+        pods_known: false,
+    };
+    scheduler.writes.spawn(writer);
+    loop {
+        let more = scheduler.schedule();
+        let wake = scheduler.queue.next_wake();
+        // Each arm is a stream, a join set or a timer: dropping it before it is ready loses nothing.
+        tokio::select! {
+            biased;
+            () = token.cancelled() => return Ok(()),
+            event = nodes.next() => scheduler.node_event(event.ok_or(Error::WatchEnded { kind: "nodes" })?),
+            event = namespaces.next() => scheduler.namespace_event(event.ok_or(Error::WatchEnded { kind: "namespaces" })?),
+            Some(outcome) = scheduler.bindings.join_next() => scheduler.bound(outcome),
+            Some(done) = scheduler.writes.join_next() => {
+                if let Err(error) = done {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a write of the scheduler panicked");
+                }
+            }
+            event = pods.next() => scheduler.pod_event(event.ok_or(Error::WatchEnded { kind: "pods" })?),
+            () = async {}, if more => {}
+            () = sleep_until(wake), if wake.is_some() => {}
+        }
+    }
+}
+
+async fn sleep_until(wake: Option<Instant>) {
+    let left = wake.map_or(Duration::MAX, |wake| wake.saturating_duration_since(Instant::now()));
+    tokio::time::sleep(left).await;
+}
+
+impl Scheduler {
+    fn node_event(&mut self, event: Event<Node>) {
+        match event {
+            Event::Init => self.listed_nodes.clear(),
+            Event::InitApply(node) | Event::Apply(node) => {
+                if let Some(name) = node.metadata.name.as_deref() {
+                    self.listed_nodes.insert(name.into());
+                }
+                if self.cluster.set_node(&node) {
+                    self.queue.helped(!obstacle::BINDING, Instant::now());
+                }
+            }
+            Event::Delete(node) => self.cluster.remove_node(node.metadata.name.as_deref().unwrap_or_default()),
+            Event::InitDone => {
+                let gone: Vec<_> = self
+                    .cluster
+                    .known()
+                    .map(|(name, ..)| name.clone())
+                    .filter(|name| !self.listed_nodes.contains(name))
+                    .collect();
+                gone.iter().for_each(|name| self.cluster.remove_node(name));
+                self.nodes_known = true;
+            }
+        }
+    }
+
+    fn namespace_event(&mut self, event: Event<PartialObjectMeta<Namespace>>) {
+        match event {
+            Event::InitApply(namespace) | Event::Apply(namespace) => {
+                let name = namespace.metadata.name.unwrap_or_default().into();
+                let labels = Labels::from(namespace.metadata.labels.as_ref());
+                if self.cluster.namespaces.insert(name, labels.clone()) != Some(labels) {
+                    self.queue.helped(obstacle::POD_AFFINITY, Instant::now());
+                }
+            }
+            Event::Delete(namespace) => {
+                self.cluster.namespaces.remove(namespace.metadata.name.as_deref().unwrap_or_default());
+            }
+            Event::Init | Event::InitDone => {}
+        }
+    }
+
+    fn pod_event(&mut self, event: Event<PodInput>) {
+        match event {
+            Event::Init => self.listed_pods.clear(),
+            Event::InitApply(pod) => self.pod_applied(pod, true),
+            Event::Apply(pod) => self.pod_applied(pod, false),
+            Event::Delete(pod) => self.pod_gone(&pod.read(&self.config.scheduler_name).1.uid),
+            Event::InitDone => {
+                let known = self.cluster.placed_uids().chain(self.queue.uids());
+                // An assumed pod may be younger than the list; its own events will tell.
+                let unlisted = known.filter(|uid| !self.listed_pods.contains(*uid) && !self.assumed.contains(*uid));
+                let gone: Vec<_> = unlisted.cloned().collect();
+                gone.iter().for_each(|uid| self.pod_gone(uid));
+                self.listed_pods = HashSet::new();
+                self.pods_known = true;
+            }
+        }
+    }
+
+    fn pod_applied(&mut self, pod: PodInput, listing: bool) {
+        let (stage, info, shown) = pod.read(&self.config.scheduler_name);
+        if listing {
+            self.listed_pods.insert(info.uid.clone());
+        }
+        let now = Instant::now();
+        match stage {
+            Stage::Pending => {
+                // The watch may still show a pod without the node that we have given it.
+                if !self.assumed.contains(&info.uid) {
+                    if let Some(node) = shown.nominated.clone().filter(|_| self.cluster.nomination(&info.uid).is_none())
+                    {
+                        self.cluster.nominate(&Arc::new(info.clone()), Some(node.into()));
+                    }
+                    self.queue.set(info, shown, now);
+                }
+            }
+            Stage::Bound => {
+                self.assumed.remove(&info.uid);
+                self.queue.remove(&info.uid);
+                let before = self.cluster.placed(&info.uid).cloned();
+                if before.as_deref() == Some(&info) {
+                    return;
+                }
+                let lighter = before.as_ref().is_some_and(|before| before.requests != info.requests);
+                let moved = before.as_ref().is_none_or(|before| before.labels != info.labels);
+                self.cluster.place(Arc::new(info));
+                let mut helped = 0;
+                if lighter {
+                    helped |= obstacle::RESOURCES;
+                }
+                if moved {
+                    helped |= obstacle::POD_AFFINITY | obstacle::SPREAD;
+                }
+                if helped != 0 {
+                    self.queue.helped(helped, now);
+                }
+            }
+            Stage::Over => self.pod_gone(&info.uid),
+        }
+    }
+
+    fn pod_gone(&mut self, uid: &Arc<str>) {
+        self.assumed.remove(uid);
+        self.queue.remove(uid);
+        self.cluster.withdraw(uid);
+        if self.cluster.unplace(uid).is_some() {
+            self.queue.helped(
+                obstacle::RESOURCES | obstacle::PORTS | obstacle::POD_AFFINITY | obstacle::SPREAD,
+                Instant::now(),
+            );
+        }
+    }
+
+    /// Decides about waiting pods. Says whether more of them wait right now.
+    fn schedule(&mut self) -> bool {
+        // Without all nodes and pods any answer would be a guess.
+        if !(self.nodes_known && self.pods_known) {
+            return false;
+        }
+        for _ in 0..BATCH {
+            if self.bindings.len() >= BINDINGS {
+                // The next finished binding wakes the loop.
+                return false;
+            }
+            let Some((pod, shown)) = self.queue.pop(Instant::now()) else { return false };
+            match decide(&pod, &self.cluster, |count| rand::rng().random_range(0..count)) {
+                Decision::Bind(node) => self.bind(pod, node),
+                Decision::Wait { message, obstacles, preemption } => {
+                    if let Some(preemption) = preemption {
+                        self.preempt(&pod, &shown, preemption);
+                    }
+                    self.unschedulable(&pod, &shown, obstacles, "Unschedulable", message);
+                }
+            }
+        }
+        true
+    }
+
+    fn bind(&mut self, pod: Arc<PodInfo>, node: Arc<str>) {
+        let mut placed = (*pod).clone();
+        placed.node = Some(node.clone());
+        placed.settle();
+        self.cluster.place(Arc::new(placed));
+        self.assumed.insert(pod.uid.clone());
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
+        self.bindings.spawn(async move {
+            let binding = Binding {
+                metadata: ObjectMeta {
+                    name: Some(pod.name.to_string()),
+                    namespace: Some(pod.namespace.to_string()),
+                    uid: Some(pod.uid.to_string()),
+                    ..ObjectMeta::default()
+                },
+                target: ObjectReference {
+                    kind: Some("Node".to_owned()),
+                    name: Some(node.to_string()),
+                    ..ObjectReference::default()
+                },
+            };
+            let result = api
+                .create_subresource::<Binding, kube::core::Status>(
+                    "binding",
+                    &pod.name,
+                    &PostParams::default(),
+                    &binding,
+                )
+                .await;
+            Outcome { pod, node, result: result.map(|_| ()) }
+        });
+    }
+
+    fn bound(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
+        let Outcome { pod, node, result } = match outcome {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a binding panicked");
+                return;
+            }
+        };
+        match result {
+            Ok(()) => {
+                self.queue.remove(&pod.uid);
+                let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
+                self.recorder.event(&pod.reference(), Severity::Normal, "Scheduled", message);
+            }
+            Err(error) => {
+                // The watch may have confirmed it although the answer was lost.
+                if self.assumed.remove(&pod.uid) {
+                    self.cluster.unplace(&pod.uid);
+                    self.queue.helped(obstacle::RESOURCES | obstacle::PORTS, Instant::now());
+                }
+                let gone = matches!(&error, kube::Error::Api(status) if status.is_not_found());
+                if gone {
+                    self.queue.remove(&pod.uid);
+                    return;
+                }
+                let shown = self.queue.get(&pod.uid).map(|waiting| waiting.shown.clone());
+                if let Some(shown) = shown {
+                    let detail = match &error {
+                        kube::Error::Api(status) => status.message.clone(),
+                        other => other.to_string(),
+                    };
+                    let message = format!("running Bind plugin \"DefaultBinder\": {detail}");
+                    self.unschedulable(&pod, &shown, obstacle::BINDING, "SchedulerError", message);
+                }
+            }
+        }
+    }
+
+    fn preempt(&mut self, pod: &Arc<PodInfo>, shown: &Shown, preemption: Preemption) {
+        if self.cluster.nomination(&pod.uid) == Some(&preemption.node)
+            && preemption.victims.iter().all(|victim| victim.terminating)
+        {
+            return;
+        }
+        self.cluster.nominate(pod, Some(preemption.node.clone()));
+        if shown.nominated.as_deref() != Some(&preemption.node) {
+            let change =
+                serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"nominatedNodeName": &*preemption.node}});
+            self.patch_status(pod, change);
+        }
+        for victim in preemption.victims.into_iter().filter(|victim| !victim.terminating) {
+            let message = format!("Preempted by pod {} on node {}", pod.uid, preemption.node);
+            self.recorder.event(&victim.reference(), Severity::Normal, "Preempted", message);
+            let api = Api::<Pod>::namespaced(self.client.clone(), &victim.namespace);
+            let by = self.config.scheduler_name.clone();
+            self.writes.spawn(async move {
+                let now = Timestamp::now();
+                let condition = serde_json::json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [{
+                    "type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler",
+                    "message": format!("{by}: preempting to accommodate a higher priority pod"), "lastTransitionTime": now,
+                }]}});
+                let told = api.patch_status(&victim.name, &PatchParams::default(), &Patch::Strategic(condition)).await;
+                let only_this = Preconditions { uid: Some(victim.uid.to_string()), resource_version: None };
+                let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+                let done = match told {
+                    Ok(_) => api.delete(&victim.name, &params).await.map(|_| ()),
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = done {
+                    tracing::warn!(pod = &*victim.name, error = &error as &dyn std::error::Error, "a pod could not be preempted");
+                }
+            });
+        }
+    }
+
+    fn unschedulable(&mut self, pod: &Arc<PodInfo>, shown: &Shown, obstacles: u16, reason: &str, message: String) {
+        self.queue.failed(&pod.uid, obstacles, Instant::now());
+        self.recorder.event(&pod.reference(), Severity::Warning, "FailedScheduling", message.clone());
+        if shown.reason == reason && shown.message == message {
+            return;
+        }
+        let mut condition =
+            serde_json::json!({"type": "PodScheduled", "status": "False", "reason": reason, "message": message});
+        // Only a change of `status` is a transition.
+        if shown.reason.is_empty() {
+            condition["lastTransitionTime"] =
+                serde_json::json!(Timestamp::now().round(jiff::Unit::Second).unwrap_or_default());
+        }
+        let change = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"conditions": [condition]}});
+        self.patch_status(pod, change);
+    }
+
+    fn patch_status(&mut self, pod: &Arc<PodInfo>, change: serde_json::Value) {
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
+        let name = pod.name.clone();
+        self.writes.spawn(async move {
+            match api.patch_status(&name, &PatchParams::default(), &Patch::Strategic(change)).await {
+                Ok(_) => {}
+                Err(kube::Error::Api(status)) if status.is_not_found() || status.is_conflict() => {}
+                Err(error) => tracing::warn!(
+                    pod = &*name,
+                    error = &error as &dyn std::error::Error,
+                    "a pod's status could not be written"
+                ),
+            }
+        });
+    }
+}
