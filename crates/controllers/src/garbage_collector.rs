@@ -1,0 +1,468 @@
+//! Objects whose owners are gone, and owners that wait for their dependents.
+//!
+//! One watch of metadata a kind feeds a graph that holds only what has owners. A dependent is deleted when none of its
+//! owners is there any more, which is asked of the API server itself, never of the graph. An owner with the finalizer
+//! `foregroundDeletion` waits until the dependents that block it are gone; one with `orphan` lets go of its dependents
+//! first.
+//!
+//! Upstream: <https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/garbagecollector/garbagecollector.go>.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{BoxStream, SelectAll, StreamExt};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::PartialObjectMeta;
+use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::json;
+
+use crate::context::Context;
+use crate::discovery::{Kind, deletable};
+use crate::queue::{Doing, PassError, is_conflict, is_not_found};
+
+const FOREGROUND: &str = "foregroundDeletion";
+const ORPHAN: &str = "orphan";
+/// How long after a failure the work that failed is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+type Changes =
+    SelectAll<BoxStream<'static, (usize, watcher::Result<watcher::Event<PartialObjectMeta<DynamicObject>>>)>>;
+
+/// Where an object is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Place {
+    /// The position of its kind.
+    kind: usize,
+    namespace: Option<String>,
+    name: String,
+}
+
+/// What is known of all kinds: who depends on whom.
+#[derive(Default)]
+struct Graph {
+    /// Objects with owners, by uid.
+    dependents: HashMap<String, (Place, Vec<OwnerReference>)>,
+    /// The uids of dependents by the uid of an owner.
+    of: HashMap<String, HashSet<String>>,
+    /// Objects that are being deleted and wait for their dependents, by uid.
+    waiting: HashMap<String, Place>,
+}
+
+impl Graph {
+    fn insert(&mut self, uid: &str, place: Place, owners: Vec<OwnerReference>) {
+        self.remove(uid);
+        for owner in &owners {
+            self.of.entry(owner.uid.clone()).or_default().insert(uid.to_owned());
+        }
+        if !owners.is_empty() {
+            self.dependents.insert(uid.to_owned(), (place, owners));
+        }
+    }
+
+    /// Forgets a dependent and gives the uids of its owners.
+    fn remove(&mut self, uid: &str) -> Vec<String> {
+        let Some((_, owners)) = self.dependents.remove(uid) else { return Vec::new() };
+        for owner in &owners {
+            if let Some(others) = self.of.get_mut(&owner.uid) {
+                others.remove(uid);
+                if others.is_empty() {
+                    self.of.remove(&owner.uid);
+                }
+            }
+        }
+        owners.into_iter().map(|owner| owner.uid).collect()
+    }
+
+    fn dependents_of(&self, uid: &str) -> Vec<String> {
+        self.of.get(uid).into_iter().flatten().cloned().collect()
+    }
+
+    /// Whether a dependent is left that holds its owner up.
+    fn is_blocked(&self, owner: &str) -> bool {
+        self.dependents_of(owner).iter().filter_map(|uid| self.dependents.get(uid)).any(|(_, owners)| {
+            owners.iter().any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
+        })
+    }
+}
+
+/// What an owner is when it is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner {
+    /// It is there.
+    Solid,
+    /// It is there, is being deleted and waits for its dependents.
+    Waiting,
+    /// It is not there, or something else has its name.
+    Absent,
+    /// Its kind is not known: nobody can say.
+    Unknown,
+}
+
+/// What is to be done with a dependent.
+#[derive(Debug, PartialEq)]
+enum Action {
+    Keep,
+    /// Take these owners' references away.
+    Release(Vec<String>),
+    Delete(PropagationPolicy),
+}
+
+fn plan(metadata: &ObjectMeta, owners: &[(String, Owner)], has_dependents: bool) -> Action {
+    if owners.is_empty() || owners.iter().any(|(_, owner)| *owner == Owner::Unknown) {
+        return Action::Keep;
+    }
+    let gone = owners.iter().filter(|(_, owner)| *owner != Owner::Solid);
+    let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+    if gone.is_empty() {
+        return Action::Keep;
+    }
+    if gone.len() < owners.len() {
+        return Action::Release(gone);
+    }
+    if metadata.deletion_timestamp.is_some() {
+        return Action::Keep;
+    }
+    let has = |finalizer: &str| metadata.finalizers.iter().flatten().any(|name| name == finalizer);
+    let waited_for = owners.iter().any(|(_, owner)| *owner == Owner::Waiting);
+    Action::Delete(if has(ORPHAN) {
+        PropagationPolicy::Orphan
+    } else if has(FOREGROUND) || (waited_for && has_dependents) {
+        PropagationPolicy::Foreground
+    } else {
+        PropagationPolicy::Background
+    })
+}
+
+/// Starts the controller.
+pub fn start(context: &Arc<Context>) {
+    let own = context.clone();
+    context.spawn("garbage-collector", async move {
+        let token = own.token.clone();
+        tokio::select! {
+            () = token.cancelled() => {}
+            () = run(own) => {}
+        }
+    });
+}
+
+async fn run(context: Arc<Context>) {
+    let kinds = loop {
+        match deletable(&context.client).await {
+            Ok(kinds) => break kinds.into_iter().filter(is_collected).collect::<Vec<_>>(),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the garbage collector cannot discover the kinds"
+            ),
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    let mut changes = Changes::new();
+    for (index, kind) in kinds.iter().enumerate() {
+        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &kind.resource);
+        let stream = watcher(api, watcher::Config::default()).default_backoff();
+        changes.push(stream.map(move |change| (index, change)).boxed());
+    }
+    let listing = kinds.iter().map(|_| Some(HashSet::new())).collect();
+    let mut collector = Collector {
+        client: context.client.clone(),
+        kinds,
+        graph: Graph::default(),
+        listing,
+        present: HashSet::new(),
+        work: BTreeSet::new(),
+    };
+    let mut retry: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    loop {
+        tokio::select! {
+            // Dropping either arm loses nothing: a change stays in its stream, work stays in its set.
+            change = changes.next() => match change {
+                Some((kind, Ok(change))) => collector.note(kind, change),
+                Some((_, Err(error))) => tracing::debug!(%error, "a watch of the garbage collector is tried again"),
+                None => return,
+            },
+            () = async { match retry.as_mut() { Some(time) => time.await, None => std::future::pending().await } } => {}
+        }
+        retry = None;
+        if collector.is_synced() && !collector.catch_up().await {
+            retry = Some(Box::pin(tokio::time::sleep(RETRY)));
+        }
+    }
+}
+
+/// Events have no owners and come in numbers.
+fn is_collected(kind: &Kind) -> bool {
+    kind.can("watch") && kind.resource.plural != "events"
+}
+
+/// A piece of work, by the uid of what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Work {
+    /// Look whether a dependent still has an owner.
+    Dependent(String),
+    /// Look whether an owner that waits may go.
+    Owner(String),
+}
+
+struct Collector {
+    client: kube::Client,
+    kinds: Vec<Kind>,
+    graph: Graph,
+    /// For each kind whose list is not complete yet, the uids seen in it.
+    listing: Vec<Option<HashSet<String>>>,
+    /// Owners that were there when they were last asked for and have not been seen going since.
+    present: HashSet<String>,
+    work: BTreeSet<Work>,
+}
+
+impl Collector {
+    fn is_synced(&self) -> bool {
+        self.listing.iter().all(Option::is_none)
+    }
+
+    fn note(&mut self, kind: usize, change: watcher::Event<PartialObjectMeta<DynamicObject>>) {
+        match change {
+            watcher::Event::Init => self.listing[kind] = Some(HashSet::new()),
+            watcher::Event::InitApply(object) => {
+                if let (Some(seen), Some(uid)) = (self.listing[kind].as_mut(), object.metadata.uid.clone()) {
+                    seen.insert(uid);
+                }
+                self.there(kind, object.metadata);
+            }
+            watcher::Event::InitDone => {
+                let seen = self.listing[kind].take().unwrap_or_default();
+                let known = self.graph.dependents.iter().filter(|(_, (place, _))| place.kind == kind);
+                let gone: Vec<String> = known.map(|(uid, _)| uid.clone()).filter(|uid| !seen.contains(uid)).collect();
+                gone.iter().for_each(|uid| self.gone(uid));
+                // Owners may have gone unseen: every dependent is looked at once more.
+                self.present.clear();
+                self.work.extend(self.graph.dependents.keys().cloned().map(Work::Dependent));
+            }
+            watcher::Event::Apply(object) => self.there(kind, object.metadata),
+            watcher::Event::Delete(object) => self.gone(object.metadata.uid.as_deref().unwrap_or_default()),
+        }
+    }
+
+    fn there(&mut self, kind: usize, metadata: ObjectMeta) {
+        let (Some(uid), Some(name)) = (metadata.uid, metadata.name) else { return };
+        let place = Place { kind, namespace: metadata.namespace, name };
+        let waits = metadata.deletion_timestamp.is_some()
+            && metadata.finalizers.iter().flatten().any(|name| name == FOREGROUND || name == ORPHAN);
+        if waits {
+            self.present.remove(&uid);
+            self.graph.waiting.insert(uid.clone(), place.clone());
+            self.work.insert(Work::Owner(uid.clone()));
+        }
+        let owners = metadata.owner_references.unwrap_or_default();
+        if self.graph.dependents.get(&uid).is_some_and(|(_, known)| *known == owners)
+            || owners.is_empty() && !self.graph.dependents.contains_key(&uid)
+        {
+            return;
+        }
+        let before = self.graph.remove(&uid);
+        self.owners_to_look_at(before);
+        self.graph.insert(&uid, place, owners);
+        self.work.insert(Work::Dependent(uid));
+    }
+
+    fn gone(&mut self, uid: &str) {
+        self.present.remove(uid);
+        self.graph.waiting.remove(uid);
+        let owners = self.graph.remove(uid);
+        self.owners_to_look_at(owners);
+        self.work.extend(self.graph.dependents_of(uid).into_iter().map(Work::Dependent));
+    }
+
+    fn owners_to_look_at(&mut self, owners: Vec<String>) {
+        let waiting = owners.into_iter().filter(|uid| self.graph.waiting.contains_key(uid));
+        self.work.extend(waiting.map(Work::Owner));
+    }
+
+    /// Does what is to be done; whether all of it succeeded.
+    async fn catch_up(&mut self) -> bool {
+        let mut failed = BTreeSet::new();
+        while let Some(work) = self.work.pop_first() {
+            let done = match &work {
+                Work::Dependent(uid) => self.dependent(uid).await,
+                Work::Owner(uid) => self.owner(uid).await,
+            };
+            if let Err(error) = done {
+                tracing::warn!(error = &error as &dyn std::error::Error, ?work, "garbage collection is tried again");
+                failed.insert(work);
+            }
+        }
+        self.work = failed;
+        self.work.is_empty()
+    }
+
+    fn api(&self, kind: usize, namespace: Option<&str>) -> Api<DynamicObject> {
+        let resource = &self.kinds[kind].resource;
+        match namespace {
+            Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
+            None => Api::all_with(self.client.clone(), resource),
+        }
+    }
+
+    async fn dependent(&mut self, uid: &str) -> Result<(), PassError> {
+        let Some((place, _)) = self.graph.dependents.get(uid).cloned() else { return Ok(()) };
+        let api = self.api(place.kind, place.namespace.as_deref());
+        let live = api.get_metadata_opt(&place.name).await.doing("reading a dependent")?;
+        let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(uid)) else {
+            return Ok(());
+        };
+        let mut owners = Vec::new();
+        for reference in metadata.owner_references.iter().flatten() {
+            owners.push((reference.uid.clone(), self.ask_for(reference, place.namespace.as_deref()).await?));
+        }
+        let done = match plan(&metadata, &owners, self.graph.of.contains_key(uid)) {
+            Action::Keep => Ok(()),
+            Action::Release(gone) => release(&api, &metadata, &gone).await,
+            Action::Delete(policy) => {
+                let preconditions =
+                    Preconditions { uid: metadata.uid.clone(), resource_version: metadata.resource_version.clone() };
+                let parameters = DeleteParams {
+                    propagation_policy: Some(policy),
+                    preconditions: Some(preconditions),
+                    ..DeleteParams::default()
+                };
+                api.delete(&place.name, &parameters).await.map(drop)
+            }
+        };
+        settled(done, "collecting a dependent")
+    }
+
+    /// What an owner is, asked of the API server unless it was seen and has not gone since.
+    async fn ask_for(&mut self, reference: &OwnerReference, namespace: Option<&str>) -> Result<Owner, PassError> {
+        if self.present.contains(&reference.uid) {
+            return Ok(Owner::Solid);
+        }
+        let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
+        let known =
+            self.kinds.iter().position(|kind| kind.resource.group == group && kind.resource.kind == reference.kind);
+        let Some(kind) = known else { return Ok(Owner::Unknown) };
+        let namespace = namespace.filter(|_| self.kinds[kind].namespaced);
+        if self.kinds[kind].namespaced && namespace.is_none() {
+            // A cluster-scoped object cannot belong to one in a namespace.
+            return Ok(Owner::Unknown);
+        }
+        let live = self.api(kind, namespace).get_metadata_opt(&reference.name).await.doing("reading an owner")?;
+        let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(&*reference.uid))
+        else {
+            return Ok(Owner::Absent);
+        };
+        let waits = metadata.finalizers.iter().flatten().any(|name| name == FOREGROUND);
+        if metadata.deletion_timestamp.is_some() && waits {
+            return Ok(Owner::Waiting);
+        }
+        self.present.insert(reference.uid.clone());
+        Ok(Owner::Solid)
+    }
+
+    async fn owner(&mut self, uid: &str) -> Result<(), PassError> {
+        let Some(place) = self.graph.waiting.get(uid).cloned() else { return Ok(()) };
+        let api = self.api(place.kind, place.namespace.as_deref());
+        let live = api.get_metadata_opt(&place.name).await.doing("reading an owner")?;
+        let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(uid)) else {
+            self.graph.waiting.remove(uid);
+            return Ok(());
+        };
+        let has = |finalizer: &str| metadata.finalizers.iter().flatten().any(|name| name == finalizer);
+        if has(ORPHAN) {
+            for dependent in self.graph.dependents_of(uid) {
+                let Some((place, _)) = self.graph.dependents.get(&dependent).cloned() else { continue };
+                let api = self.api(place.kind, place.namespace.as_deref());
+                if let Some(live) = api.get_metadata_opt(&place.name).await.doing("reading a dependent")? {
+                    settled(release(&api, &live.metadata, &[uid.to_owned()]).await, "releasing a dependent")?;
+                }
+            }
+            return settled(without_finalizer(&api, &metadata, ORPHAN).await, "letting an owner go");
+        }
+        if !has(FOREGROUND) {
+            self.graph.waiting.remove(uid);
+            return Ok(());
+        }
+        for dependent in self.graph.dependents_of(uid) {
+            self.dependent(&dependent).await?;
+        }
+        if self.graph.is_blocked(uid) {
+            return Ok(());
+        }
+        settled(without_finalizer(&api, &metadata, FOREGROUND).await, "letting an owner go")
+    }
+}
+
+/// Takes references to owners away.
+async fn release(api: &Api<DynamicObject>, metadata: &ObjectMeta, gone: &[String]) -> Result<(), kube::Error> {
+    let kept: Vec<_> = metadata.owner_references.iter().flatten().filter(|owner| !gone.contains(&owner.uid)).collect();
+    let kept = if kept.is_empty() { json!(null) } else { json!(kept) };
+    let patch = json!({"metadata": {"ownerReferences": kept, "resourceVersion": metadata.resource_version, "uid": metadata.uid}});
+    let name = metadata.name.as_deref().unwrap_or_default();
+    api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+async fn without_finalizer(
+    api: &Api<DynamicObject>,
+    metadata: &ObjectMeta,
+    finalizer: &str,
+) -> Result<(), kube::Error> {
+    let kept: Vec<_> = metadata.finalizers.iter().flatten().filter(|name| *name != finalizer).collect();
+    let kept = if kept.is_empty() { json!(null) } else { json!(kept) };
+    let patch =
+        json!({"metadata": {"finalizers": kept, "resourceVersion": metadata.resource_version, "uid": metadata.uid}});
+    let name = metadata.name.as_deref().unwrap_or_default();
+    api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await.map(drop)
+}
+
+/// What is gone already needs no more; all else that fails is tried again.
+fn settled(done: Result<(), kube::Error>, doing: &'static str) -> Result<(), PassError> {
+    match done {
+        Err(error) if is_not_found(&error) => Ok(()),
+        Err(error) if is_conflict(&error) => Err(error).doing(doing),
+        other => other.doing(doing),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owner(uid: &str, blocks: bool) -> OwnerReference {
+        OwnerReference { uid: uid.to_owned(), block_owner_deletion: Some(blocks), ..OwnerReference::default() }
+    }
+
+    fn place(name: &str) -> Place {
+        Place { kind: 0, namespace: None, name: name.to_owned() }
+    }
+
+    #[test]
+    fn plans() {
+        let check = |finalizers: &[&str], owners: &[Owner], has_dependents: bool, expected: Action| {
+            let finalizers = finalizers.iter().map(|name| (*name).to_owned()).collect();
+            let metadata = ObjectMeta { finalizers: Some(finalizers), ..ObjectMeta::default() };
+            let owners: Vec<_> = owners.iter().enumerate().map(|(index, owner)| (index.to_string(), *owner)).collect();
+            assert_eq!(plan(&metadata, &owners, has_dependents), expected, "{owners:?}");
+        };
+        check(&[], &[], false, Action::Keep);
+        check(&[], &[Owner::Solid], false, Action::Keep);
+        check(&[], &[Owner::Unknown, Owner::Absent], false, Action::Keep);
+        check(&[], &[Owner::Absent], true, Action::Delete(PropagationPolicy::Background));
+        check(&[], &[Owner::Solid, Owner::Absent], false, Action::Release(vec!["1".to_owned()]));
+        check(&[], &[Owner::Waiting], false, Action::Delete(PropagationPolicy::Background));
+        check(&[], &[Owner::Waiting], true, Action::Delete(PropagationPolicy::Foreground));
+        check(&[ORPHAN], &[Owner::Absent], true, Action::Delete(PropagationPolicy::Orphan));
+    }
+
+    #[test]
+    fn the_graph_knows_who_blocks() {
+        let mut graph = Graph::default();
+        graph.insert("a", place("a"), vec![owner("o", false)]);
+        assert!(!graph.is_blocked("o"));
+        graph.insert("b", place("b"), vec![owner("o", true), owner("p", false)]);
+        assert!(graph.is_blocked("o") && !graph.is_blocked("p"));
+        assert_eq!(graph.remove("b"), ["o", "p"]);
+        assert!(!graph.is_blocked("o"));
+        graph.insert("a", place("a"), vec![]);
+        assert!(graph.of.is_empty() && graph.dependents.is_empty());
+    }
+}

@@ -1,0 +1,91 @@
+//! Kubernetes' controllers, each an ordinary client of the API.
+//!
+//! One file a controller. A controller decides in a pure function (`plan`) over what the shared caches (`informer`) hold, and a
+//! thin pass carries the decision out. Events only put keys into a `queue`; a pass takes no hint.
+
+mod context;
+mod deployment;
+mod discovery;
+mod endpoint_slice;
+mod endpoints;
+mod garbage_collector;
+mod informer;
+mod namespace;
+mod node_ipam;
+mod node_lifecycle;
+mod object;
+mod ownership;
+mod pod;
+mod pod_control;
+mod pod_garbage_collector;
+mod queue;
+mod replica_set;
+mod root_ca;
+mod service_account;
+mod service_endpoints;
+
+use std::sync::Arc;
+
+use kobune_scheduler::recorder::Recorder;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::context::{Caches, Context};
+
+/// What the controllers need to know about the cluster.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The range that nodes get their `spec.podCIDR` from, for example `10.244.0.0/16`; several are separated by commas.
+    pub cluster_cidr: String,
+    /// The prefix length of one node's IPv4 pod range.
+    pub node_cidr_mask_size: u8,
+    /// The cluster's certificate authority, published as ConfigMap `kube-root-ca.crt` in each namespace.
+    pub root_ca_pem: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { cluster_cidr: "10.244.0.0/16".to_owned(), node_cidr_mask_size: 24, root_ca_pem: String::new() }
+    }
+}
+
+/// What ends the controllers before they are asked to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configured cluster range is not an address range.
+    #[error("cluster CIDR {value:?} is not valid")]
+    ClusterCidr {
+        /// What was configured.
+        value: String,
+    },
+}
+
+/// Runs all controllers until `token` is cancelled.
+pub async fn run(client: kube::Client, config: Config, token: CancellationToken) -> Result<(), Error> {
+    let (recorder, writer) = Recorder::new(client.clone(), "kube-controller-manager");
+    let context = Arc::new(Context {
+        client,
+        config,
+        caches: Caches::default(),
+        recorder,
+        token: token.clone(),
+        tasks: TaskTracker::new(),
+    });
+    context.spawn("events", writer);
+    namespace::start(&context);
+    service_account::start(&context);
+    root_ca::start(&context);
+    deployment::start(&context);
+    replica_set::start(&context);
+    endpoint_slice::start(&context);
+    endpoints::start(&context);
+    node_lifecycle::start(&context);
+    node_ipam::start(&context)?;
+    pod_garbage_collector::start(&context);
+    garbage_collector::start(&context);
+    context.follow_all();
+    token.cancelled().await;
+    context.tasks.close();
+    context.tasks.wait().await;
+    Ok(())
+}

@@ -1,0 +1,304 @@
+//! ReplicaSets: as many pods of a template as wanted.
+//!
+//! Upstream: <https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/replicaset/replica_set.go>.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kobune_scheduler::labels;
+use kube::Resource;
+use kube::api::{Api, PostParams};
+
+use crate::context::{Context, enqueue_changes, enqueue_owners};
+use crate::object::{Cached, ObjectKey};
+use crate::ownership::{claim_all, controller_reference};
+use crate::pod::{Phase, Pod, PodInput};
+use crate::pod_control::{NewPod, PodControl, error_text, namespace_is_terminating};
+use crate::queue::{Doing, PassError, Queue, Revisit};
+
+/// Pods created or deleted in one pass, as upstream.
+const BURST: usize = 500;
+
+/// Starts the controller.
+pub fn start(context: &Arc<Context>) {
+    let queue = Arc::<Queue>::default();
+    let caches = &context.caches;
+    enqueue_changes(&caches.replica_sets, &queue);
+    enqueue_owners(&caches.pods, "ReplicaSet", &queue);
+    // An orphan may be adopted by any set of its namespace that selects it.
+    let (sets, wake) = (caches.replica_sets.clone(), queue.clone());
+    caches.pods.on_change(move |_, after| {
+        let Some(pod) = after.filter(|pod| pod.controller().is_none() && !pod.deleting()) else { return };
+        for set in sets.in_namespace(pod.namespace()) {
+            if set.spec.as_ref().is_some_and(|spec| labels::selects(&spec.selector, &pod.labels)) {
+                wake.add(set.key());
+            }
+        }
+    });
+    let control = PodControl {
+        client: context.client.clone(),
+        pods: caches.pods.clone(),
+        recorder: context.recorder.for_component("replicaset-controller"),
+    };
+    let (pods, sets) = (caches.pods.clone(), caches.replica_sets.clone());
+    let ready = async move {
+        pods.synced().await;
+        sets.synced().await;
+    };
+    let context_of_pass = context.clone();
+    context.run_controller("replicaset", queue, ready, move |key| pass(context_of_pass.clone(), control.clone(), key));
+}
+
+async fn pass(context: Arc<Context>, control: PodControl, key: ObjectKey) -> Result<Revisit, PassError> {
+    let caches = &context.caches;
+    let Some(set) = caches.replica_sets.get(&key) else { return Ok(None) };
+    let Some(spec) = set.spec.as_ref() else { return Ok(None) };
+    let mut candidates = caches.pods.controlled_by(set.uid());
+    candidates.extend(
+        caches.pods.orphans(&key.namespace).into_iter().filter(|pod| labels::selects(&spec.selector, &pod.labels)),
+    );
+    // Ended pods are not adopted, as upstream.
+    candidates.retain(|pod| pod.controller().is_some() || !pod.ended());
+    let selector = spec.selector.clone();
+    let pods = claim_all::<_, PodInput, _>(&context.client, &*set, &caches.pods, candidates, move |pod: &Pod| {
+        labels::selects(&selector, &pod.labels)
+    })
+    .await?;
+
+    let about = set.object_ref(&());
+    let mut failure = None;
+    if !set.deleting() {
+        match plan(spec.replicas.unwrap_or(1), &pods, || nearby(&context, &set)) {
+            Action::Nothing => {}
+            Action::Create(count) => {
+                let new = spec
+                    .template
+                    .as_ref()
+                    .map(|template| NewPod::from_template(template, &key.namespace, controller_reference(&*set)));
+                if let Some(new) = new {
+                    let (_, error) = control.create_slowly(&new, count, &about).await;
+                    failure = error.map(|error| ("FailedCreate", error));
+                }
+            }
+            Action::Delete(victims) => {
+                let results = join_all(victims.iter().map(|pod| control.delete(pod, &about))).await;
+                failure = results.into_iter().find_map(Result::err).map(|error| ("FailedDelete", error));
+            }
+        }
+    }
+
+    // What was created or deleted just now is in the cache already.
+    let pods: Vec<Arc<Pod>> = caches.pods.controlled_by(set.uid());
+    let now = Timestamp::now();
+    let told = failure.as_ref().map(|(reason, error)| (*reason, error_text(error)));
+    let status = status(&set, &pods, told, now);
+    if set.status.as_ref() != Some(&status) {
+        let mut changed = (*set).clone();
+        changed.status = Some(status);
+        let api = Api::<ReplicaSet>::namespaced(context.client.clone(), &key.namespace);
+        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
+            Ok(written) => caches.replica_sets.wrote(written),
+            Err(error) if crate::queue::is_not_found(&error) => return Ok(None),
+            Err(error) => return Err(error).doing("writing the status of a replica set"),
+        }
+    }
+    match failure {
+        Some((_, error)) if namespace_is_terminating(&error) => Ok(None),
+        Some((_, error)) => Err(error).doing("creating or deleting pods"),
+        None => Ok(next_change(&pods, spec.min_ready_seconds.unwrap_or(0), now)),
+    }
+}
+
+/// When the next ready pod will count as available.
+pub fn next_change(pods: &[Arc<Pod>], min_ready_seconds: i32, now: Timestamp) -> Revisit {
+    let times = pods.iter().filter(|pod| pod.active()).filter_map(|pod| pod.available_at(min_ready_seconds));
+    let left = times.filter(|at| *at > now).min()?.duration_since(now);
+    Some(Duration::try_from(left).unwrap_or_default() + Duration::from_millis(10))
+}
+
+/// How many active pods of the same deployment each node has: the more, the sooner one of them goes.
+fn nearby(context: &Context, set: &ReplicaSet) -> HashMap<Box<str>, usize> {
+    let caches = &context.caches;
+    let owner = set.controller().map(|owner| owner.uid.clone());
+    let siblings = match &owner {
+        Some(uid) => caches.replica_sets.controlled_by(uid).iter().map(|set| set.uid().to_owned()).collect(),
+        None => vec![set.uid().to_owned()],
+    };
+    let mut counts: HashMap<Box<str>, usize> = HashMap::new();
+    for pod in siblings.iter().flat_map(|uid| caches.pods.controlled_by(uid)).filter(|pod| pod.active()) {
+        if let Some(node) = &pod.node {
+            *counts.entry(node.clone()).or_default() += 1;
+        }
+    }
+    counts
+}
+
+/// What one pass does to the pods.
+#[derive(Clone, Debug, PartialEq)]
+enum Action {
+    Nothing,
+    Create(usize),
+    Delete(Vec<Arc<Pod>>),
+}
+
+/// Compares wanted and present pods.
+fn plan(replicas: i32, pods: &[Arc<Pod>], nearby: impl FnOnce() -> HashMap<Box<str>, usize>) -> Action {
+    let mut active: Vec<Arc<Pod>> = pods.iter().filter(|pod| pod.active()).cloned().collect();
+    let wanted = usize::try_from(replicas).unwrap_or(0);
+    match active.len().cmp(&wanted) {
+        Ordering::Equal => Action::Nothing,
+        Ordering::Less => Action::Create((wanted - active.len()).min(BURST)),
+        Ordering::Greater => {
+            let surplus = (active.len() - wanted).min(BURST);
+            if wanted > 0 {
+                let counts = nearby();
+                let rank = |pod: &Pod| pod.node.as_ref().and_then(|node| counts.get(node)).copied().unwrap_or(0);
+                active.sort_by_cached_key(|pod| worth(pod, rank(pod)));
+            }
+            active.truncate(surplus);
+            Action::Delete(active)
+        }
+    }
+}
+
+/// The order in which pods go: the least goes first.
+fn worth(pod: &Pod, rank: usize) -> impl Ord + use<> {
+    let phase = match pod.phase {
+        Phase::Pending => 0,
+        Phase::Unknown => 1,
+        _ => 2,
+    };
+    let cost: i32 = pod
+        .annotations
+        .get("controller.kubernetes.io/pod-deletion-cost")
+        .and_then(|cost| cost.parse().ok())
+        .unwrap_or(0);
+    // Of two that are ready or made at different times the younger goes; one without a time is the youngest.
+    (
+        pod.node.is_some(),
+        phase,
+        pod.ready.is_some(),
+        cost,
+        Reverse(rank),
+        Reverse(pod.ready),
+        Reverse(pod.restarts),
+        Reverse(pod.created),
+    )
+}
+
+/// A count as upstream writes it: nothing at all for zero.
+pub fn count(number: usize) -> Option<i32> {
+    i32::try_from(number).ok().filter(|number| *number != 0)
+}
+
+fn status(
+    set: &ReplicaSet,
+    pods: &[Arc<Pod>],
+    failure: Option<(&'static str, String)>,
+    now: Timestamp,
+) -> ReplicaSetStatus {
+    let spec = set.spec.clone().unwrap_or_default();
+    let template =
+        spec.template.and_then(|template| template.metadata).and_then(|meta| meta.labels).unwrap_or_default();
+    let min_ready = spec.min_ready_seconds.unwrap_or(0);
+    let active: Vec<&Arc<Pod>> = pods.iter().filter(|pod| pod.active()).collect();
+    let number = |wanted: &dyn Fn(&Pod) -> bool| count(active.iter().filter(|pod| wanted(pod)).count());
+    let old = set.status.clone().unwrap_or_default();
+    let mut conditions: Vec<ReplicaSetCondition> = old.conditions.clone().unwrap_or_default();
+    let shown = conditions.iter().position(|condition| condition.type_ == "ReplicaFailure");
+    match (failure, shown) {
+        (Some((reason, message)), None) => conditions.push(ReplicaSetCondition {
+            type_: "ReplicaFailure".to_owned(),
+            status: "True".to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message),
+            last_transition_time: Some(Time(seconds(now))),
+        }),
+        (None, Some(at)) => drop(conditions.remove(at)),
+        // As upstream: the first failure stays until there is none.
+        (Some(_), Some(_)) | (None, None) => {}
+    }
+    ReplicaSetStatus {
+        replicas: i32::try_from(active.len()).unwrap_or(i32::MAX),
+        fully_labeled_replicas: number(&|pod| template.iter().all(|(key, value)| pod.labels.get(key) == Some(value))),
+        ready_replicas: number(&|pod| pod.ready.is_some()),
+        available_replicas: number(&|pod| pod.available(min_ready, now)),
+        terminating_replicas: count(pods.iter().filter(|pod| pod.deleting() && !pod.ended()).count()),
+        observed_generation: set.metadata.generation,
+        conditions: (!conditions.is_empty()).then_some(conditions),
+    }
+}
+
+/// Times in the API have whole seconds.
+pub fn seconds(now: Timestamp) -> Timestamp {
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::tests::pod;
+
+    fn running(name: &str, ready_at: &str) -> Arc<Pod> {
+        Arc::new(pod(
+            name,
+            json!({"metadata": {"creationTimestamp": ready_at}, "spec": {"nodeName": "n"}, "status": {"phase": "Running",
+                "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": ready_at}]}}),
+        ))
+    }
+
+    #[test]
+    fn plans() {
+        let check = |replicas: i32, pods: &[Arc<Pod>], created: usize, deleted: &[&str]| {
+            let found = match plan(replicas, pods, HashMap::new) {
+                Action::Nothing => (0, Vec::new()),
+                Action::Create(count) => (count, Vec::new()),
+                Action::Delete(victims) => (0, victims.iter().map(|pod| pod.name().to_owned()).collect()),
+            };
+            assert_eq!(found, (created, deleted.iter().map(|name| (*name).to_owned()).collect()), "{replicas}");
+        };
+        let old = running("old", "2026-01-01T00:00:00Z");
+        let young = running("young", "2026-01-02T00:00:00Z");
+        let pending = Arc::new(pod("pending", json!({"status": {"phase": "Pending"}})));
+        let failed = Arc::new(pod("failed", json!({"status": {"phase": "Failed"}})));
+        let leaving = Arc::new(pod("leaving", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}})));
+        let cheap = Arc::new(pod(
+            "cheap",
+            json!({"metadata": {"annotations": {"controller.kubernetes.io/pod-deletion-cost": "-5"}},
+            "spec": {"nodeName": "n"}, "status": {"phase": "Running",
+            "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2025-01-01T00:00:00Z"}]}}),
+        ));
+        check(3, &[old.clone(), failed, leaving], 2, &[]);
+        check(1, std::slice::from_ref(&old), 0, &[]);
+        check(1, &[old.clone(), young.clone(), pending.clone()], 0, &["pending", "young"]);
+        check(1, &[old.clone(), cheap], 0, &["cheap"]);
+        check(1000, &[], 500, &[]);
+        check(0, &[old], 0, &["old"]);
+    }
+
+    #[test]
+    fn statuses() {
+        let set: ReplicaSet =
+            serde_json::from_value(json!({"metadata": {"generation": 3}, "spec": {"minReadySeconds": 10,
+            "selector": {}, "template": {"metadata": {"labels": {}}}}}))
+            .expect("a set");
+        let now: Timestamp = "2026-01-01T00:00:05Z".parse().expect("a time");
+        let pods = [running("a", "2026-01-01T00:00:00Z"), running("b", "2025-01-01T00:00:00Z")];
+        let found = status(&set, &pods, Some(("FailedCreate", "quota".to_owned())), now);
+        assert_eq!((found.replicas, found.ready_replicas, found.available_replicas), (2, Some(2), Some(1)));
+        assert_eq!(found.conditions.as_ref().map(Vec::len), Some(1));
+        let mut told = set.clone();
+        told.status = Some(found.clone());
+        assert_eq!(status(&told, &pods, Some(("FailedCreate", "other".to_owned())), now), found);
+        assert_eq!(status(&told, &pods, None, now).conditions, None);
+        assert_eq!(next_change(&pods, 10, now), Some(Duration::from_millis(5010)));
+    }
+}
