@@ -1,0 +1,155 @@
+//! The node part: runtime, network, service rules, DNS and what a kubelet does.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kobune_network::Network;
+use kobune_node::Node;
+use kobune_pki::{Authority, San, tls};
+use kobune_runtime::Runtime;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::AgentOptions;
+use crate::settings::{self, Names, NodeSettings, address_at};
+use crate::{admin, instance, up};
+
+/// The parts of a node that need no cluster.
+pub struct Machine {
+    /// Containers and images.
+    pub runtime: Arc<Runtime>,
+    /// Links and addresses.
+    pub network: Arc<Network>,
+    /// The node's address.
+    pub ip: IpAddr,
+}
+
+impl Machine {
+    /// Opens runtime and network and takes over what runs.
+    pub async fn open(names: &Names, node: &NodeSettings) -> Result<Self> {
+        let mut config = names.network();
+        config.pod_cidrs = vec![node.pod_cidr];
+        config.cluster_cidrs = vec![node.cluster_cidr];
+        config.service_cidrs = vec![node.service_cidr];
+        config.dns_addresses = vec![address_at(&node.service_cidr, 10)];
+        let network = Network::start(config).await.context("start the pod network")?;
+        let ip = match node.ip {
+            Some(ip) => ip,
+            None => network.node_address().await.context("find the node's address; give one with --node-ip")?,
+        };
+        let runtime = Runtime::open(names.runtime()).await.context("open the container runtime")?;
+        Ok(Self { runtime, network, ip })
+    }
+}
+
+/// Who a node is to the cluster.
+pub struct Identity {
+    /// A client that acts as `system:node:<name>`.
+    pub client: kube::Client,
+    /// A client that acts as `system:kube-proxy`, for service rules and DNS.
+    pub proxy: kube::Client,
+    /// How the node's HTTP API proves itself and whom it lets in.
+    pub tls: Arc<rustls::ServerConfig>,
+}
+
+/// The certificate of a node's HTTP API by the cluster's authority.
+pub fn serving_tls(authority: &Authority, names: &Names, name: &str, ip: IpAddr) -> Result<Arc<rustls::ServerConfig>> {
+    let sans = [San::parse(name), San::Ip(ip), San::Dns("localhost".to_owned()), San::Ip(IpAddr::from([127, 0, 0, 1]))];
+    let pair = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &sans)?;
+    Ok(tls::server_config(tls::ServingCertificate::new(&pair)?, authority.certificate_pem())?)
+}
+
+/// Starts the node on a machine; each part's end is a result in `parts`.
+pub async fn start(
+    machine: &Machine,
+    identity: Identity,
+    names: &Names,
+    settings: &NodeSettings,
+    parts: &mut JoinSet<(&'static str, Result<()>)>,
+    token: &CancellationToken,
+) -> Result<()> {
+    let runtime = Arc::clone(&machine.runtime);
+    let own = tokio::task::spawn_blocking(move || runtime.images().ensure_self().map(drop))
+        .await
+        .context("make kobune's own image")?;
+    own.context("make kobune's own image")?;
+
+    let dns = vec![address_at(&settings.service_cidr, 10)];
+    let names_service = kobune_network::dns::Config::new(dns.clone(), &settings.cluster_domain);
+    let rules = kobune_network::run(
+        Arc::clone(&machine.network),
+        identity.proxy,
+        settings.name.clone(),
+        names_service,
+        token.clone(),
+    );
+    parts.spawn(async { ("network", rules.await.context("network")) });
+
+    let any = if machine.ip.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from([0, 0, 0, 0]) };
+    let node = Node::build(kobune_node::Config {
+        name: settings.name.clone(),
+        client: identity.client,
+        runtime: Arc::clone(&machine.runtime),
+        network: Arc::clone(&machine.network),
+        node_ip: machine.ip,
+        listen: SocketAddr::new(settings.bind_address.unwrap_or(any), settings.port),
+        tls: identity.tls,
+        data_dir: names.data_dir.clone(),
+        cluster_dns: dns,
+        cluster_domain: settings.cluster_domain.clone(),
+        max_pods: settings.max_pods,
+        pod_cidrs: vec![settings.pod_cidr.to_string()],
+        labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
+        version: settings::VERSION.to_owned(),
+    })
+    .await
+    .context("start the node")?;
+    let token = token.clone();
+    parts.spawn(async { ("node", node.run(token).await.context("node")) });
+    Ok(())
+}
+
+/// `kobune agent`.
+pub async fn join(options: AgentOptions, token: CancellationToken) -> Result<()> {
+    let names = Names::of(&options.instance.data_dir)?;
+    let _instance = instance::take(&names.data_dir)?;
+    let settings = NodeSettings {
+        name: settings::node_name(&options.node)?,
+        ip: options.node.node_ip,
+        bind_address: options.bind_address,
+        port: options.node.node_port,
+        labels: options.node.node_label,
+        max_pods: options.node.max_pods,
+        service_cidr: options.service_cidr,
+        cluster_cidr: options.cluster_cidr,
+        pod_cidr: options.pod_cidr,
+        cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
+    };
+    let kubeconfig = kube::config::Kubeconfig::read_from(&options.kubeconfig)
+        .with_context(|| format!("read {}", options.kubeconfig.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        .await
+        .with_context(|| format!("use {}", options.kubeconfig.display()))?;
+    let roots = config
+        .root_cert
+        .as_ref()
+        .and_then(|roots| roots.first())
+        .context("the kubeconfig names no certificate authority")?;
+    let cluster_ca = kobune_pki::certificate_pem(roots);
+    let client = kube::Client::try_from(config).context("make a client of the cluster")?;
+
+    let machine = Machine::open(&names, &settings).await?;
+    // A kubelet's own authority signs its serving certificate until the cluster's does; clients must be the cluster's.
+    let authority = Authority::load_or_create(&names.data_dir.join("pki"))?;
+    let sans = [San::parse(&settings.name), San::Ip(machine.ip)];
+    let pair = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &sans)?;
+    let tls = tls::server_config(tls::ServingCertificate::new(&pair)?, &cluster_ca)?;
+    let mut parts = JoinSet::new();
+    start(&machine, Identity { proxy: client.clone(), client, tls }, &names, &settings, &mut parts, &token).await?;
+    let admin = admin::serve(&names.data_dir, Arc::clone(&machine.runtime), token.clone())?;
+    parts.spawn(async { ("admin socket", admin.await) });
+    tracing::info!(node = settings.name, "the node runs");
+    up::supervise(parts, &token, None).await
+}

@@ -1,0 +1,247 @@
+//! The command line: every command, flag, environment variable and default in one place.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Kubernetes for small machines and far places, in one executable.
+#[derive(Debug, Parser)]
+#[command(name = "kobune", version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// kobune's commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a whole one-node cluster: API server, controllers, scheduler and this machine as its node
+    Up(UpOptions),
+    /// Run the API server, the controllers and the scheduler, without a node
+    Server(UpOptions),
+    /// Run this machine as a node of a cluster that is elsewhere
+    Agent(AgentOptions),
+    /// Apply manifests to a cluster and wait until everything is ready
+    Apply(kobune_cli::ApplyOptions),
+    /// Stop kobune and its pods; with --purge take away everything it made
+    Down(DownOptions),
+    /// Load, pull, list and remove container images
+    Image {
+        /// What to do with images.
+        #[command(subcommand)]
+        command: ImageCommand,
+    },
+    /// Look at the settings
+    Config {
+        /// What to do with the settings.
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Run one of the small programs that the image kobune.local/kobune offers, such as http-echo
+    #[command(disable_help_flag = true)]
+    Tool,
+    /// Hold the containers of one pod; kobune starts this by itself
+    #[command(hide = true, disable_help_flag = true)]
+    Shim,
+}
+
+/// Where an instance lives.
+#[derive(Debug, Clone, Args)]
+pub struct InstanceOptions {
+    /// The folder that holds everything of this instance
+    #[arg(long, value_name = "DIR", env = "KOBUNE_DATA_DIR", default_value = "/var/lib/kobune")]
+    pub data_dir: PathBuf,
+}
+
+/// The flags of `up` and `server`.
+#[derive(Debug, Clone, Args)]
+pub struct UpOptions {
+    #[command(flatten)]
+    pub instance: InstanceOptions,
+    /// The port of the API server
+    #[arg(long, env = "KOBUNE_PORT", default_value_t = 6443)]
+    pub port: u16,
+    /// The address to listen on for the API and the node's HTTP API [default: every address]
+    #[arg(long, value_name = "ADDRESS", env = "KOBUNE_BIND_ADDRESS")]
+    pub bind_address: Option<IpAddr>,
+    /// Further names or addresses that the API server's certificate is valid for
+    #[arg(long, value_name = "NAME", env = "KOBUNE_TLS_SAN", value_delimiter = ',')]
+    pub tls_san: Vec<String>,
+    /// The addresses of Services
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: ipnet::IpNet,
+    /// The ports of Services of type NodePort, first-last
+    #[arg(long, value_name = "RANGE", env = "KOBUNE_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767")]
+    pub service_node_port_range: PortRange,
+    /// The addresses of pods; each node gets a part of them
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: ipnet::IpNet,
+    /// The domain of Services
+    #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    #[command(flatten)]
+    pub node: NodeOptions,
+}
+
+/// The flags of a machine that runs pods.
+#[derive(Debug, Clone, Args)]
+pub struct NodeOptions {
+    /// The node's name [default: the host name]
+    #[arg(long, value_name = "NAME", env = "KOBUNE_NODE_NAME")]
+    pub node_name: Option<String>,
+    /// The node's address [default: that of the default route's link]
+    #[arg(long, value_name = "ADDRESS", env = "KOBUNE_NODE_IP")]
+    pub node_ip: Option<IpAddr>,
+    /// The port of the node's own HTTP API, 0 for any free one
+    #[arg(long, value_name = "PORT", env = "KOBUNE_NODE_PORT", default_value_t = 10250)]
+    pub node_port: u16,
+    /// Labels to register the node with
+    #[arg(long, value_name = "KEY=VALUE", env = "KOBUNE_NODE_LABELS", value_delimiter = ',', value_parser = parse_label)]
+    pub node_label: Vec<(String, String)>,
+    /// How many pods the node takes
+    #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_PODS", default_value_t = 110)]
+    pub max_pods: u32,
+}
+
+/// The flags of `agent`.
+#[derive(Debug, Clone, Args)]
+pub struct AgentOptions {
+    #[command(flatten)]
+    pub instance: InstanceOptions,
+    /// A kubeconfig of the cluster, with the rights of its node
+    #[arg(long, value_name = "FILE", env = "KOBUNE_AGENT_KUBECONFIG")]
+    pub kubeconfig: PathBuf,
+    /// The address to listen on for the node's HTTP API [default: every address]
+    #[arg(long, value_name = "ADDRESS", env = "KOBUNE_BIND_ADDRESS")]
+    pub bind_address: Option<IpAddr>,
+    /// The addresses of Services
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_SERVICE_CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: ipnet::IpNet,
+    /// The addresses of all pods of the cluster
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
+    pub cluster_cidr: ipnet::IpNet,
+    /// The addresses of this node's pods
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_POD_CIDR")]
+    pub pod_cidr: ipnet::IpNet,
+    /// The domain of Services
+    #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub cluster_domain: String,
+    #[command(flatten)]
+    pub node: NodeOptions,
+}
+
+/// The flags of `down`.
+#[derive(Debug, Clone, Args)]
+pub struct DownOptions {
+    #[command(flatten)]
+    pub instance: InstanceOptions,
+    /// Also remove all data: cluster, images, volumes, keys
+    #[arg(long)]
+    pub purge: bool,
+}
+
+/// What can be done with images.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Add the images of an OCI or docker archive (plain, gzip or zstd)
+    Load {
+        #[command(flatten)]
+        instance: InstanceOptions,
+        /// The archive, - for standard input
+        #[arg(value_name = "FILE")]
+        archive: PathBuf,
+    },
+    /// Fetch an image from its registry
+    Pull {
+        #[command(flatten)]
+        instance: InstanceOptions,
+        /// The image, such as docker.io/library/busybox:1.37
+        #[arg(value_name = "IMAGE")]
+        reference: String,
+    },
+    /// List the images
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        instance: InstanceOptions,
+        /// Print JSON instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove images by name or id
+    #[command(visible_alias = "remove")]
+    Rm {
+        #[command(flatten)]
+        instance: InstanceOptions,
+        /// The images
+        #[arg(value_name = "IMAGE", required = true)]
+        references: Vec<String>,
+    },
+}
+
+/// What can be done with the settings.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print what would be in force for `kobune up` with these flags and this environment
+    Show(UpOptions),
+}
+
+/// An inclusive range of ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// The lowest port.
+    pub first: u16,
+    /// The highest port.
+    pub last: u16,
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+        match parsed {
+            Some((first, last)) if 0 < first && first <= last => Ok(Self { first, last }),
+            _ => Err("expected two ports, first-last".to_owned()),
+        }
+    }
+}
+
+impl std::fmt::Display for PortRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+fn parse_label(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn port_ranges() {
+        let check = |text: &str, expected: Option<(u16, u16)>| {
+            let got = text.parse::<PortRange>().ok().map(|range| (range.first, range.last));
+            assert_eq!(got, expected, "{text}");
+        };
+        check("30000-32767", Some((30000, 32767)));
+        check("5-5", Some((5, 5)));
+        check("6-5", None);
+        check("0-5", None);
+        check("5", None);
+        check("a-b", None);
+        check("1-70000", None);
+    }
+}

@@ -1,0 +1,56 @@
+//! The executable: reads the command line, wires the parts together, nothing else.
+
+mod admin;
+mod agent;
+mod cli;
+mod down;
+mod image;
+mod instance;
+mod process;
+mod server;
+mod settings;
+mod up;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, ConfigCommand};
+
+fn main() -> ExitCode {
+    // Before anything starts a thread: a shim stays single-threaded and small, and the tools are called by their names.
+    let mut arguments = std::env::args_os();
+    let called = arguments.next().unwrap_or_default();
+    if let Some(tool) = Path::new(&called).file_name().filter(|name| *name != "kobune").and_then(kobune_tools::by_name)
+    {
+        return tool(arguments);
+    }
+    let arguments: Vec<OsString> = arguments.collect();
+    match arguments.first().and_then(|word| word.to_str()) {
+        Some("shim") => return kobune_runtime::shim_main(arguments.into_iter().skip(1)),
+        Some("tool") => return kobune_tools::main(arguments.into_iter().skip(1)),
+        _ => {}
+    }
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kobune: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<()> {
+    match cli.command {
+        Command::Up(options) => process::run(|token| up::run(options, up::Parts::All, token)),
+        Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
+        Command::Agent(options) => process::run(|token| agent::join(options, token)),
+        Command::Apply(options) => process::offline(kobune_cli::apply(options)),
+        Command::Down(options) => down::run(&options),
+        Command::Image { command } => image::run(command),
+        Command::Config { command: ConfigCommand::Show(options) } => settings::show(options),
+        Command::Shim | Command::Tool => unreachable!("handled before the command line is read"),
+    }
+}

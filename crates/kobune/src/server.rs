@@ -1,0 +1,156 @@
+//! The server part: store, API server, controllers and scheduler, and the kubeconfig of the administrator.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kobune_apiserver::ApiServer;
+use kobune_apiserver::security::User;
+use kobune_pki::{Authority, San, api_server_sans, kubeconfig, tls, write_private};
+use kobune_store::SqliteStore;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::settings::{ServerSettings, address_at};
+
+/// A server that answers in process and whose other parts are not started yet.
+pub struct Server {
+    settings: ServerSettings,
+    authority: Authority,
+    api: Arc<ApiServer>,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+}
+
+impl Server {
+    /// Opens the store, makes or reads keys and binds the socket.
+    pub async fn build(settings: ServerSettings, host_name: &str, node_ip: IpAddr) -> Result<Self> {
+        let listener = listen(settings.bind_address, settings.port).await?;
+        let port = listener.local_addr().context("read the API server's address")?.port();
+        let data_dir = &settings.names.data_dir;
+        let authority = Authority::load_or_create(&data_dir.join("pki")).context("open the certificate authority")?;
+        let addresses =
+            [node_ip, IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into(), address_at(&settings.service_cidr, 1)];
+        let mut sans = api_server_sans(&settings.cluster_domain, host_name, &addresses);
+        sans.extend(settings.tls_san.iter().map(|name| San::parse(name)));
+        let pair = authority.kept_server_certificate(&data_dir.join("pki"), "apiserver", &sans)?;
+        let certificate = tls::ServingCertificate::new(&pair)?;
+        let tls = tls::server_config(certificate, authority.certificate_pem())?;
+
+        let catalogue = kobune_kinds::Catalogue::builtin();
+        let facets = kobune_apiserver::facets(&catalogue);
+        let path = data_dir.join("store.sqlite");
+        let opened =
+            tokio::task::spawn_blocking(move || SqliteStore::open(path, kobune_store::Config::default(), facets));
+        let store = opened.await.context("open the store")?.context("open the store")?;
+        let mut config = kobune_apiserver::Config::new(data_dir.clone(), node_ip, port);
+        config.service_cidrs = vec![settings.service_cidr.to_string()];
+        config.node_port_range = settings.node_ports.first..=settings.node_ports.last;
+        config.cluster_domain.clone_from(&settings.cluster_domain);
+        config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
+        let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
+
+        let server = Self { settings, authority, api, listener, tls };
+        server.write_admin_kubeconfig(node_ip, port)?;
+        Ok(server)
+    }
+
+    fn write_admin_kubeconfig(&self, node_ip: IpAddr, port: u16) -> Result<()> {
+        let data_dir = &self.settings.names.data_dir;
+        let admin = self.authority.kept_client_certificate(
+            &data_dir.join("pki"),
+            "admin",
+            "kubernetes-admin",
+            &["system:masters"],
+        )?;
+        let url = format!("https://{}", SocketAddr::new(node_ip, port));
+        let text = kubeconfig(&url, self.authority.certificate_pem(), &admin);
+        let path = data_dir.join("admin.kubeconfig");
+        if std::fs::read(&path).is_ok_and(|there| there == text.as_bytes()) {
+            return Ok(());
+        }
+        write_private(&path, text.as_bytes()).context("write the administrator's kubeconfig")
+    }
+
+    /// The cluster's certificate authority.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// A client in the same process that acts in the name of a user.
+    pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
+        kube::Client::new(self.api.service_as(user_of(user, groups)), "default")
+    }
+
+    /// Starts to answer, and starts the controllers and the scheduler; each part's end is a result in `parts`.
+    ///
+    /// The controllers stop with `token`; the API server goes on until `serving` is cancelled, so that what stops can
+    /// still write its last words.
+    pub fn start(
+        self,
+        parts: &mut JoinSet<(&'static str, Result<()>)>,
+        token: &CancellationToken,
+        serving: CancellationToken,
+    ) {
+        let controllers = kobune_controllers::run(
+            // One client for all controllers: upstream's split into a service account each needs the rights of all of
+            // them together, and a garbage collector may touch every kind.
+            self.client_as("system:kube-controller-manager", &["system:masters"]),
+            kobune_controllers::Config {
+                cluster_cidr: self.settings.cluster_cidr.to_string(),
+                root_ca_pem: self.authority.certificate_pem().to_owned(),
+                ..kobune_controllers::Config::default()
+            },
+            token.clone(),
+        );
+        parts.spawn(async { ("controllers", controllers.await.context("controllers")) });
+        let scheduler = kobune_scheduler::run(
+            self.client_as("system:kube-scheduler", &[]),
+            kobune_scheduler::Config::default(),
+            token.clone(),
+        );
+        parts.spawn(async { ("scheduler", scheduler.await.context("scheduler")) });
+        let serve = self.api.serve(self.listener, self.tls, serving);
+        parts.spawn(async { ("API server", serve.await.context("API server")) });
+    }
+}
+
+fn user_of(name: &str, groups: &[&str]) -> User {
+    let groups = groups.iter().copied().chain(["system:authenticated"]).map(str::to_owned).collect();
+    User { name: name.to_owned(), uid: String::new(), groups, extra: Default::default() }
+}
+
+/// Binds every address of both families where none is given, of one family where the machine has only that.
+async fn listen(address: Option<IpAddr>, port: u16) -> Result<TcpListener> {
+    let candidates = match address {
+        Some(address) => vec![address],
+        None => vec![Ipv6Addr::UNSPECIFIED.into(), IpAddr::from([0, 0, 0, 0])],
+    };
+    let mut last = None;
+    for address in candidates {
+        match TcpListener::bind(SocketAddr::new(address, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                return Err(error).with_context(|| {
+                    format!("listen on port {port}, which another program has: choose one with --port")
+                });
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.expect("there is a candidate")).with_context(|| format!("listen on port {port}"))
+}
+
+/// This machine's address as the routing table would choose it; nothing is sent. Loopback where there is no route.
+pub fn own_address() -> IpAddr {
+    let towards = [(IpAddr::from([0, 0, 0, 0]), "192.0.2.1:9"), (Ipv6Addr::UNSPECIFIED.into(), "[2001:db8::1]:9")];
+    for (from, to) in towards {
+        let found = std::net::UdpSocket::bind(SocketAddr::new(from, 0))
+            .and_then(|socket| socket.connect(to).and_then(|()| socket.local_addr()));
+        if let Ok(address) = found {
+            return address.ip();
+        }
+    }
+    IpAddr::from([127, 0, 0, 1])
+}

@@ -1,0 +1,218 @@
+//! Settings in force: flags, environment and defaults resolved once into plain values.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+
+use crate::cli::{NodeOptions, PortRange, UpOptions};
+
+/// The Kubernetes version that kobune speaks, with its own behind it.
+pub const VERSION: &str = concat!("v1.36.0+kobune", env!("CARGO_PKG_VERSION"));
+
+/// Names that belong to one data folder, so that instances beside each other never meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Names {
+    /// The absolute data folder.
+    pub data_dir: PathBuf,
+    /// The instance's name, which its control groups and nftables table carry: `kobune-` and eight digits.
+    pub instance: String,
+    /// The link that carries the node's pod gateway and DNS addresses.
+    pub link: String,
+}
+
+impl Names {
+    /// The names of the instance in a data folder, whether or not the folder is there.
+    pub fn of(data_dir: &Path) -> Result<Self> {
+        let absolute = std::path::absolute(data_dir).with_context(|| format!("data folder {}", data_dir.display()))?;
+        // Links in the path are followed where the folder is there, so that two spellings are one instance.
+        let data_dir = std::fs::canonicalize(&absolute).unwrap_or(absolute);
+        let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
+        let short: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { data_dir, instance: format!("kobune-{short}"), link: format!("kb-{short}") })
+    }
+
+    /// How the runtime of this instance is arranged.
+    pub fn runtime(&self) -> kobune_runtime::Config {
+        kobune_runtime::Config::new(&self.data_dir, format!("/{}", self.instance))
+    }
+
+    /// How the network of this instance is arranged, with default ranges.
+    pub fn network(&self) -> kobune_network::Config {
+        let mut config = kobune_network::Config::for_data_dir(&self.data_dir);
+        config.bridge.clone_from(&self.link);
+        config.table.clone_from(&self.instance);
+        config
+    }
+}
+
+/// What a server needs to know.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    pub names: Names,
+    pub port: u16,
+    pub bind_address: Option<IpAddr>,
+    pub tls_san: Vec<String>,
+    pub service_cidr: IpNet,
+    pub node_ports: PortRange,
+    pub cluster_cidr: IpNet,
+    pub cluster_domain: String,
+}
+
+/// What a node needs to know.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    pub name: String,
+    pub ip: Option<IpAddr>,
+    pub bind_address: Option<IpAddr>,
+    pub port: u16,
+    pub labels: Vec<(String, String)>,
+    pub max_pods: u32,
+    pub service_cidr: IpNet,
+    pub cluster_cidr: IpNet,
+    pub pod_cidr: IpNet,
+    pub cluster_domain: String,
+}
+
+/// Resolves the flags of `up` and `server`, reporting every mistake at once.
+pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
+    let mut mistakes = Vec::new();
+    if options.service_cidr.prefix_len() > options.service_cidr.max_prefix_len() - 4 {
+        mistakes.push(format!("--service-cidr {} is smaller than sixteen addresses", options.service_cidr));
+    }
+    if overlap(&options.service_cidr, &options.cluster_cidr) {
+        mistakes.push(format!(
+            "--service-cidr {} and --cluster-cidr {} overlap",
+            options.service_cidr, options.cluster_cidr
+        ));
+    }
+    let pod_cidr = first_node_range(&options.cluster_cidr);
+    if pod_cidr.is_none() {
+        mistakes.push(format!("--cluster-cidr {} is smaller than one node's range", options.cluster_cidr));
+    }
+    let name = node_name(&options.node)?;
+    if !mistakes.is_empty() {
+        bail!("{}", mistakes.join("; "));
+    }
+    let server = ServerSettings {
+        names: Names::of(&options.instance.data_dir)?,
+        port: options.port,
+        bind_address: options.bind_address,
+        tls_san: options.tls_san.clone(),
+        service_cidr: options.service_cidr,
+        node_ports: options.service_node_port_range,
+        cluster_cidr: options.cluster_cidr,
+        cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
+    };
+    let node = NodeSettings {
+        name,
+        ip: options.node.node_ip,
+        bind_address: options.bind_address,
+        port: options.node.node_port,
+        labels: options.node.node_label.clone(),
+        max_pods: options.node.max_pods,
+        service_cidr: options.service_cidr,
+        cluster_cidr: options.cluster_cidr,
+        pod_cidr: pod_cidr.expect("a missing range was reported above"),
+        cluster_domain: server.cluster_domain.clone(),
+    };
+    Ok((server, node))
+}
+
+/// The node's name: as given, or the host name in the form that an object's name may have.
+pub fn node_name(options: &NodeOptions) -> Result<String> {
+    let name = match &options.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname().context("read the host name")?.to_string_lossy().trim().to_lowercase(),
+    };
+    let problems = kobune_kinds::name::dns1123_subdomain(&name);
+    if !problems.is_empty() {
+        bail!("{name:?} cannot be a node's name ({}): give one with --node-name", problems.join("; "));
+    }
+    Ok(name)
+}
+
+/// The address at a place in a range: the API's Service has the first, DNS the tenth.
+pub fn address_at(range: &IpNet, place: u8) -> IpAddr {
+    match range.network() {
+        IpAddr::V4(first) => IpAddr::V4((u32::from(first) + u32::from(place)).into()),
+        IpAddr::V6(first) => IpAddr::V6((u128::from(first) + u128::from(place)).into()),
+    }
+}
+
+fn overlap(one: &IpNet, other: &IpNet) -> bool {
+    one.contains(&other.network()) || other.contains(&one.network())
+}
+
+/// The part of the cluster's range that its first node gets: 256 addresses of the fourth version, 2^64 of the sixth.
+fn first_node_range(cluster: &IpNet) -> Option<IpNet> {
+    let length = if cluster.network().is_ipv4() { 24 } else { 64 };
+    (cluster.prefix_len() <= length).then(|| IpNet::new(cluster.network(), length).expect("the length fits the family"))
+}
+
+/// `kobune config show`.
+pub fn show(options: UpOptions) -> Result<()> {
+    let (server, node) = resolve(&options)?;
+    println!("data-dir: {}", server.names.data_dir.display());
+    println!("instance: {}", server.names.instance);
+    println!("port: {}", server.port);
+    println!(
+        "bind-address: {}",
+        server.bind_address.map_or_else(|| "every address".to_owned(), |address| address.to_string())
+    );
+    println!("tls-san: [{}]", server.tls_san.join(", "));
+    println!("service-cidr: {}", server.service_cidr);
+    println!("service-node-port-range: {}", server.node_ports);
+    println!("cluster-cidr: {}", server.cluster_cidr);
+    println!("cluster-domain: {}", server.cluster_domain);
+    println!("node-name: {}", node.name);
+    println!(
+        "node-ip: {}",
+        node.ip.map_or_else(|| "that of the default route's link".to_owned(), |address| address.to_string())
+    );
+    println!("node-port: {}", node.port);
+    println!(
+        "node-label: [{}]",
+        node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
+    );
+    println!("max-pods: {}", node.max_pods);
+    println!("pod-cidr: {}", node.pod_cidr);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_in_ranges() {
+        let check = |range: &str, place: u8, expected: &str| {
+            assert_eq!(address_at(&range.parse().unwrap(), place).to_string(), expected);
+        };
+        check("10.96.0.0/16", 1, "10.96.0.1");
+        check("10.96.0.0/16", 10, "10.96.0.10");
+        check("fd00:96::/112", 10, "fd00:96::a");
+    }
+
+    #[test]
+    fn a_node_gets_the_first_part() {
+        let check = |cluster: &str, expected: Option<&str>| {
+            let got = first_node_range(&cluster.parse().unwrap()).map(|range| range.to_string());
+            assert_eq!(got.as_deref(), expected, "{cluster}");
+        };
+        check("10.244.0.0/16", Some("10.244.0.0/24"));
+        check("10.244.3.0/24", Some("10.244.3.0/24"));
+        check("10.244.3.0/25", None);
+        check("fd00:244::/48", Some("fd00:244::/64"));
+    }
+
+    #[test]
+    fn names_differ_by_folder() {
+        let one = Names::of(Path::new("/nowhere/one")).unwrap();
+        let two = Names::of(Path::new("/nowhere/two")).unwrap();
+        assert_ne!(one.instance, two.instance);
+        assert!(one.link.len() <= 15, "a link's name has at most 15 bytes");
+    }
+}
