@@ -77,6 +77,8 @@ pub async fn supervise(
     serving: Option<CancellationToken>,
 ) -> Result<()> {
     let early = tokio::select! {
+        // Told to stop comes first: parts that end at once then do what they were told.
+        biased;
         () = token.cancelled() => None,
         ended = parts.join_next() => ended,
     };
