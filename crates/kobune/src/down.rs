@@ -1,12 +1,11 @@
 //! `kobune down`: ends the kobune of a data folder and its pods; with `--purge` takes away everything it made.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kobune_network::Network;
-use kobune_runtime::Runtime;
-use nix::mount::{MntFlags, umount2};
+use kobune_runtime::{Runtime, unmount_below};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -41,7 +40,6 @@ pub fn run(options: &DownOptions) -> Result<()> {
     if options.purge {
         Runtime::purge(&names.runtime()).context("remove the containers")?;
         process::offline(async { Network::purge(&names.network()).await.context("remove the network") })?;
-        unmount_below(&names.data_dir)?;
         empty(&names)?;
         println!("removed everything of {}", names.data_dir.display());
     } else {
@@ -89,32 +87,6 @@ fn signal(process: Pid, signal: Signal) -> Result<()> {
     }
 }
 
-/// Takes away what is still mounted below the folder, such as the memory file systems of volumes; innermost first.
-fn unmount_below(data_dir: &Path) -> Result<()> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
-    let places = mounts.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape);
-    let mut below: Vec<PathBuf> = places.filter(|place| place.starts_with(data_dir) && place != data_dir).collect();
-    below.sort();
-    for place in below.iter().rev() {
-        umount2(place, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", place.display()))?;
-    }
-    Ok(())
-}
-
-/// A path of `/proc/self/mountinfo`, in which blanks and the like are written as octal numbers.
-fn unescape(text: &str) -> PathBuf {
-    let mut parts = text.split('\\');
-    let mut path = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        let number = part.get(..3).and_then(|digits| u8::from_str_radix(digits, 8).ok());
-        match number {
-            Some(byte) => path.extend([char::from(byte)].into_iter().chain(part[3..].chars())),
-            None => path.extend(['\\'].into_iter().chain(part.chars())),
-        }
-    }
-    PathBuf::from(path)
-}
-
 /// Removes the folder's content, the lock last, and the folder itself where it is not a mount.
 fn empty(names: &Names) -> Result<()> {
     let attempt = |path: &Path| format!("remove {}", path.display());
@@ -124,6 +96,8 @@ fn empty(names: &Names) -> Result<()> {
         if path == lock {
             continue;
         }
+        // Volumes in memory are mounts; the data folder itself may be somebody's disk and stays mounted.
+        unmount_below(&path).with_context(|| attempt(&path))?;
         let removed = if path.is_dir() && !path.is_symlink() {
             std::fs::remove_dir_all(&path)
         } else {
@@ -136,16 +110,5 @@ fn empty(names: &Names) -> Result<()> {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::ResourceBusy => Ok(()),
         Err(error) => Err(error).with_context(|| attempt(&names.data_dir)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn mount_paths() {
-        assert_eq!(unescape("/a/b"), PathBuf::from("/a/b"));
-        assert_eq!(unescape("/a\\040b\\134c"), PathBuf::from("/a b\\c"));
     }
 }

@@ -53,7 +53,7 @@ pub use events::{ContainerEvent, ContainerEventKind, EventReceiver, RuntimeGone}
 pub use id::{ContainerId, SandboxId};
 pub use images::{Auth, Image, ImageConfig, ImageError, Images};
 pub use reference::{Reference, ReferenceError};
-pub use runtime::Runtime;
+pub use runtime::{Runtime, unmount_below};
 pub use sandbox::{SandboxConfig, SandboxState, SandboxStatus};
 pub use selfimage::SELF_IMAGE;
 pub use shim::shim_main;

@@ -7,6 +7,8 @@ mod mounts;
 mod purge;
 mod records;
 
+pub use mounts::unmount_below;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Once};
@@ -106,7 +108,7 @@ impl Runtime {
             for group in groups {
                 cgroups.remove(&group)?;
             }
-            mounts::unmount_below(&folder)
+            unmount_below(&folder)
         })
         .await?;
         self.take_over_exits(id);

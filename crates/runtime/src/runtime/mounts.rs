@@ -55,7 +55,7 @@ pub(super) fn mount_shm(folder: &Path) -> Result<()> {
 }
 
 /// Takes away every mount at or below a folder, newest first.
-pub(super) fn unmount_below(folder: &Path) -> Result<()> {
+pub fn unmount_below(folder: &Path) -> Result<()> {
     let table = table()?;
     let mut found: Vec<PathBuf> =
         points(&table).map(|(point, _)| point).filter(|point| point.starts_with(folder)).collect();
