@@ -145,8 +145,9 @@ impl ApiServer {
         fields.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
         fields.insert("creationTimestamp".into(), call::now_text().into());
         kind.prepare_create(&mut object);
-        crate::hooks::prepare_create(kind, &mut object);
-        let errors = kind.validate(&object);
+        crate::hooks::prepare_create(kind, &mut object, Some(&call.user));
+        let mut errors = kind.validate(&object);
+        errors.extend(crate::hooks::validate(kind, &object));
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors).with_warnings(warnings));
         }

@@ -1,14 +1,17 @@
 //! What single kinds need between decoding and storing beyond their data in `kinds`.
 
-use kobune_kinds::Kind;
+use kobune_kinds::{FieldError, Kind};
 use serde_json::Value;
 
-use crate::services;
+use crate::{certificates, security::User, services};
 
-/// Completes a new object.
-pub(crate) fn prepare_create(kind: &Kind, object: &mut Value) {
+/// Completes a new object; `user` is who makes it, unless the server does so itself.
+pub(crate) fn prepare_create(kind: &Kind, object: &mut Value, user: Option<&User>) {
     if &*kind.collection == "core/services" {
         services::default_families(object);
+    }
+    if let Some(user) = user.filter(|_| certificates::concerns(kind)) {
+        certificates::identify(object, user);
     }
 }
 
@@ -20,4 +23,16 @@ pub(crate) fn fill_from_old(kind: &Kind, object: &mut Value, old: &Value, subres
     if &*kind.collection == "core/services" {
         services::keep_allocated(object, old);
     }
+}
+
+/// Completes a changed object after its endpoint's rules were applied.
+pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value) {
+    if certificates::concerns(kind) {
+        certificates::stamp(object, old);
+    }
+}
+
+/// Mistakes that only this crate can find.
+pub(crate) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
+    if certificates::concerns(kind) { certificates::validate(object) } else { Vec::new() }
 }

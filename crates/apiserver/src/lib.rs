@@ -11,6 +11,7 @@ mod admit;
 mod binding;
 mod body;
 mod call;
+mod certificates;
 mod compress;
 mod config;
 mod connect;

@@ -198,7 +198,7 @@ async fn write_desired(
             fields.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
             fields.insert("creationTimestamp".into(), call::now_text().into());
             kind.prepare_create(&mut object);
-            crate::hooks::prepare_create(kind, &mut object);
+            crate::hooks::prepare_create(kind, &mut object, None);
             Op::Create(encode::draft(kind, &object))
         }
         Some(record) => {

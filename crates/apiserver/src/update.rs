@@ -174,7 +174,9 @@ impl ApiServer {
             crate::hooks::fill_from_old(kind, &mut object, &old, subresource);
             warnings.extend(self.admit(call, Operation::Update, name, &mut object, Some(&old)).await?);
             kind.prepare_update(&mut object, &old, subresource);
-            let errors = kind.validate_update(&object, &old, subresource);
+            crate::hooks::prepare_update(kind, &mut object, &old);
+            let mut errors = kind.validate_update(&object, &old, subresource);
+            errors.extend(crate::hooks::validate(kind, &object));
             if !errors.is_empty() {
                 return Err(ApiError::invalid(kind, name, &errors).with_warnings(warnings).into());
             }

@@ -3,7 +3,11 @@
 //! One file a controller. A controller decides in a pure function (`plan`) over what the shared caches (`informer`) hold, and a
 //! thin pass carries the decision out. Events only put keys into a `queue`; a pass takes no hint.
 
+mod certificates;
 mod context;
+mod csr_approving;
+mod csr_cleaner;
+mod csr_signing;
 mod deployment;
 mod discovery;
 mod endpoint_slice;
@@ -25,7 +29,10 @@ mod service_account;
 mod service_endpoints;
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
+use kobune_pki::Authority;
 use kobune_scheduler::recorder::Recorder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -41,11 +48,21 @@ pub struct Config {
     pub node_cidr_mask_size: u8,
     /// The cluster's certificate authority, published as ConfigMap `kube-root-ca.crt` in each namespace.
     pub root_ca_pem: String,
+    /// The authority that signs approved signing requests; without it nothing signs them here.
+    pub authority: Option<Arc<Authority>>,
+    /// How long a signed certificate is valid at most.
+    pub cluster_signing_duration: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { cluster_cidr: "10.244.0.0/16".to_owned(), node_cidr_mask_size: 24, root_ca_pem: String::new() }
+        Self {
+            cluster_cidr: "10.244.0.0/16".to_owned(),
+            node_cidr_mask_size: 24,
+            root_ca_pem: String::new(),
+            authority: None,
+            cluster_signing_duration: Duration::from_secs(365 * 24 * 60 * 60),
+        }
     }
 }
 
@@ -83,6 +100,17 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     node_ipam::start(&context)?;
     pod_garbage_collector::start(&context);
     garbage_collector::start(&context);
+    let requests = Arc::<certificates::Requests>::default();
+    csr_approving::start(&context, &requests);
+    csr_cleaner::start(&context, &requests);
+    if let Some(authority) = &context.config.authority {
+        csr_signing::start(&context, &requests, authority.clone());
+    }
+    context.follow_some::<CertificateSigningRequest, _>(
+        "certificatesigningrequests",
+        kube::runtime::watcher::Config::default(),
+        &requests,
+    );
     context.follow_all();
     token.cancelled().await;
     context.tasks.close();

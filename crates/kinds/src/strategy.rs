@@ -113,6 +113,10 @@ pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subre
                 // Only the `finalize` endpoint may take finalizers of the spec away.
                 keep(object, old, "spec");
             }
+            if &*kind.kind == "CertificateSigningRequest" {
+                // What somebody asked to have signed, and who it was, never changes.
+                keep(object, old, "spec");
+            }
         }
         Some("status" | "approval") => {
             let status = object.get_mut("status").map(Value::take);

@@ -2,6 +2,7 @@
 //!
 //! Source: `pkg/apis/*/validation/validation.go` and `staging/src/k8s.io/apimachinery/pkg/api/validation` of Kubernetes 1.36.
 
+mod certificates;
 mod config;
 mod metadata;
 mod pod;
@@ -28,6 +29,12 @@ pub(crate) fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 pub(crate) fn update(kind: &Kind, object: &Value, old: &Value, subresource: Option<&str>) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::update(object, old, &mut errors);
+    if kind.collection.as_ref() == "certificates.k8s.io/certificatesigningrequests" {
+        // What its endpoints write is the status, which has rules of its own.
+        certificates::signing_request(object, &mut errors);
+        certificates::signing_request_update(object, old, subresource, &mut errors);
+        return errors;
+    }
     if subresource.is_some() {
         return errors;
     }
@@ -59,6 +66,7 @@ fn spec(kind: &Kind, object: &Value, errors: &mut Errors) {
         "core/replicationcontrollers" => workload::replication_controller(&object["spec"], &spec, errors),
         "batch/jobs" => workload::job(&object["spec"], &spec, errors),
         "batch/cronjobs" => workload::cron_job(&object["spec"], &spec, errors),
+        "certificates.k8s.io/certificatesigningrequests" => certificates::signing_request(object, errors),
         _ => {}
     }
 }

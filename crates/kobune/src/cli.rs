@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api_options::ApiOptions;
+
 /// Kubernetes for small machines and far places, in one executable.
 #[derive(Debug, Parser)]
 #[command(name = "kobune", version, propagate_version = true, disable_help_subcommand = true)]
@@ -81,6 +83,8 @@ pub struct UpOptions {
     /// The domain of Services
     #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    #[command(flatten)]
+    pub api: ApiOptions,
     #[command(flatten)]
     pub node: NodeOptions,
 }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod agent;
+mod api_options;
 mod cli;
 mod down;
 mod image;

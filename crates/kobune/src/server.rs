@@ -17,7 +17,7 @@ use crate::settings::{ServerSettings, address_at};
 /// A server that answers in process and whose other parts are not started yet.
 pub struct Server {
     settings: ServerSettings,
-    authority: Authority,
+    authority: Arc<Authority>,
     api: Arc<ApiServer>,
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
@@ -51,7 +51,7 @@ impl Server {
         config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
         let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
 
-        let server = Self { settings, authority, api, listener, tls };
+        let server = Self { settings, authority: Arc::new(authority), api, listener, tls };
         server.write_admin_kubeconfig(node_ip, port)?;
         Ok(server)
     }
@@ -100,6 +100,8 @@ impl Server {
             kobune_controllers::Config {
                 cluster_cidr: self.settings.cluster_cidr.to_string(),
                 root_ca_pem: self.authority.certificate_pem().to_owned(),
+                authority: Some(Arc::clone(&self.authority)),
+                cluster_signing_duration: self.settings.api.cluster_signing_duration,
                 ..kobune_controllers::Config::default()
             },
             token.clone(),

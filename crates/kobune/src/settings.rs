@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
+use crate::api_options::ApiOptions;
 use crate::cli::{NodeOptions, PortRange, UpOptions};
 
 /// The Kubernetes version that kobune speaks, with its own behind it.
@@ -59,6 +60,7 @@ pub struct ServerSettings {
     pub node_ports: PortRange,
     pub cluster_cidr: IpNet,
     pub cluster_domain: String,
+    pub api: ApiOptions,
 }
 
 /// What a node needs to know.
@@ -105,6 +107,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         node_ports: options.service_node_port_range,
         cluster_cidr: options.cluster_cidr,
         cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
+        api: options.api.clone(),
     };
     let node = NodeSettings {
         name,
@@ -167,6 +170,9 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("service-node-port-range: {}", server.node_ports);
     println!("cluster-cidr: {}", server.cluster_cidr);
     println!("cluster-domain: {}", server.cluster_domain);
+    for (key, value) in server.api.show() {
+        println!("{key}: {value}");
+    }
     println!("node-name: {}", node.name);
     println!(
         "node-ip: {}",

@@ -14,7 +14,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("runtime", &[]),
         ("node", &["network", "runtime"]),
         ("scheduler", &[]),
-        ("controllers", &["scheduler"]),
+        ("controllers", &["pki", "scheduler"]),
         ("cli", &[]),
         ("tools", &[]),
         ("testbed", &[]),

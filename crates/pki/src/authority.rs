@@ -150,6 +150,11 @@ impl Authority {
         &self.certificate
     }
 
+    /// The key that signs.
+    pub(crate) fn key(&self) -> &KeyPair {
+        self.issuer.key()
+    }
+
     /// A new certificate for a server (usable as a client certificate too) that answers for these names.
     ///
     /// `common_name` is for people who look at it, like `kube-apiserver`; for a node's server it is
@@ -264,7 +269,7 @@ fn new_key(what: &str) -> Result<KeyPair> {
     KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|source| Error::Key { what: what.to_owned(), source })
 }
 
-fn new_serial() -> Result<SerialNumber> {
+pub(crate) fn new_serial() -> Result<SerialNumber> {
     let mut bytes = [0u8; 16];
     SystemRandom::new().fill(&mut bytes).map_err(|_| Error::Random)?;
     // A serial number is a positive integer: the highest bit would make it negative, a zero first byte would be cut.

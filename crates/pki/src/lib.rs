@@ -4,6 +4,7 @@
 //! Nothing in this crate knows the API or the network; it turns names into certificates and claims into tokens.
 //!
 //! * [`Authority`] makes certificates, and makes itself at the first start;
+//! * [`SigningRequest`] reads what others want to have signed, and [`Authority::sign_request`] signs it;
 //! * [`tls`] turns certificates into rustls configurations, with a server certificate that can change while running;
 //! * [`kubeconfig`] writes the file that kubectl reads;
 //! * [`ServiceAccountTokens`] signs and verifies the tokens that pods hold.
@@ -11,8 +12,10 @@
 mod authority;
 mod error;
 mod files;
+mod issue;
 mod kubeconfig;
 mod pem;
+mod request;
 mod subject;
 pub mod tls;
 mod tokens;
@@ -20,8 +23,10 @@ mod tokens;
 pub use authority::{Authority, Pair, San, api_server_sans};
 pub use error::Error;
 pub use files::{write_private, write_public};
+pub use issue::Validity;
 pub use kubeconfig::kubeconfig;
-pub use pem::certificate_pem;
+pub use pem::{certificate_pem, check_certificates, end_of_certificate};
+pub use request::{RequestError, SigningRequest};
 pub use subject::Subject;
 pub use tokens::{Bound, Claims, Reference, ServiceAccountTokens, TokenError};
 

@@ -2,6 +2,7 @@
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::{Error, Result};
 
@@ -22,6 +23,21 @@ pub(crate) fn private_key(what: &str, text: &str) -> Result<PrivateKeyDer<'stati
 
 fn malformed(what: &str, error: &dyn std::fmt::Display) -> Error {
     Error::Malformed { what: what.to_owned(), problem: error.to_string() }
+}
+
+/// Whether a PEM text holds readable certificates and nothing else.
+pub fn check_certificates(text: &str) -> Result<()> {
+    for certificate in certificates("the certificate", text)? {
+        X509Certificate::from_der(&certificate).map_err(|error| malformed("the certificate", &error))?;
+    }
+    Ok(())
+}
+
+/// When the first certificate of a PEM text ends, in seconds since 1970; `None` when it is unreadable.
+pub fn end_of_certificate(pem: &[u8]) -> Option<i64> {
+    let first = CertificateDer::from_pem_slice(pem).ok()?;
+    let (_, certificate) = X509Certificate::from_der(&first).ok()?;
+    Some(certificate.validity().not_after.timestamp())
 }
 
 /// A certificate as PEM text.

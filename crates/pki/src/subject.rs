@@ -1,6 +1,6 @@
 //! Who a certificate says it is: the form in which Kubernetes puts users and groups into certificates.
 
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer, X509Certificate, X509Error, X509Name};
 
 use crate::{Error, Result};
 
@@ -18,12 +18,14 @@ impl Subject {
     pub fn of_certificate(der: &[u8]) -> Result<Subject> {
         let malformed = |problem: String| Error::Malformed { what: "the client certificate".to_owned(), problem };
         let (_, certificate) = X509Certificate::from_der(der).map_err(|error| malformed(error.to_string()))?;
-        let text = |value: &x509_parser::x509::AttributeTypeAndValue<'_>| {
-            value.as_str().map(str::to_owned).map_err(|error| malformed(error.to_string()))
-        };
-        let subject = certificate.subject();
-        let common_name = subject.iter_common_name().next().map(text).transpose()?.unwrap_or_default();
-        let organizations = subject.iter_organization().map(text).collect::<Result<_>>()?;
+        Subject::of_name(certificate.subject()).map_err(|error| malformed(error.to_string()))
+    }
+
+    /// Reads a distinguished name.
+    pub(crate) fn of_name(name: &X509Name<'_>) -> std::result::Result<Subject, X509Error> {
+        let text = |value: &AttributeTypeAndValue<'_>| value.as_str().map(str::to_owned);
+        let common_name = name.iter_common_name().next().map(text).transpose()?.unwrap_or_default();
+        let organizations = name.iter_organization().map(text).collect::<std::result::Result<_, _>>()?;
         Ok(Subject { common_name, organizations })
     }
 }

@@ -20,6 +20,7 @@ fn rule(collection: &str) -> fn(&str) -> Vec<String> {
         | "rbac.authorization.k8s.io/clusterroles"
         | "rbac.authorization.k8s.io/rolebindings"
         | "rbac.authorization.k8s.io/clusterrolebindings"
+        | "certificates.k8s.io/certificatesigningrequests"
         | "certificates.k8s.io/clustertrustbundles" => name::path_segment,
         "networking.k8s.io/ipaddresses" => name::ip,
         _ => name::dns1123_subdomain,

@@ -3,6 +3,7 @@
 //! Each module is a file with plain functions over `Value`. What they need from the store is looked up here or by
 //! themselves through [`Security`]; what is not about their kind costs them one comparison.
 
+mod certificates;
 mod default_class;
 mod default_toleration_seconds;
 mod fields;
@@ -132,6 +133,9 @@ pub(super) async fn validate(
     }
     let mut warnings = Vec::new();
     if let Some(object) = object.filter(|_| request.writes()) {
+        if request.group == "certificates.k8s.io" && request.resource == "certificatesigningrequests" {
+            certificates::validate(request, object, old, |attributes| security.authorize(request.user, attributes))?;
+        }
         if request.group == "rbac.authorization.k8s.io" {
             security.rbac.with_index(|index| {
                 rbac::check_escalation(index, request.user, request.resource, request.namespace, object, old)

@@ -1,0 +1,86 @@
+//! The flags of the API server that are spelled as upstream's kube-apiserver and kube-controller-manager spell them.
+
+use std::time::Duration;
+
+use clap::Args;
+
+/// What the API server is told beyond where it listens.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "API server")]
+pub struct ApiOptions {
+    /// How long a certificate signed for a CertificateSigningRequest is valid at most
+    #[arg(long, value_name = "DURATION", env = "KOBUNE_CLUSTER_SIGNING_DURATION", default_value = "8760h", value_parser = duration)]
+    pub cluster_signing_duration: Duration,
+}
+
+impl ApiOptions {
+    /// The lines that `kobune config show` prints.
+    pub fn show(&self) -> Vec<(&'static str, String)> {
+        vec![("cluster-signing-duration", format_duration(self.cluster_signing_duration))]
+    }
+}
+
+/// A duration as upstream's flags take it: `1h30m`, `90s`, `250ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let refuse = || format!("{text:?} is not a duration such as 1h30m or 90s");
+    let mut rest = text;
+    let mut whole = Duration::ZERO;
+    if rest.is_empty() {
+        return Err(refuse());
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|character: char| !character.is_ascii_digit()).ok_or_else(refuse)?;
+        let number: u64 = rest[..digits].parse().map_err(|_| refuse())?;
+        let unit_end =
+            rest[digits..].find(|character: char| character.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let part = match &rest[digits..unit_end] {
+            "h" => number.checked_mul(3600).map(Duration::from_secs),
+            "m" => number.checked_mul(60).map(Duration::from_secs),
+            "s" => Some(Duration::from_secs(number)),
+            "ms" => Some(Duration::from_millis(number)),
+            _ => None,
+        };
+        whole = part.and_then(|part| whole.checked_add(part)).ok_or_else(refuse)?;
+        rest = &rest[unit_end..];
+    }
+    Ok(whole)
+}
+
+fn format_duration(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let mut text = String::new();
+    for (unit, amount) in [("h", seconds / 3600), ("m", seconds / 60 % 60), ("s", seconds % 60)] {
+        if amount > 0 {
+            text.push_str(&format!("{amount}{unit}"));
+        }
+    }
+    let milliseconds = duration.subsec_millis();
+    if milliseconds > 0 {
+        text.push_str(&format!("{milliseconds}ms"));
+    }
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let check = |text: &str, expected: Option<u64>| {
+            assert_eq!(duration(text).ok().map(|duration| duration.as_millis() as u64), expected, "{text}");
+        };
+        check("8760h", Some(8760 * 3_600_000));
+        check("8760h0m0s", Some(8760 * 3_600_000));
+        check("1h30m", Some(5_400_000));
+        check("250ms", Some(250));
+        check("", None);
+        check("5", None);
+        check("h", None);
+        check("1d", None);
+        check("99999999999999999999h", None);
+        check("18446744073709551615h", None);
+        assert_eq!(format_duration(Duration::from_millis(5_401_250)), "1h30m1s250ms");
+        assert_eq!(format_duration(Duration::ZERO), "0s");
+    }
+}
