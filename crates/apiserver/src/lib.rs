@@ -14,6 +14,7 @@ mod call;
 mod certificates;
 mod compress;
 mod config;
+mod config_file;
 mod connect;
 mod create;
 mod decode;
@@ -45,6 +46,7 @@ mod watch;
 
 pub use body::{Body, BodyError, BoxError};
 pub use config::Config;
+pub use config_file::ConfigError;
 pub use encode::stored_facets as facets;
 pub use listener::ServeError;
 pub use server::{ApiServer, BuildError};

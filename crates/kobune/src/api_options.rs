@@ -1,8 +1,13 @@
 //! The flags of the API server that are spelled as upstream's kube-apiserver and kube-controller-manager spell them.
 
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use clap::Args;
+use kobune_apiserver::security::encryption::Encryption;
+use kobune_store::Seal;
 
 /// What the API server is told beyond where it listens.
 #[derive(Debug, Clone, Args)]
@@ -11,17 +16,49 @@ pub struct ApiOptions {
     /// How long a certificate signed for a CertificateSigningRequest is valid at most
     #[arg(long, value_name = "DURATION", env = "KOBUNE_CLUSTER_SIGNING_DURATION", default_value = "8760h", value_parser = duration)]
     pub cluster_signing_duration: Duration,
+    /// Encrypt Secrets on disk with a key of this machine, made at the first start in DIR/pki/encryption.yaml
+    #[arg(long, env = "KOBUNE_ENCRYPT_SECRETS", conflicts_with = "encryption_provider_config")]
+    pub encrypt_secrets: bool,
+    /// Encrypt objects on disk as this EncryptionConfiguration says
+    #[arg(long, value_name = "FILE", env = "KOBUNE_ENCRYPTION_PROVIDER_CONFIG")]
+    pub encryption_provider_config: Option<PathBuf>,
 }
 
 impl ApiOptions {
     /// The lines that `kobune config show` prints.
     pub fn show(&self) -> Vec<(&'static str, String)> {
-        vec![("cluster-signing-duration", format_duration(self.cluster_signing_duration))]
+        vec![
+            ("cluster-signing-duration", format_duration(self.cluster_signing_duration)),
+            ("encrypt-secrets", self.encrypt_secrets.to_string()),
+            ("encryption-provider-config", file(self.encryption_provider_config.as_deref())),
+        ]
+    }
+
+    /// What encrypts objects on disk, if anything is to.
+    pub fn seal(&self, data_dir: &Path) -> Result<Option<Arc<dyn Seal>>> {
+        let path = match &self.encryption_provider_config {
+            Some(path) => path.clone(),
+            None if self.encrypt_secrets => {
+                let path = data_dir.join("pki").join("encryption.yaml");
+                if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
+                    kobune_pki::write_private(&path, Encryption::new_configuration().as_bytes())
+                        .context("write the key that encrypts Secrets")?;
+                }
+                path
+            }
+            None => return Ok(None),
+        };
+        let encryption = Encryption::load(&path).context("read how objects are encrypted on disk")?;
+        Ok(Some(encryption))
     }
 }
 
+fn file(path: Option<&Path>) -> String {
+    path.map_or_else(|| "none".to_owned(), |path| path.display().to_string())
+}
+
 /// A duration as upstream's flags take it: `1h30m`, `90s`, `250ms`.
-pub fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> std::result::Result<Duration, String> {
     let refuse = || format!("{text:?} is not a duration such as 1h30m or 90s");
     let mut rest = text;
     let mut whole = Duration::ZERO;

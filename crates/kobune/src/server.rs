@@ -41,8 +41,9 @@ impl Server {
         let catalogue = kobune_kinds::Catalogue::builtin();
         let facets = kobune_apiserver::facets(&catalogue);
         let path = data_dir.join("store.sqlite");
-        let opened =
-            tokio::task::spawn_blocking(move || SqliteStore::open(path, kobune_store::Config::default(), facets));
+        let store_config =
+            kobune_store::Config { seal: settings.api.seal(data_dir)?, ..kobune_store::Config::default() };
+        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(path, store_config, facets));
         let store = opened.await.context("open the store")?.context("open the store")?;
         let mut config = kobune_apiserver::Config::new(data_dir.clone(), node_ip, port);
         config.service_cidrs = vec![settings.service_cidr.to_string()];

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::object::{Record, Revision};
+use crate::seal::SealError;
 
 /// The cause of a failed disk operation, shared by all the writes of a batch.
 pub(crate) type Cause = Arc<rusqlite::Error>;
@@ -115,6 +116,16 @@ pub enum OpenError {
         found: i64,
         /// The format that this program writes.
         known: i64,
+    },
+    /// An object on disk is encrypted and cannot be read.
+    #[error("cannot decrypt {key} in the database {}", path.display())]
+    Sealed {
+        /// The database file.
+        path: PathBuf,
+        /// The object's key.
+        key: String,
+        /// Why.
+        source: SealError,
     },
     /// SQLite failed.
     #[error("cannot open the database {}", path.display())]

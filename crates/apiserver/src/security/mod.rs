@@ -17,6 +17,7 @@ pub mod admission;
 mod attributes;
 mod authenticate;
 pub mod bootstrap;
+pub mod encryption;
 mod impersonate;
 mod lookup;
 mod node;

@@ -1,10 +1,13 @@
 //! The SQLite file: its form, how it is opened and checked, and the one transaction that writes a batch.
 //!
-//! One table with one index holds the objects as JSON text, so `sqlite3 file 'select value from objects'` shows them.
+//! One table with one index holds the objects as JSON text, so `sqlite3 file 'select value from objects'` shows them; those
+//! that are [sealed](Seal) are bytes.
 
+use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,6 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, ToSql, param
 use crate::error::OpenError;
 use crate::intern::intern;
 use crate::object::{Facets, Key, Record, Revision};
+use crate::seal::{self, SEALED_PREFIX, Seal, SealError};
 
 /// The form of the file, in SQLite's `user_version`.
 const FORMAT: i64 = 1;
@@ -63,14 +67,28 @@ pub(super) struct Loaded {
 /// The writer's connection.
 pub(super) struct Database {
     connection: Connection,
+    seal: Option<Arc<dyn Seal>>,
 }
 
-/// JSON bytes as SQLite text.
-struct Text<'a>(&'a [u8]);
+/// Why the objects could not be read.
+enum ReadError {
+    Sqlite(rusqlite::Error),
+    Sealed { key: String, source: SealError },
+}
 
-impl ToSql for Text<'_> {
+impl From<rusqlite::Error> for ReadError {
+    fn from(error: rusqlite::Error) -> ReadError {
+        ReadError::Sqlite(error)
+    }
+}
+
+/// A value as a column: JSON as text, what is sealed as bytes.
+struct Column<'a>(Cow<'a, [u8]>);
+
+impl ToSql for Column<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
-        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+        let sealed = self.0.starts_with(SEALED_PREFIX);
+        Ok(ToSqlOutput::Borrowed(if sealed { ValueRef::Blob(&self.0) } else { ValueRef::Text(&self.0) }))
     }
 }
 
@@ -135,7 +153,11 @@ fn open_error(path: &Path, source: rusqlite::Error) -> OpenError {
 
 impl Database {
     /// Opens the file, makes it if there is none, and brings it into form.
-    pub(super) fn open(path: &Path, max_bytes: Option<u64>) -> Result<Database, OpenError> {
+    pub(super) fn open(
+        path: &Path,
+        max_bytes: Option<u64>,
+        seal: Option<Arc<dyn Seal>>,
+    ) -> Result<Database, OpenError> {
         // The objects include Secrets. SQLite gives its other files the mode of this one.
         OpenOptions::new()
             .write(true)
@@ -158,7 +180,11 @@ impl Database {
                 return Err(OpenError::Format { path: path.to_owned(), found, known: FORMAT });
             }
         }
-        let database = Database { connection };
+        if seal.is_some() {
+            // What is deleted or replaced must not stay readable in free parts of the file.
+            connection.execute_batch("PRAGMA secure_delete = ON").map_err(failed)?;
+        }
+        let database = Database { connection, seal };
         database.rebuild().map_err(failed)?;
         if let Some(bytes) = max_bytes {
             let pages = (bytes / PAGE_BYTES).max(1);
@@ -200,11 +226,38 @@ impl Database {
         if let Some(problem) = problem {
             return Err(OpenError::Corrupt { path: path.to_owned(), problem });
         }
-        loaded.map_err(|source| open_error(path, source))
+        let (loaded, stale) = loaded.map_err(|error| match error {
+            ReadError::Sqlite(source) => open_error(path, source),
+            ReadError::Sealed { key, source } => OpenError::Sealed { path: path.to_owned(), key, source },
+        })?;
+        self.seal_anew(&loaded.records, &stale).map_err(|source| open_error(path, source))?;
+        Ok(loaded)
     }
 
-    fn read(&self, facets: impl Fn(&Key, &[u8]) -> Facets) -> rusqlite::Result<Loaded> {
+    /// Writes values as they are sealed today, and leaves nothing behind of what they looked like before.
+    fn seal_anew(&mut self, records: &[Record], stale: &[usize]) -> rusqlite::Result<()> {
+        if stale.is_empty() {
+            return Ok(());
+        }
+        let states: Vec<(Key, Option<Record>)> =
+            stale.iter().map(|index| (records[*index].key.clone(), Some(records[*index].clone()))).collect();
+        self.write(states.iter().map(|(key, record)| (key, record)), None)?;
+        // Free pages of earlier times and the log still have what was plain.
+        match self.connection.execute_batch("VACUUM") {
+            Err(error) if is_full(&error) => {
+                tracing::warn!("no room to rebuild the database: old free pages of it may hold values in plain text");
+            }
+            result => result?,
+        }
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        tracing::info!(objects = stale.len(), "has encrypted what was on disk anew");
+        Ok(())
+    }
+
+    /// All objects, and the places of those that would be sealed differently today.
+    fn read(&self, facets: impl Fn(&Key, &[u8]) -> Facets) -> Result<(Loaded, Vec<usize>), ReadError> {
         let mut records: Vec<Record> = Vec::new();
+        let mut stale = Vec::new();
         let mut newest = 0;
         let mut statement =
             self.connection.prepare("SELECT collection, namespace, name, revision, value FROM objects")?;
@@ -214,9 +267,18 @@ impl Database {
             let key = Key { collection: intern(text(0)?), namespace: intern(text(1)?), name: text(2)?.into() };
             let revision = row.get::<_, i64>(3)?.cast_unsigned();
             newest = newest.max(revision);
-            let value = row.get_ref(4)?.as_bytes()?;
-            let facets = facets(&key, value).into();
-            records.push(Record::new(key, Revision(revision), Bytes::copy_from_slice(value), facets));
+            let stored = row.get_ref(4)?.as_bytes().map_err(rusqlite::Error::from)?;
+            let opened = seal::open(self.seal.as_deref(), &key, stored)
+                .map_err(|source| ReadError::Sealed { key: key.to_string(), source })?;
+            if opened.stale {
+                stale.push(records.len());
+            }
+            let facets = facets(&key, &opened.value).into();
+            let value = match opened.value {
+                Cow::Borrowed(value) => Bytes::copy_from_slice(value),
+                Cow::Owned(value) => Bytes::from(value.into_boxed_slice()),
+            };
+            records.push(Record::new(key, Revision(revision), value, facets));
         }
         let reserved = self
             .connection
@@ -227,7 +289,7 @@ impl Database {
         self.connection.execute_batch("PRAGMA shrink_memory")?;
         // An unclean stop may have lost relaxed writes that someone has seen. All of them were below the reservation.
         let revision = Revision(newest.max(reserved));
-        Ok(Loaded { records, revision, reserved: revision })
+        Ok((Loaded { records, revision, reserved: revision }, stale))
     }
 
     /// Writes a batch in one transaction; when this returns, it is on disk. `None` deletes the key.
@@ -247,7 +309,7 @@ impl Database {
                         key.namespace,
                         key.name,
                         record.revision.0.cast_signed(),
-                        Text(&record.value),
+                        column(self.seal.as_deref(), key, &record.value)?,
                     ])?,
                     None => delete.execute(params![key.collection, key.namespace, key.name])?,
                 };
@@ -262,6 +324,16 @@ impl Database {
     /// A short pass over what a background checkpoint has left.
     pub(super) fn checkpoint(&self) -> rusqlite::Result<u64> {
         checkpoint(&self.connection)
+    }
+}
+
+/// A value as it stands on disk.
+fn column<'v>(seal: Option<&dyn Seal>, key: &Key, value: &'v [u8]) -> rusqlite::Result<Column<'v>> {
+    match seal {
+        None => Ok(Column(Cow::Borrowed(value))),
+        Some(seal) => {
+            seal.seal(key, value).map(Column).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+        }
     }
 }
 

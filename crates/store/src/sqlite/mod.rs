@@ -27,6 +27,7 @@ use crate::error::{CommitError, OpenError, StoreError};
 use crate::listing::Listing;
 use crate::memory::{Limits, Memory};
 use crate::object::{Facets, Key, Range, Record, Revision, Write};
+use crate::seal::Seal;
 use crate::store::{At, Store};
 use crate::watch::Watch;
 
@@ -50,6 +51,8 @@ pub struct Config {
     pub checkpoint_bytes: u64,
     /// The most that the database file may grow to; `None` leaves it to the disk.
     pub max_bytes: Option<u64>,
+    /// What encrypts values on their way to the disk; `None` writes them as they are.
+    pub seal: Option<Arc<dyn Seal>>,
 }
 
 impl Default for Config {
@@ -62,6 +65,7 @@ impl Default for Config {
             relaxed_bytes: 16 << 20,
             checkpoint_bytes: 4 << 20,
             max_bytes: None,
+            seal: None,
         }
     }
 }
@@ -90,7 +94,7 @@ impl SqliteStore {
     ) -> Result<Arc<SqliteStore>, OpenError> {
         let path = path.as_ref();
         let lock = lock::Lock::take(path)?;
-        let mut database = database::Database::open(path, config.max_bytes)?;
+        let mut database = database::Database::open(path, config.max_bytes, config.seal.clone())?;
         let loaded = database.load(path, facets)?;
         let memory = Memory::new(config.limits.clone(), loaded.revision, loaded.records);
         let queue = Arc::new(Queue::new());

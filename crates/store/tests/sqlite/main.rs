@@ -4,6 +4,7 @@ mod crash;
 mod durability;
 mod model;
 mod refusals;
+mod sealed;
 mod watching;
 
 use std::path::Path;
