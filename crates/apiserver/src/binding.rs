@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ApiServer,
+    admit::Operation,
     call::{self, Call},
     create::meta,
     decode,
@@ -34,6 +35,9 @@ pub(crate) async fn create(server: &ApiServer, call: &Call, body: &Bytes) -> Ans
     if !given.is_empty() && given != call.name() {
         return Err(ApiError::bad_request("name in URL does not match name in Binding object"));
     }
+    let mut binding = binding;
+    let mut warnings = warnings;
+    warnings.extend(server.admit_body(&call, Operation::Create, &mut binding, None).await?);
     let target = &binding["target"];
     let problem = |field: &str, text: &str| {
         ApiError::new(422, "Invalid", format!("Binding \"{}\" is invalid: {field}: {text}", call.name()))

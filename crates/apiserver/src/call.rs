@@ -1,6 +1,9 @@
 //! One request about objects, after its path, query and user are known.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::HeaderMap;
 use jiff::Timestamp;
@@ -14,6 +17,9 @@ use crate::{
     query::Query,
     security::User,
 };
+
+/// How long a request may take before it is given up: upstream's bound for everything but watches and connections.
+const TIMEOUT: Duration = Duration::from_secs(34);
 
 /// A request about objects of one kind.
 #[derive(Clone, Debug)]
@@ -36,6 +42,8 @@ pub(crate) struct Call {
     pub validation: FieldValidation,
     /// The `Content-Type` of the body.
     pub content_type: String,
+    /// When those who wait for others on behalf of the request give up.
+    pub deadline: Instant,
 }
 
 impl Call {
@@ -59,6 +67,7 @@ impl Call {
             dry_run: false,
             validation: FieldValidation::Warn,
             content_type: String::new(),
+            deadline: Instant::now() + TIMEOUT,
         };
         if !writes {
             return Ok(call);

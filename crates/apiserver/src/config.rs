@@ -23,6 +23,8 @@ pub struct Config {
     pub node_client: Option<Arc<rustls::ClientConfig>>,
     /// How many requests other than watches and streams may be worked on at once; more are answered with 429.
     pub max_in_flight: usize,
+    /// The certificate that the server shows to webhooks that ask for one; none unless told, as upstream.
+    pub webhook_identity: Option<kobune_pki::Pair>,
 }
 
 impl Config {
@@ -39,6 +41,7 @@ impl Config {
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             node_client: None,
             max_in_flight: 400,
+            webhook_identity: None,
         }
     }
 }

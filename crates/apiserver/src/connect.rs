@@ -7,10 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::{BodyExt, Limited};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use kobune_store::{At, Range};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use rustls::pki_types::ServerName;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -23,9 +22,14 @@ use crate::{
     body::{RequestBody, no_body},
     call::Call,
     error::{Answer, ApiError},
+    outgoing::{
+        endpoints::{self, Port, ResolveError},
+        trust::Trust,
+    },
     respond,
     road::asks_upgrade,
     security::Attributes,
+    webhook::body_kind,
 };
 
 /// The port of a node's HTTP API when its status names none.
@@ -63,6 +67,15 @@ enum Tls {
     No,
     /// The API server shows its certificate and checks the node's.
     Node,
+    /// Encrypted, but nobody says whose certificate would be the right one: a pod's, as upstream.
+    Unverified,
+}
+
+impl Tls {
+    /// By the scheme in front of a name that is proxied to.
+    fn of(scheme: &str) -> Self {
+        if scheme == "https" { Self::Unverified } else { Self::No }
+    }
 }
 
 impl ApiServer {
@@ -74,16 +87,40 @@ impl ApiServer {
         request: Request<RequestBody>,
     ) -> Answer<Response<Body>> {
         let subresource = call.target.subresource.clone().unwrap_or_default();
-        match (&*call.kind.plural, subresource.as_str()) {
-            ("pods", "log") if verb == "get" => self.log(&call).await,
-            ("pods", "exec" | "attach" | "portforward") if matches!(*request.method(), Method::GET | Method::POST) => {
-                self.stream(&call, &subresource, verb, request).await
-            }
+        if (&*call.kind.plural, subresource.as_str(), verb) == ("pods", "log", "get") {
+            return self.log(&call).await;
+        }
+        let streams = matches!(subresource.as_str(), "exec" | "attach" | "portforward");
+        if streams && verb != "create" {
+            // A WebSocket can only be opened by GET, but running something is more than reading.
+            let attributes = Attributes {
+                verb: "create",
+                group: &call.kind.group,
+                version: &call.kind.version,
+                resource: &call.kind.plural,
+                subresource: &subresource,
+                namespace: call.namespace(),
+                name: call.name(),
+                path: "",
+            };
+            self.security.require(&call.user, &attributes)?;
+        }
+        let method = request.method().clone();
+        if streams && !matches!(method, Method::GET | Method::POST) {
+            return Err(ApiError::method_not_allowed());
+        }
+        let mut warnings = self.review_inside(&call, Operation::Connect, call.name(), None, None).await?;
+        let mut options = connect_options(&call, &subresource);
+        warnings.extend(self.admit_body(&call, Operation::Connect, &mut options, None).await?);
+        let mut response = match (&*call.kind.plural, subresource.as_str()) {
+            ("pods", "exec" | "attach" | "portforward") => self.stream(&call, &subresource, request).await,
             ("pods", "proxy") => self.proxy_to_pod(&call, request).await,
             ("services", "proxy") => self.proxy_to_service(&call, request).await,
             ("nodes", "proxy") => self.proxy_to_node(&call, request).await,
             _ => Err(ApiError::method_not_allowed()),
-        }
+        }?;
+        respond::add_warnings(response.headers_mut(), &warnings);
+        Ok(response)
     }
 
     async fn pod(&self, call: &Call, name: &str) -> Answer<Value> {
@@ -154,25 +191,9 @@ impl ApiServer {
         self: &Arc<Self>,
         call: &Call,
         subresource: &str,
-        verb: &str,
         request: Request<RequestBody>,
     ) -> Answer<Response<Body>> {
-        if verb != "create" {
-            // A WebSocket can only be opened by GET, but running something is more than reading.
-            let attributes = Attributes {
-                verb: "create",
-                group: &call.kind.group,
-                version: &call.kind.version,
-                resource: &call.kind.plural,
-                subresource,
-                namespace: call.namespace(),
-                name: call.name(),
-                path: "",
-            };
-            self.security.require(&call.user, &attributes)?;
-        }
         let pod = self.pod(call, call.name()).await?;
-        self.review(call, Operation::Connect, call.name(), None, None).await?;
         let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else {
             return Err(ApiError::bad_request(format!("pod {} does not have a host assigned", call.name())));
         };
@@ -220,7 +241,7 @@ impl ApiServer {
     }
 
     async fn proxy_to_pod(self: &Arc<Self>, call: &Call, request: Request<RequestBody>) -> Answer<Response<Body>> {
-        let (_, name, port) = split_name(call.name())
+        let (scheme, name, port) = split_name(call.name())
             .ok_or_else(|| ApiError::bad_request(format!("invalid pod request \"{}\"", call.name())))?;
         let pod = self.pod(call, name).await?;
         let Some(host) = pod["status"]["podIP"].as_str().filter(|ip| !ip.is_empty()) else {
@@ -231,58 +252,23 @@ impl ApiServer {
             Err(_) if port.is_empty() => first_port(&pod).unwrap_or(80),
             Err(_) => return Err(ApiError::bad_request(format!("invalid port \"{port}\""))),
         };
-        let destination = Destination { host: host.to_owned(), port, tls: Tls::No };
+        let destination = Destination { host: host.to_owned(), port, tls: Tls::of(scheme) };
         let query = request.uri().query().unwrap_or_default().to_owned();
         self.pass(&destination, proxied_path(call), &query, request).await
     }
 
     async fn proxy_to_service(self: &Arc<Self>, call: &Call, request: Request<RequestBody>) -> Answer<Response<Body>> {
-        let (_, name, port) = split_name(call.name())
+        let (scheme, name, port) = split_name(call.name())
             .ok_or_else(|| ApiError::bad_request(format!("invalid service request \"{}\"", call.name())))?;
-        let record = self
-            .read(&crate::call::key(&call.kind, call.namespace(), name))
-            .await?
-            .ok_or_else(|| ApiError::not_found(&call.kind, name))?;
-        let service = respond::parse(&call.kind, &record)?;
-        let ports = service["spec"]["ports"].as_array().cloned().unwrap_or_default();
-        let number: Option<u64> = port.parse().ok();
-        let chosen = ports.iter().find(|candidate| {
-            if port.is_empty() {
-                ports.len() == 1
-            } else {
-                candidate["name"] == port || (number.is_some() && candidate["port"].as_u64() == number)
-            }
-        });
-        let Some(chosen) = chosen else {
-            return Err(ApiError::service_unavailable(format!(
-                "no service port \"{port}\" found for service \"{name}\""
-            )));
-        };
-        let port_name = chosen["name"].as_str().unwrap_or_default();
-        let range = Range::namespace("discovery.k8s.io/endpointslices", call.namespace());
-        let slices = self.store.list(&range, At::Latest).await.map_err(|error| ApiError::from_store(&error))?;
-        let mut found = Vec::new();
-        for record in slices.iter().filter(|record| record.facets.label("kubernetes.io/service-name") == Some(name)) {
-            let slice: Value = serde_json::from_slice(&record.value).map_err(|error| ApiError::internal(&error))?;
-            let port = slice["ports"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .find(|port| port["name"].as_str().unwrap_or_default() == port_name)
-                .and_then(|port| u16::try_from(port["port"].as_u64()?).ok());
-            let Some(port) = port else { continue };
-            for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-                if endpoint["conditions"]["ready"] != false
-                    && let Some(host) = endpoint["addresses"].get(0).and_then(Value::as_str)
-                {
-                    found.push(Destination { host: host.to_owned(), port, tls: Tls::No });
+        let endpoint =
+            endpoints::resolve(&*self.store, call.namespace(), name, Port::Named(port)).await.map_err(|error| {
+                match error {
+                    ResolveError::NoService { .. } => ApiError::not_found(&call.kind, name),
+                    ResolveError::Read { .. } | ResolveError::Damaged { .. } => ApiError::internal(&error),
+                    error => ApiError::service_unavailable(error.to_string()),
                 }
-            }
-        }
-        if found.is_empty() {
-            return Err(ApiError::service_unavailable(format!("no endpoints available for service \"{name}\"")));
-        }
-        let destination = found.swap_remove(rand::Rng::random_range(&mut rand::rng(), 0..found.len()));
+            })?;
+        let destination = Destination { host: endpoint.host, port: endpoint.port, tls: Tls::of(scheme) };
         let query = request.uri().query().unwrap_or_default().to_owned();
         self.pass(&destination, proxied_path(call), &query, request).await
     }
@@ -372,13 +358,47 @@ impl ApiServer {
             return exchange(stream, request).await.map_err(|error| failed(&error));
         }
         let name = ServerName::try_from(destination.host.clone()).map_err(|error| failed(&error))?;
-        let connector = TlsConnector::from(Arc::clone(&self.node_client));
+        let config = match destination.tls {
+            Tls::Unverified => Arc::new(Trust::Anybody.client(None).map_err(|error| ApiError::internal(&error))?),
+            Tls::Node | Tls::No => Arc::clone(&self.node_client),
+        };
+        let connector = TlsConnector::from(config);
         let stream = tokio::time::timeout(CONNECT, connector.connect(name, stream))
             .await
             .map_err(|_| failed(&"TLS handshake timeout"))?
             .map_err(|error| failed(&error))?;
         exchange(stream, request).await.map_err(|error| failed(&error))
     }
+}
+
+/// The object that admission sees of a connection: `PodExecOptions` and its like.
+fn connect_options(call: &Call, subresource: &str) -> Value {
+    let body = body_kind(&call.kind, subresource);
+    let mut options = json!({"kind": body.kind, "apiVersion": body.version});
+    if subresource == "proxy" {
+        options["path"] = proxied_path(call).into();
+        return options;
+    }
+    if subresource == "portforward" {
+        let ports: Vec<i64> =
+            call.query.all("ports").chain(call.query.all("port")).filter_map(|port| port.parse().ok()).collect();
+        if !ports.is_empty() {
+            options["ports"] = ports.into();
+        }
+        return options;
+    }
+    for flag in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.flag(flag) {
+            options[flag] = true.into();
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    if subresource == "exec" {
+        options["command"] = call.query.all("command").collect();
+    }
+    options
 }
 
 /// Speaks HTTP/1.1 on a fresh connection, which lives as long as the answer.
@@ -454,7 +474,7 @@ fn split_name(text: &str) -> Option<(&str, &str, &str)> {
     match parts[..] {
         [name] => Some(("", name, "")),
         [name, port] => Some(("", name, port)),
-        [scheme @ ("" | "http"), name, port] => Some((scheme, name, port)),
+        [scheme @ ("" | "http" | "https"), name, port] => Some((scheme, name, port)),
         _ => None,
     }
 }
@@ -568,6 +588,7 @@ mod tests {
         assert_eq!(split_name("web:80"), Some(("", "web", "80")));
         assert_eq!(split_name("http:web:http"), Some(("http", "web", "http")));
         assert_eq!(split_name(":web:"), Some(("", "web", "")));
+        assert_eq!(split_name("https:web:443"), Some(("https", "web", "443")));
         assert_eq!(split_name("ftp:web:1"), None);
     }
 

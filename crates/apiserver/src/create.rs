@@ -137,6 +137,9 @@ impl ApiServer {
             return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
         }
         let mut warnings = self.admit(call, Operation::Create, &name, &mut object, None).await?;
+        // A webhook may give the object another name, but not another namespace.
+        settle_namespace(kind, &mut object, &namespace)?;
+        let name = meta(&object, "name").to_owned();
 
         let fields = metadata(&mut object);
         for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {

@@ -5,12 +5,11 @@ use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
 use kobune_kinds::{Kind, schema::Types};
 use kobune_store::{At, CommitError, Op, Record, Write};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     ApiServer, Body,
     accept::media_type,
-    admit::Operation,
     call::{Call, key},
     create::{durability, meta, metadata},
     decode, encode,
@@ -100,6 +99,29 @@ impl Options {
             options.dry_run = true;
         }
         Ok(options)
+    }
+
+    /// The `DeleteOptions` object that admission sees.
+    fn to_object(&self, dry_run: bool) -> Value {
+        let mut object = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+        if let Some(grace) = self.grace {
+            object["gracePeriodSeconds"] = grace.into();
+        }
+        if let Some(policy) = &self.policy {
+            object["propagationPolicy"] = policy.as_str().into();
+        }
+        if let Some(orphan) = self.orphan {
+            object["orphanDependents"] = orphan.into();
+        }
+        for (field, value) in [("uid", &self.uid), ("resourceVersion", &self.version)] {
+            if let Some(value) = value {
+                object["preconditions"][field] = value.as_str().into();
+            }
+        }
+        if self.dry_run || dry_run {
+            object["dryRun"] = json!(["All"]);
+        }
+        object
     }
 
     fn check(&self) -> Answer<()> {
@@ -376,7 +398,7 @@ impl ApiServer {
             );
             return Err(ApiError::conflict(kind, name, &text).into());
         }
-        let warnings = self.review(call, Operation::Delete, name, None, Some(&object)).await?;
+        let warnings = self.review_deletion(call, name, &object, &options.to_object(call.dry_run)).await?;
         let dry_run = options.dry_run || call.dry_run;
         match plan(kind, object, options, Timestamp::now()) {
             Plan::Pending => Ok(self.kept(options, Produced::Stored(record.clone())).with_warnings(warnings)),
@@ -464,10 +486,8 @@ impl From<ApiError> for DeleteError {
 
 #[cfg(test)]
 mod tests {
-    use kobune_kinds::Catalogue;
-    use serde_json::json;
-
     use super::*;
+    use kobune_kinds::Catalogue;
 
     fn now() -> Timestamp {
         "2026-01-01T00:00:00Z".parse().expect("a valid time")

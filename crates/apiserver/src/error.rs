@@ -1,5 +1,7 @@
 //! Everything that can go wrong with a request, and the `metav1.Status` that says so.
 
+use std::borrow::Cow;
+
 use http::{Response, StatusCode, header};
 use kobune_kinds::{FieldError, Kind};
 use kobune_store::{CommitError, StoreError};
@@ -14,7 +16,8 @@ pub(crate) struct ApiError(Box<Failure>);
 #[derive(Debug)]
 struct Failure {
     code: u16,
-    reason: &'static str,
+    /// One of upstream's, or what a webhook gives as its own; empty for none.
+    reason: Cow<'static, str>,
     message: String,
     details: Map<String, Value>,
     /// The continue token of an expired list, which upstream puts into the list metadata.
@@ -44,10 +47,10 @@ fn qualified_of(kind: &Kind) -> String {
 }
 
 impl ApiError {
-    pub(crate) fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
         Self(Box::new(Failure {
             code,
-            reason,
+            reason: reason.into(),
             message: message.into(),
             details: Map::new(),
             continuation: None,
@@ -241,6 +244,11 @@ impl ApiError {
         Self::new(429, "TooManyRequests", "Too many requests, please try again later.").retry_after(1)
     }
 
+    /// The request as a whole took too long.
+    pub(crate) fn out_of_time() -> Self {
+        Self::new(504, "Timeout", "Timeout: request did not complete within requested timeout")
+    }
+
     pub(crate) fn service_unavailable(message: impl Into<String>) -> Self {
         Self::new(503, "ServiceUnavailable", message)
     }
@@ -285,8 +293,11 @@ impl ApiError {
         }
         let mut status = json!({
             "kind": "Status", "apiVersion": "v1", "metadata": metadata, "status": "Failure",
-            "message": failure.message, "reason": failure.reason, "code": failure.code,
+            "message": failure.message, "code": failure.code,
         });
+        if !failure.reason.is_empty() {
+            status["reason"] = (*failure.reason).into();
+        }
         if !failure.details.is_empty() {
             status["details"] = Value::Object(failure.details.clone());
         }

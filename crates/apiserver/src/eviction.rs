@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ApiServer,
+    admit::Operation,
     call::{self, Call},
     create::meta,
     delete::Options,
@@ -21,11 +22,12 @@ use crate::{
 
 /// Evicts a pod if its budgets allow it.
 pub(crate) async fn create(server: &ApiServer, call: &Call, body: &Bytes) -> Answer<Made> {
-    let (eviction, warnings) = specials::body_of_subresource(server, call, body)?;
+    let (mut eviction, mut warnings) = specials::body_of_subresource(server, call, body)?;
     let given = meta(&eviction, "name");
     if !given.is_empty() && given != call.name() {
         return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
+    warnings.extend(server.admit_body(call, Operation::Create, &mut eviction, None).await?);
     let mut options = match eviction.get("deleteOptions") {
         Some(options) if options.is_object() => Options::from_object(options)?,
         _ => Options::default(),

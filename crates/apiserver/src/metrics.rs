@@ -143,6 +143,7 @@ impl ApiServer {
             "# HELP kobune_store_revision The store's newest revision.\n# TYPE kobune_store_revision gauge\n",
         );
         line(&mut text, format_args!("kobune_store_revision {}", self.store.revision()));
+        self.webhooks.metrics.write(&mut text);
         text
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ApiServer,
+    admit::Operation,
     call::Call,
     create::{meta, metadata},
     error::{Answer, ApiError},
@@ -13,6 +14,9 @@ use crate::{
     specials,
     update::Changed,
 };
+
+/// How often a change is tried again when the object changes meanwhile; upstream's number.
+const ATTEMPTS: usize = 5;
 
 /// The scale of an object.
 fn of(object: &Value) -> Value {
@@ -41,32 +45,55 @@ pub(crate) async fn serve(server: &ApiServer, call: &Call, verb: &str, body: &By
         let record = server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
         return Ok(of(&respond::parse(&call.kind, &record)?));
     }
-    let made = server
-        .change(call, |current, _| {
-            let shown = of(current);
-            let scale = specials::changed_body(server, call, verb, body, &shown)?;
-            let replicas = match &scale["spec"]["replicas"] {
-                Value::Null => 0,
-                Value::Number(number) => number.as_i64().unwrap_or(-1),
-                _ => return Err(ApiError::bad_request("spec.replicas is not a number")),
-            };
-            if replicas < 0 {
-                let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
-                return Err(ApiError::invalid_kind("autoscaling", "Scale", call.name(), &[error]));
+    for _ in 0..ATTEMPTS {
+        let record = server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
+        let shown = of(&respond::parse(&call.kind, &record)?);
+        let mut scale = specials::changed_body(server, call, verb, body, &shown)?;
+        // Webhooks see the scale, not the object behind it.
+        let warnings = server.admit_body(call, Operation::Update, &mut scale, Some(&shown)).await?;
+        let mut raced = false;
+        let outcome = server
+            .change(call, |current, now| {
+                raced = now.revision != record.revision;
+                if raced {
+                    return Err(ApiError::stale(&call.kind, call.name()));
+                }
+                let object = rescaled(call, current, &scale)?;
+                Ok(Changed { warnings: warnings.clone(), ..Changed::of_spec(object) })
+            })
+            .await;
+        match outcome {
+            Err(_) if raced => {}
+            Err(error) => return Err(error),
+            Ok(made) => {
+                return match &made.produced {
+                    Produced::Stored(record) => Ok(of(&respond::parse(&call.kind, record)?)),
+                    Produced::Object(object) => Ok(of(object)),
+                };
             }
-            let mut object = current.clone();
-            object["spec"]["replicas"] = replicas.into();
-            let version = meta(&scale, "resourceVersion");
-            if !version.is_empty() {
-                metadata(&mut object).insert("resourceVersion".into(), version.into());
-            }
-            Ok(Changed::of_spec(object))
-        })
-        .await?;
-    match &made.produced {
-        Produced::Stored(record) => Ok(of(&respond::parse(&call.kind, record)?)),
-        Produced::Object(object) => Ok(of(object)),
+        }
     }
+    Err(ApiError::stale(&call.kind, call.name()))
+}
+
+/// The object with the replicas of a scale.
+fn rescaled(call: &Call, current: &Value, scale: &Value) -> Answer<Value> {
+    let replicas = match &scale["spec"]["replicas"] {
+        Value::Null => 0,
+        Value::Number(number) => number.as_i64().unwrap_or(-1),
+        _ => return Err(ApiError::bad_request("spec.replicas is not a number")),
+    };
+    if replicas < 0 {
+        let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(ApiError::invalid_kind("autoscaling", "Scale", call.name(), &[error]));
+    }
+    let mut object = current.clone();
+    object["spec"]["replicas"] = replicas.into();
+    let version = meta(scale, "resourceVersion");
+    if !version.is_empty() {
+        metadata(&mut object).insert("resourceVersion".into(), version.into());
+    }
+    Ok(object)
 }
 
 #[cfg(test)]

@@ -14,8 +14,10 @@ use crate::{
     document::Documents,
     encode,
     metrics::Metrics,
+    outgoing::trust::{Identity, TrustError},
     security::{self, Security, User, bootstrap},
     services::{Allocator, Cidr},
+    webhook::{WebhookClient, Webhooks},
 };
 
 /// Why an API server could not be built.
@@ -34,6 +36,9 @@ pub enum BuildError {
     /// The keys could not be read or made.
     #[error("cannot prepare the keys of the API server")]
     Keys(#[source] kobune_pki::Error),
+    /// The certificate for webhooks cannot be used.
+    #[error("cannot use the certificate for webhooks")]
+    WebhookIdentity(#[source] TrustError),
     /// The store could not be read.
     #[error("cannot read the store")]
     Read(#[source] StoreError),
@@ -75,6 +80,8 @@ pub struct ApiServer {
     pub(crate) allocator: Arc<Allocator>,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
+    /// The webhooks of others, and the client that calls them.
+    pub(crate) webhooks: Webhooks,
     pub(crate) in_flight: AtomicUsize,
     /// How connections to nodes are made.
     pub(crate) node_client: Arc<rustls::ClientConfig>,
@@ -140,6 +147,9 @@ impl ApiServer {
         let security = Security::start(security_config, Arc::clone(&store), Arc::new(tokens), shutdown.clone())
             .await
             .map_err(BuildError::Read)?;
+        let identity =
+            config.webhook_identity.as_ref().map(Identity::of).transpose().map_err(BuildError::WebhookIdentity)?;
+        let webhooks = Webhooks::new(WebhookClient::new(Arc::clone(&store), identity));
         Ok(Arc::new(Self {
             config,
             store,
@@ -148,6 +158,7 @@ impl ApiServer {
             allocator,
             documents: Documents::default(),
             metrics: Metrics::default(),
+            webhooks,
             in_flight: AtomicUsize::new(0),
             node_client,
             shutdown,

@@ -82,7 +82,8 @@ pub(crate) fn body_of_subresource(server: &ApiServer, call: &Call, body: &Bytes)
 
 /// `serviceaccounts/token`.
 async fn token(server: &ApiServer, call: &Call, body: &Bytes) -> Answer<Made> {
-    let (request, warnings) = body_of_subresource(server, call, body)?;
+    let (mut request, mut warnings) = body_of_subresource(server, call, body)?;
+    warnings.extend(server.admit_body(call, Operation::Create, &mut request, None).await?);
     let answer = server.security.request_token(&call.user, call.namespace(), call.name(), request).await?;
     Ok(Made::created(Produced::Object(answer)).with_warnings(warnings))
 }

@@ -172,7 +172,13 @@ impl ApiServer {
         let mut claim = Claim::default();
         if rules != Rules::Internal {
             crate::hooks::fill_from_old(kind, &mut object, &old, subresource);
-            warnings.extend(self.admit(call, Operation::Update, name, &mut object, Some(&old)).await?);
+            if rules == Rules::Path {
+                warnings.extend(self.admit(call, Operation::Update, name, &mut object, Some(&old)).await?);
+                settle_namespace(kind, &mut object, call.namespace())?;
+                keep_system_fields(&mut object, &old);
+            } else {
+                warnings.extend(self.admit_inside(call, Operation::Update, name, &mut object, Some(&old)).await?);
+            }
             kind.prepare_update(&mut object, &old, subresource);
             crate::hooks::prepare_update(kind, &mut object, &old);
             let mut errors = kind.validate_update(&object, &old, subresource);
@@ -180,7 +186,11 @@ impl ApiServer {
             if !errors.is_empty() {
                 return Err(ApiError::invalid(kind, name, &errors).with_warnings(warnings).into());
             }
-            warnings.extend(self.review(call, Operation::Update, name, Some(&object), Some(&old)).await?);
+            warnings.extend(if rules == Rules::Path {
+                self.review(call, Operation::Update, name, Some(&object), Some(&old)).await?
+            } else {
+                self.review_inside(call, Operation::Update, name, Some(&object), Some(&old)).await?
+            });
             claim = self.claim_on_update(kind, &mut object, &old)?;
             if ownership == Ownership::Update {
                 crate::fields::track(Some(&old), &mut object, call)?;

@@ -171,6 +171,17 @@ impl Security {
         admission::validate(self, request, object, old).await
     }
 
+    /// Counts an admitted write against the quotas of its namespace, or refuses it. Comes last, after everybody who may
+    /// still refuse.
+    pub async fn charge(
+        &self,
+        request: &admission::Request<'_>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Refusal> {
+        admission::charge(self, request, object, old).await
+    }
+
     /// Answers a review: `resource` is one of `tokenreviews`, `selfsubjectreviews` (`authentication.k8s.io`),
     /// `subjectaccessreviews`, `selfsubjectaccessreviews`, `localsubjectaccessreviews`, `selfsubjectrulesreviews`
     /// (`authorization.k8s.io`). `body` is the decoded object; the answer is the same object with its status.

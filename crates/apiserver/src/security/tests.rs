@@ -220,7 +220,7 @@ async fn pods_are_completed_and_counted() {
         let admin = &admin;
         async move {
             let pod = pod(name);
-            world.security.validate(&request(admin, "", "pods", "default", name), Some(&pod), None).await
+            world.security.charge(&request(admin, "", "pods", "default", name), Some(&pod), None).await
         }
     };
     let answers = tokio::join!(admit("a"), admit("b"), admit("c"));

@@ -5,6 +5,8 @@ mod kinds;
 mod lists;
 mod verbs;
 mod watches;
+mod webhook_server;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -14,8 +16,8 @@ use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use kobune_apiserver::{ApiServer, Body, Config, InProcess, facets, security::User};
 use kobune_kinds::Catalogue;
-use kobune_store::SqliteStore;
-use serde_json::Value;
+use kobune_store::{Draft, Durability, Facets, Key, Op, SqliteStore, Store, Write};
+use serde_json::{Value, json};
 use tower::ServiceExt;
 
 /// A server with a store of its own, which ends with it.
@@ -142,6 +144,28 @@ impl Cluster {
 
     pub(crate) async fn delete(&self, path: &str, body: &str) -> Reply {
         self.send("DELETE", path, &[("content-type", "application/json")], body).await
+    }
+
+    /// Gives a service of the default namespace an endpoint on this machine. It goes straight into the store: a client
+    /// may not name a loopback address.
+    pub(crate) async fn put_endpoint(&self, service: &str, port_name: &str, port: u16) {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {
+                "name": format!("{service}-1"), "namespace": "default", "resourceVersion": "",
+                "labels": {"kubernetes.io/service-name": service},
+            },
+            "ports": [{"name": port_name, "port": port, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["127.0.0.1"], "conditions": {"ready": true}}],
+        });
+        let text = slice.to_string();
+        let needle = "\"resourceVersion\":\"";
+        let splice = text.find(needle).expect("the field is there") + needle.len();
+        let facets = Facets::new([("kubernetes.io/service-name", service)], []);
+        let draft = Draft { bytes: text.into_bytes(), splice, facets };
+        let key = Key::new("discovery.k8s.io/endpointslices", "default", &format!("{service}-1"));
+        let write = Write { key, op: Op::Create(draft), durability: Durability::Relaxed };
+        self.store.commit(write).await.expect("a write");
     }
 
     /// Opens a watch; the events are read with [`Events::next`].

@@ -144,7 +144,18 @@ pub(super) async fn validate(
         limit_ranger::validate(&security.lookup, request, object, old).await?;
         warnings = pod_security::validate(&security.lookup, request, object, old).await?;
         priority::validate_class(&security.lookup, request, object).await?;
-        resource_quota::validate(&security.lookup, &security.quotas, request, object, old).await?;
     }
     Ok(warnings)
+}
+
+pub(super) async fn charge(
+    security: &Security,
+    request: &Request<'_>,
+    object: Option<&Value>,
+    old: Option<&Value>,
+) -> Result<(), Refusal> {
+    match object.filter(|_| request.writes()) {
+        Some(object) => resource_quota::validate(&security.lookup, &security.quotas, request, object, old).await,
+        None => Ok(()),
+    }
 }

@@ -1,0 +1,8 @@
+//! Connections that the server itself makes to others: webhooks, aggregated servers, what proxies lead to.
+//!
+//! A Service is resolved to one of its ready endpoints ([`endpoints`]) and dialled there: that works on machines without
+//! service rules as well, and needs no cluster DNS. [`trust`] says whose certificates are good, [`dial`] connects.
+
+pub(crate) mod dial;
+pub(crate) mod endpoints;
+pub(crate) mod trust;
