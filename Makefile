@@ -27,7 +27,7 @@ lint: deps
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
-unit: deps
+unit: deps test-tools
 	cargo test --locked --workspace --exclude kobune
 	cargo test --locked -p kobune --bins
 

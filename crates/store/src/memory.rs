@@ -210,7 +210,7 @@ impl Memory {
         Event::new(record, kind, previous, self.shared.encoded.clone())
     }
 
-    /// Makes writes visible to reads and watchers, all at once. Their revisions must rise and be above all earlier ones.
+    /// Makes writes visible to reads and watchers, all at once. Their revisions must not fall.
     pub fn publish(&self, events: Vec<Event>) {
         if events.is_empty() {
             return;
@@ -223,7 +223,7 @@ impl Memory {
             let state = &mut *guard;
             for event in events {
                 let record = &event.record;
-                debug_assert!(record.revision > state.revision, "revisions rise");
+                debug_assert!(record.revision >= state.revision, "revisions rise");
                 state.revision = record.revision;
                 let start = state.start;
                 let collection = match state.collections.get_mut(&record.key.collection) {
@@ -254,6 +254,34 @@ impl Memory {
         drop(left);
         if let Some(mut kept) = self.shared.kept.try_lock() {
             self.expire(&mut kept);
+        }
+    }
+
+    /// Says that there are no further writes up to a revision.
+    pub fn advance(&self, revision: Revision) {
+        let mut state = self.shared.state.write();
+        state.revision = state.revision.max(revision);
+    }
+
+    /// Starts over with these objects at that revision. What happened in between is not known, so all watches end.
+    pub fn rebuild(&self, revision: Revision, records: impl IntoIterator<Item = Record>) {
+        let mut objects: HashMap<Arc<str>, Objects> = HashMap::new();
+        for record in records {
+            objects.entry(record.key.collection.clone()).or_default().insert(Placed(record));
+        }
+        let mut guard = self.shared.state.write();
+        let state = &mut *guard;
+        state.revision = revision;
+        state.start = revision;
+        for name in objects.keys() {
+            state.collections.entry(name.clone()).or_insert_with(|| Collection::new(revision));
+        }
+        for (name, collection) in &mut state.collections {
+            collection.objects = objects.remove(name).unwrap_or_default();
+            collection.changed = revision;
+            state.window_bytes -= collection.window.bytes();
+            collection.window.restart(revision);
+            collection.wake.send_replace(());
         }
     }
 

@@ -19,6 +19,12 @@ pub enum At {
 
 /// Revisioned objects.
 pub trait Store: Send + Sync + 'static {
+    /// Waits until reads are as new as every write that was acknowledged before this was called, by whichever server of
+    /// the store. A store that has only one server is so at all times.
+    fn fresh(&self) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// The object at a key.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
 
@@ -39,4 +45,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// The newest revision: every write up to it is visible to reads.
     fn revision(&self) -> Revision;
+
+    /// Finishes the writes that wait and ends all watches. Later writes are refused.
+    fn close(&self) -> BoxFuture<'_, ()>;
 }

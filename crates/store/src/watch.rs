@@ -129,6 +129,14 @@ impl Window {
         Some((event, weight))
     }
 
+    /// Forgets all events and leaves every watcher behind, also those that had seen all of them.
+    pub(crate) fn restart(&mut self, floor: Revision) {
+        self.left += self.events.len() as u64 + 1;
+        self.events = VecDeque::new();
+        self.bytes = 0;
+        self.floor = floor;
+    }
+
     /// The place of the first event after a revision that is not below the floor.
     fn place_after(&self, revision: Revision) -> u64 {
         self.left + self.events.partition_point(|event| event.revision() <= revision) as u64

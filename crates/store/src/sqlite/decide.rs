@@ -2,6 +2,7 @@
 
 use crate::error::CommitError;
 use crate::object::{Record, Revision};
+use crate::proposal::Proposal;
 use crate::watch::EventKind;
 
 use super::queue::{Action, Request};
@@ -18,7 +19,7 @@ pub(super) enum Decision {
 
 /// Decides a write against the current record of its key; if it happens, it is given the revision.
 pub(super) fn decide(request: &Request, current: Option<Record>, revision: Revision) -> Decision {
-    let made = |proposal: &super::queue::Proposal, previous: Option<&Record>| {
+    let made = |proposal: &Proposal, previous: Option<&Record>| {
         // Keys and facets that stay the same go on sharing memory with the record before.
         let key = previous.map_or_else(|| request.key.clone(), |record| record.key.clone());
         let facets = match previous {

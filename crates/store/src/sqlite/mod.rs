@@ -171,4 +171,8 @@ impl Store for SqliteStore {
     fn revision(&self) -> Revision {
         self.memory.revision()
     }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        SqliteStore::close(self).boxed()
+    }
 }

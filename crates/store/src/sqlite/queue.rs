@@ -1,54 +1,14 @@
 //! The queue between the callers and the writer thread. Its length is bounded by the permits that requests hold.
 
-use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::error::CommitError;
 use crate::intern::intern;
-use crate::object::{Draft, Durability, Facets, Key, Op, Record, Revision, Write};
-
-/// A new state that lacks only its revision.
-pub(super) struct Proposal {
-    bytes: Vec<u8>,
-    splice: usize,
-    pub(super) facets: Arc<Facets>,
-}
-
-impl Proposal {
-    fn new(draft: Draft) -> Result<Proposal, CommitError> {
-        let around =
-            draft.splice.checked_sub(1).and_then(|start| draft.bytes.get(start..)).and_then(|rest| rest.get(..2));
-        if around != Some(b"\"\"".as_slice()) {
-            return Err(CommitError::Splice { splice: draft.splice });
-        }
-        Ok(Proposal { bytes: draft.bytes, splice: draft.splice, facets: Arc::new(draft.facets) })
-    }
-
-    /// The value with the revision's digits in place, in exactly as much memory as it takes.
-    pub(super) fn value(&self, revision: Revision) -> Bytes {
-        let digits = revision.to_string();
-        let mut value = Vec::with_capacity(self.bytes.len() + digits.len());
-        value.extend_from_slice(&self.bytes[..self.splice]);
-        value.extend_from_slice(digits.as_bytes());
-        value.extend_from_slice(&self.bytes[self.splice..]);
-        Bytes::from(value)
-    }
-
-    /// Whether the record says the same, apart from the revision that both carry in the same place.
-    pub(super) fn equals(&self, record: &Record) -> bool {
-        let digits = record.revision.to_string();
-        let after = self.splice + digits.len();
-        let value = &record.value;
-        value.len() == self.bytes.len() + digits.len()
-            && value[..self.splice] == self.bytes[..self.splice]
-            && value[self.splice..after] == *digits.as_bytes()
-            && value[after..] == self.bytes[self.splice..]
-    }
-}
+use crate::object::{Durability, Key, Op, Record, Revision, Write};
+use crate::proposal::Proposal;
 
 /// What is to be done to the key.
 pub(super) enum Action {

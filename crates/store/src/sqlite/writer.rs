@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::error::{Cause, CommitError};
+use crate::error::CommitError;
 use crate::memory::Memory;
 use crate::object::{Durability, Key, Record, Revision};
 use crate::watch::{Event, EventKind};
@@ -18,6 +18,9 @@ use super::queue::{Queue, Request, Wake};
 
 /// How many revisions are reserved on disk at a time. After an unclean stop at most so many numbers are skipped.
 const RESERVE: u64 = 1 << 14;
+
+/// The cause of a failed transaction, shared by all the writes of a batch.
+type Failed = Arc<rusqlite::Error>;
 
 /// The newest state of keys, `None` for deleted ones, that is not on disk yet.
 type Pending = BTreeMap<Key, Option<Record>>;
@@ -182,7 +185,7 @@ impl Writer {
     }
 
     /// Puts a batch on disk, if it must be there, and makes it visible.
-    fn put(&mut self, batch: Batch) -> Result<Vec<Result<Record, CommitError>>, Cause> {
+    fn put(&mut self, batch: Batch) -> Result<Vec<Result<Record, CommitError>>, Failed> {
         // Whatever happens, these numbers are used up: a transaction that failed may still have reached the log.
         let first = self.last + 1;
         self.last = batch.last;
@@ -198,7 +201,7 @@ impl Writer {
     }
 
     /// Writes a batch together with the relaxed writes that wait. If those do not fit, the batch is tried alone.
-    fn write(&mut self, pending: &Pending) -> Result<(), Cause> {
+    fn write(&mut self, pending: &Pending) -> Result<(), Failed> {
         let reserve = (self.last > self.reserved).then(|| Revision(self.last + RESERVE));
         let waiting = self.relaxed.pending.iter().filter(|(key, _)| !pending.contains_key(*key));
         let mut result = self.database.write(waiting.chain(pending), reserve);
@@ -322,7 +325,7 @@ fn weight(state: Option<&Record>) -> usize {
     200 + state.map_or(0, |record| record.value.len())
 }
 
-fn error_of(source: Cause) -> CommitError {
+fn error_of(source: Failed) -> CommitError {
     if database::is_full(&source) { CommitError::Full { source: Some(source) } } else { CommitError::Io { source } }
 }
 

@@ -29,7 +29,7 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     assert!(matches!(refused, CommitError::Full { source: Some(_) }), "{refused:?}");
     assert!(made.len() > 10);
     let revision = store.revision();
-    assert_eq!(contents(&store, &Range::all("core/pods")).await.len(), made.len());
+    assert_eq!(contents(&*store, &Range::all("core/pods")).await.len(), made.len());
 
     // Heartbeats go on in memory, up to their limit.
     let lease = Key::new("core/leases", "a", "node");
@@ -57,11 +57,11 @@ async fn a_full_disk_refuses_writes_serves_reads_and_recovers() {
     let record = store.commit(create(&key, &body, Durability::Synced)).await.expect("there is room again");
     assert!(record.revision > small.revision);
     store.commit(create(&other, "1", Durability::Relaxed)).await.expect("there is room again");
-    let before = contents(&store, &Range::all("core/pods")).await;
+    let before = contents(&*store, &Range::all("core/pods")).await;
     store.close().await;
     drop(store);
     let store = open(&path, config);
-    assert_eq!(contents(&store, &Range::all("core/pods")).await, before);
+    assert_eq!(contents(&*store, &Range::all("core/pods")).await, before);
     assert!(store.get(&lease).await.expect("open").is_some());
 }
 

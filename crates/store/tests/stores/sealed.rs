@@ -66,7 +66,7 @@ fn plain_text_is_never_on_disk() {
     runtime().block_on(async {
         let store = open(&path, sealed(1));
         assert_eq!(
-            contents(&store, &Range::all("core/secrets")).await,
+            contents(&*store, &Range::all("core/secrets")).await,
             [("a/s".to_owned(), "hunter2-then".to_owned())]
         );
         store.close().await;
@@ -94,7 +94,7 @@ fn what_was_plain_is_sealed_at_the_next_start() {
         runtime().block_on(async {
             let store = open(&path, sealed(number));
             assert!(!stands(folder.path(), "hunter2"), "with key {number}");
-            let found = contents(&store, &Range::all("core/secrets")).await;
+            let found = contents(&*store, &Range::all("core/secrets")).await;
             assert_eq!(found, [("a/kept".to_owned(), "hunter2-kept".to_owned())]);
             store.close().await;
         });
@@ -103,4 +103,47 @@ fn what_was_plain_is_sealed_at_the_next_start() {
         SqliteStore::open(&path, sealed(1), |_, _| Facets::default()).is_err(),
         "nothing is left under the old key"
     );
+}
+
+#[test]
+fn etcd_has_no_plain_text_either() {
+    for version in ["3.4", "3.5"] {
+        let test = "sealed::etcd_has_no_plain_text_either";
+        let Some(etcd) = etcd_server::Etcd::start(version, test, 1, None) else { continue };
+        runtime().block_on(async {
+            let with = |number: Option<u8>| {
+                let mut config = etcd.config();
+                config.paths.push(("core/secrets".to_owned(), "secrets".to_owned()));
+                config.seal = number.map(|number| Arc::new(Flip { number }) as Arc<dyn Seal>);
+                etcd::open(config)
+            };
+            let raw = || etcd.control(&["get", "/registry/secrets/a/s", "--print-value-only", "--hex"]);
+            let key = Key::new("core/secrets", "a", "s");
+            let plain = with(None).await;
+            plain.commit(create(&key, "word", Durability::Synced)).await.expect("created");
+            let before = raw();
+            drop(plain);
+            // What was plain is sealed at the next start, and again when the key changes.
+            let store = with(Some(1)).await;
+            let first = raw();
+            assert_ne!(before, first);
+            drop(store);
+            let store = with(Some(2)).await;
+            assert_ne!(raw(), first);
+            let found = store.get(&key).await.expect("open").expect("there");
+            assert_eq!(body_of(&found.value), "word");
+            store.fresh().await.expect("the cluster answers");
+            let found = store.get(&key).await.expect("open").expect("there");
+            store.commit(update(&key, found.revision, "other", Durability::Synced)).await.expect("updated");
+            drop(store);
+            let store = with(Some(2)).await;
+            let found = store.get(&key).await.expect("open").expect("there");
+            assert_eq!(body_of(&found.value), "other");
+            drop(store);
+            let mut config = etcd.config();
+            config.paths.push(("core/secrets".to_owned(), "secrets".to_owned()));
+            let refused = kobune_store::EtcdStore::open(config, |_, _| Facets::default()).await.map(drop);
+            assert!(matches!(refused, Err(OpenError::Etcd { .. })), "without the key it cannot be read: {refused:?}");
+        });
+    }
 }

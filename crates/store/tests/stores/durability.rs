@@ -43,7 +43,7 @@ async fn relaxed_writes_share_the_disk_with_the_next_synced_one() {
     let write = delete(&gone, revision, "1", Durability::Relaxed);
     store.commit(write).await.expect("deleted");
     assert_eq!(on_disk(&path), ["first"]);
-    assert_eq!(contents(&store, &Range::all("core/events")).await.len(), 2);
+    assert_eq!(contents(&*store, &Range::all("core/events")).await.len(), 2);
     let write = create(&synced, "1", Durability::Synced);
     store.commit(write).await.expect("created");
     assert_eq!(on_disk(&path), ["first", "relaxed", "synced"]);
@@ -110,7 +110,7 @@ async fn opening_and_closing_leaves_the_file_as_it_is() {
     drop(store);
     let before = std::fs::read(&path).expect("readable");
     let store = open(&path, Config::default());
-    assert_eq!(contents(&store, &Range::all("core/pods")).await.len(), 1);
+    assert_eq!(contents(&*store, &Range::all("core/pods")).await.len(), 1);
     store.close().await;
     drop(store);
     assert!(before == std::fs::read(&path).expect("readable"));

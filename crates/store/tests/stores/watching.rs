@@ -6,9 +6,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use futures::FutureExt;
-use kobune_store::{At, Config, Durability, Key, Limits, Memory, Range, Revision, Store, StoreError, WatchError};
+use kobune_store::{At, Durability, Key, Limits, Memory, Range, Revision, StoreError, WatchError};
 
-use crate::{create, open, update};
+use crate::ground::{Ground, on_each_store};
+use crate::{create, update};
 
 #[derive(Default)]
 struct Bell(AtomicUsize);
@@ -19,13 +20,12 @@ impl Wake for Bell {
     }
 }
 
-#[tokio::test]
-async fn only_watchers_of_the_collection_are_woken() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = open(&folder.path().join("store.db"), Config::default());
+async fn only_watchers_of_the_collection_are_woken(ground: &Ground) {
+    let place = ground.place();
+    let store = place.open().await;
     let bell = Arc::new(Bell::default());
     let waker = Waker::from(bell.clone());
-    let mut watch = store.watch(&Range::namespace("core/pods", "a"), Revision(0)).expect("new");
+    let mut watch = store.watch(&Range::namespace("core/pods", "a"), store.revision()).expect("new");
     let mut next = Box::pin(watch.next());
     assert!(next.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
     let write = create(&Key::new("core/services", "a", "x"), "1", Durability::Synced);
@@ -45,12 +45,11 @@ async fn only_watchers_of_the_collection_are_woken() {
     assert_eq!(watch.progress(), record.revision);
 }
 
-#[tokio::test]
-async fn the_encoded_line_is_made_once() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = open(&folder.path().join("store.db"), Config::default());
+async fn the_encoded_line_is_made_once(ground: &Ground) {
+    let place = ground.place();
+    let store = place.open().await;
     let range = Range::all("core/pods");
-    let mut watches = [0; 3].map(|_| store.watch(&range, Revision(0)).expect("new"));
+    let mut watches = [0; 3].map(|_| store.watch(&range, store.revision()).expect("new"));
     let write = create(&Key::new("core/pods", "a", "x"), "1", Durability::Synced);
     store.commit(write).await.expect("created");
     let mut made = 0;
@@ -65,13 +64,13 @@ async fn the_encoded_line_is_made_once() {
     assert_eq!(made, 1);
 }
 
-#[tokio::test]
-async fn a_slow_watcher_lags_and_a_quiet_collection_stays_watchable() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let config = Config { limits: Limits { window_bytes: 100_000, ..Limits::default() }, ..Config::default() };
-    let store = open(&folder.path().join("store.db"), config);
+async fn a_slow_watcher_lags_and_a_quiet_collection_stays_watchable(ground: &Ground) {
+    let limits = Limits { window_bytes: 100_000, ..Limits::default() };
+    let place = ground.place().with_limits(limits);
+    let store = place.open().await;
+    let start = store.revision();
     let (busy, quiet) = (Range::all("core/pods"), Range::all("core/nodes"));
-    let mut slow = store.watch(&busy, Revision(0)).expect("new");
+    let mut slow = store.watch(&busy, store.revision()).expect("new");
     let write = create(&Key::new("core/nodes", "", "x"), "1", Durability::Synced);
     store.commit(write).await.expect("created");
     let key = Key::new("core/pods", "a", "x");
@@ -95,17 +94,16 @@ async fn a_slow_watcher_lags_and_a_quiet_collection_stays_watchable() {
         events += 1;
     }
     assert!((40..100).contains(&events), "{events} events of 1.4 kB are in 100 kB");
-    let mut watch = store.watch(&quiet, Revision(0)).expect("nothing has left");
+    let mut watch = store.watch(&quiet, start).expect("nothing has left");
     assert_eq!(&*watch.next().await.expect("there").record.key.collection, "core/nodes");
     assert_eq!(watch.progress(), revision);
 }
 
-#[tokio::test]
-async fn closing_ends_watches_after_their_events() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = open(&folder.path().join("store.db"), Config::default());
-    let mut watch = store.watch(&Range::all("core/pods"), Revision(0)).expect("new");
-    let mut idle = store.watch(&Range::all("core/nodes"), Revision(0)).expect("new");
+async fn closing_ends_watches_after_their_events(ground: &Ground) {
+    let place = ground.place();
+    let store = place.open().await;
+    let mut watch = store.watch(&Range::all("core/pods"), store.revision()).expect("new");
+    let mut idle = store.watch(&Range::all("core/nodes"), store.revision()).expect("new");
     let write = create(&Key::new("core/pods", "a", "x"), "1", Durability::Synced);
     let (ended, ()) = tokio::join!(idle.next(), async {
         store.commit(write).await.expect("created");
@@ -154,10 +152,9 @@ fn listings_are_kept_by_number_and_age() {
     check(3, Duration::ZERO, [false, false, false]);
 }
 
-#[tokio::test]
-async fn pages_follow_each_other() {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let store = open(&folder.path().join("store.db"), Config::default());
+async fn pages_follow_each_other(ground: &Ground) {
+    let place = ground.place();
+    let store = place.open().await;
     for namespace in ["a", "b", "c"] {
         for name in 0..5 {
             let key = Key::new("core/pods", namespace, &name.to_string());
@@ -184,3 +181,11 @@ async fn pages_follow_each_other() {
     let mut watch = store.watch(&Range::all("core/pods"), store.revision()).expect("now");
     assert!(watch.next().now_or_never().is_none());
 }
+
+on_each_store!(
+    only_watchers_of_the_collection_are_woken,
+    the_encoded_line_is_made_once,
+    a_slow_watcher_lags_and_a_quiet_collection_stays_watchable,
+    closing_ends_watches_after_their_events,
+    pages_follow_each_other,
+);

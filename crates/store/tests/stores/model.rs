@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use futures::FutureExt;
-use kobune_store::{At, CommitError, Config, Durability, EventKind, Key, Listing, Range, Record, Revision, Store};
+use kobune_store::{At, CommitError, Durability, EventKind, Key, Listing, Range, Record, Revision};
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
-use crate::{body_of, contents, create, delete, open, runtime, update, version_of};
+use crate::ground::{Ground, on_each_store};
+use crate::{body_of, contents, create, delete, update, version_of};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -83,16 +86,15 @@ async fn replay(watch: &mut kobune_store::Watch, state: &mut BTreeMap<Key, Recor
     assert!(watch.next().now_or_never().is_none(), "nothing is pending");
 }
 
-async fn run(steps: Vec<Step>) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let path = folder.path().join("store.db");
-    let mut store = open(&path, Config::default());
+async fn run(ground: &Ground, steps: Vec<Step>) {
+    let place = ground.place();
+    let mut store = place.open().await;
     let mut model = Model::new();
-    let mut newest = Revision(0);
+    let mut newest = store.revision();
     let mut kept: Vec<(Listing, Vec<(Key, u64)>)> = Vec::new();
     let mut watches = Vec::new();
     for range in ranges() {
-        watches.push((store.watch(&range, Revision(0)).expect("a new store"), BTreeMap::new(), range));
+        watches.push((store.watch(&range, newest).expect("a new store"), BTreeMap::new(), range));
     }
     for step in steps {
         let write = match step {
@@ -118,7 +120,7 @@ async fn run(steps: Vec<Step>) {
             Step::Reopen => {
                 store.close().await;
                 drop(store);
-                store = open(&path, Config::default());
+                store = place.open().await;
                 assert_eq!(store.revision(), newest, "a clean stop leaves no gap");
                 kept.clear();
                 watches.clear();
@@ -163,7 +165,7 @@ async fn run(steps: Vec<Step>) {
         assert_eq!(store.revision(), newest);
     }
     for range in ranges() {
-        assert_eq!(contents(&store, &range).await, expected(&model, &range));
+        assert_eq!(contents(&*store, &range).await, expected(&model, &range));
     }
     for (listing, bodies_then) in kept {
         let again = store.list(listing.range(), At::Exact(listing.revision())).await.expect("kept");
@@ -180,11 +182,17 @@ async fn run(steps: Vec<Step>) {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+/// How many sequences are tried.
+const CASES: u32 = 96;
 
-    #[test]
-    fn the_store_is_a_map_with_revisions(steps in steps()) {
-        runtime().block_on(run(steps));
+async fn the_store_is_a_map_with_revisions(ground: &Ground) {
+    let mut runner = TestRunner::new(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() });
+    for _ in 0..CASES {
+        // Not shrunk: a case runs in the runtime of the test.
+        let steps = steps().new_tree(&mut runner).expect("steps can be made").current();
+        println!("{steps:?}");
+        run(ground, steps).await;
     }
 }
+
+on_each_store!(the_store_is_a_map_with_revisions);

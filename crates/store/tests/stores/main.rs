@@ -1,7 +1,12 @@
-//! What the SQLite store promises, tested from outside through the [`Store`] trait.
+//! What the stores promise, tested from outside through the [`Store`] trait: `model` and `watching` on every store,
+//! `crash`, `durability`, `refusals` and `sealed` on SQLite, `etcd` and `members` on etcd.
 
 mod crash;
 mod durability;
+mod etcd;
+mod etcd_server;
+mod ground;
+mod members;
 mod model;
 mod refusals;
 mod sealed;
@@ -56,7 +61,7 @@ fn delete(key: &Key, expected: Revision, body: &str, durability: Durability) -> 
 }
 
 /// The names and bodies of a range, in the order of the list.
-async fn contents(store: &SqliteStore, range: &Range) -> Vec<(String, String)> {
+async fn contents(store: &dyn Store, range: &Range) -> Vec<(String, String)> {
     let listing = store.list(range, At::Latest).await.expect("the store is open");
     listing
         .iter()
