@@ -87,13 +87,16 @@ impl FieldError {
         FieldError { kind: FieldErrorKind::Invalid, field: field.to_string(), value, detail: detail.into() }
     }
 
-    /// `field: Unsupported value: value: supported values: "a", "b"`.
+    /// `field: Unsupported value: value: supported values: "a", "b"`, in the order given.
     pub fn not_supported(field: impl fmt::Display, value: impl Into<Value>, allowed: &[&str]) -> FieldError {
-        let mut allowed = allowed.to_vec();
-        allowed.sort_unstable();
         let quoted: Vec<String> = allowed.iter().map(|value| format!("{value:?}")).collect();
         let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
         FieldError { kind: FieldErrorKind::NotSupported, field: field.to_string(), value: Some(value.into()), detail }
+    }
+
+    /// `field: Invalid value: detail`: where the value itself would say nothing.
+    pub fn invalid_without_value(field: impl fmt::Display, detail: impl Into<String>) -> FieldError {
+        FieldError { kind: FieldErrorKind::Invalid, field: field.to_string(), value: None, detail: detail.into() }
     }
 
     /// `field: Forbidden: detail`.
@@ -109,7 +112,8 @@ impl FieldError {
 
     /// `field: Too long: may not be more than limit bytes`.
     pub fn too_long(field: impl fmt::Display, limit: usize) -> FieldError {
-        let detail = format!("may not be more than {limit} bytes");
+        let bytes = if limit == 1 { "byte" } else { "bytes" };
+        let detail = format!("may not be more than {limit} {bytes}");
         FieldError { kind: FieldErrorKind::TooLong, field: field.to_string(), value: None, detail }
     }
 
@@ -164,7 +168,7 @@ mod tests {
         check(FieldError::invalid("a", "B", "must be lower"), r#"a: Invalid value: "B": must be lower"#);
         check(FieldError::invalid("a", -1, "must be greater"), "a: Invalid value: -1: must be greater");
         check(
-            FieldError::not_supported("p", "X", &["TCP", "SCTP"]),
+            FieldError::not_supported("p", "X", &["SCTP", "TCP"]),
             r#"p: Unsupported value: "X": supported values: "SCTP", "TCP""#,
         );
         check(FieldError::duplicate("n[1].name", "x"), r#"n[1].name: Duplicate value: "x""#);

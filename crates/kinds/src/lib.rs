@@ -16,6 +16,7 @@ mod kind;
 pub mod name;
 pub mod openapi;
 mod path;
+mod schedule;
 pub mod quantity;
 pub mod schema;
 mod selectable;

@@ -82,6 +82,11 @@ impl<'a> Path<'a> {
         Path { parent: Some(self), step: Step::Field(name) }
     }
 
+    /// The field `name` beside this.
+    pub(crate) fn sibling(&self, name: &'a str) -> Path<'a> {
+        Path { parent: self.parent, step: Step::Field(name) }
+    }
+
     /// The list item at `index`.
     pub(crate) fn index(&'a self, index: usize) -> Path<'a> {
         Path { parent: Some(self), step: Step::Index(index) }

@@ -1,10 +1,13 @@
 //! What happens to an object between decoding and validation: which parts the endpoint keeps, and the generation.
 
+mod service;
+
 use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
 use crate::path::{at, int, text};
 use crate::schema::{SchemaRef, Shape};
+use crate::validation::job::{NAME_LABELS, UID_LABELS};
 
 /// How a kind counts `metadata.generation`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -95,9 +98,37 @@ pub(crate) fn prepare_create(kind: &Kind, object: &mut Value) {
         }
         ("", "Secret") => write_string_data(object),
         ("", "Namespace") => namespace_finalizer(object),
+        ("", "Service") => service::create(object),
+        ("batch", "Job") => generate_selector(object),
         _ => {}
     }
     finish(kind, object);
+}
+
+/// A job selects its pods by its own uid, unless its author sees to that.
+fn generate_selector(job: &mut Value) {
+    if job["spec"]["manualSelector"] == true {
+        return;
+    }
+    let (uid, name) = (job["metadata"]["uid"].clone(), job["metadata"]["name"].clone());
+    let labels = &mut job["spec"]["template"]["metadata"]["labels"];
+    for label in NAME_LABELS {
+        fill(labels, label, &name);
+    }
+    for label in UID_LABELS {
+        fill(labels, label, &uid);
+    }
+    fill(&mut job["spec"]["selector"]["matchLabels"], UID_LABELS[1], &uid);
+}
+
+/// Puts `value` at `key` unless something stands there; makes the object if there is none.
+fn fill(object: &mut Value, key: &str, value: &Value) {
+    if object.is_null() {
+        *object = json!({});
+    }
+    if let Some(fields) = object.as_object_mut() {
+        fields.entry(key).or_insert_with(|| value.clone());
+    }
 }
 
 pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subresource: Option<&str>) {
@@ -108,6 +139,9 @@ pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subre
             }
             if (&*kind.group, &*kind.kind) == ("", "Secret") {
                 write_string_data(object);
+            }
+            if (&*kind.group, &*kind.kind) == ("", "Service") {
+                service::update(object, old);
             }
             if (&*kind.group, &*kind.kind) == ("", "Namespace") {
                 // Only the `finalize` endpoint may take finalizers of the spec away.
@@ -295,7 +329,7 @@ fn namespace_finalizer(object: &mut Value) {
 }
 
 /// `Guaranteed` when every container limits CPU and memory to what it requests, `BestEffort` when none asks for any.
-fn quality_of_service(spec: &Value) -> &'static str {
+pub(crate) fn quality_of_service(spec: &Value) -> &'static str {
     use crate::quantity::Quantity;
     let amount = |container: &Value, which: &str, resource: &str| -> Option<Quantity> {
         let quantity: Quantity = text(at(container, "resources"), &format!("{which}.{resource}")).parse().ok()?;

@@ -1,305 +1,278 @@
 //! Pods and pod templates.
+//!
+//! Source: `ValidatePodSpec` and what it calls in `pkg/apis/core/validation/validation.go` of Kubernetes 1.36.
+
+mod affinity;
+mod annotations;
+mod container;
+pub(super) mod environment;
+mod handler;
+mod mounts;
+pub(super) mod part;
+mod placement;
+mod resolver;
+mod security;
+pub(super) mod status;
+pub(super) mod update;
+mod whole;
+mod windows;
 
 use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::{Errors, invalid, not_negative, one_of, volume};
+use super::volume::{self, Volumes};
+use super::{Errors, follows, invalid, metadata, one_of, required_one_of, resources};
 use crate::field_error::FieldError;
 use crate::name;
-use crate::path::{Path, entries, list, text};
-use crate::quantity::Quantity;
+use crate::path::{Path, flag, list, text};
 
-pub(super) fn spec(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let volumes = volume::volumes(spec, path, errors);
-    let mut names = BTreeSet::new();
-    if list(spec, "containers").is_empty() {
-        errors.push(FieldError::required(path.child("containers"), ""));
+pub(super) use affinity::node_selector;
+pub(super) use handler::port as port_number_or_name;
+pub(super) use placement::taint_effect;
+
+/// What the parts of a pod's spec have to know about the whole.
+struct Context<'a> {
+    volumes: Volumes<'a>,
+    /// The names of `spec.resourceClaims`.
+    claims: BTreeSet<&'a str>,
+    restart_policy: &'a str,
+    /// Whether the pod shares the users of its host.
+    host_users: bool,
+    grace_period: Option<i64>,
+}
+
+/// A pod that is to be created.
+pub(super) fn create(pod: &Value, errors: &mut Errors) {
+    metadata_and_spec(pod, errors);
+    let path = Path::new("spec");
+    let spec = &pod["spec"];
+    if !list(spec, "ephemeralContainers").is_empty() {
+        errors.push(FieldError::forbidden(path.child("ephemeralContainers"), "cannot be set on create"));
     }
-    for field in ["containers", "initContainers", "ephemeralContainers"] {
+    if !text(spec, "nodeName").is_empty() && !list(spec, "schedulingGates").is_empty() {
+        let detail = "cannot be set until all schedulingGates have been cleared";
+        errors.push(FieldError::forbidden(path.child("nodeName"), detail));
+    }
+    annotations::match_fields(&pod["metadata"], spec, &path, errors);
+}
+
+/// What holds for a pod at any time.
+pub(super) fn metadata_and_spec(pod: &Value, errors: &mut Errors) {
+    let path = Path::new("metadata");
+    let spec = &pod["spec"];
+    annotations::annotations(&pod["metadata"], spec, &path.child("annotations"), errors);
+    let path = Path::new("spec");
+    self::spec(spec, &pod["metadata"], &path, errors);
+    if text(spec, "serviceAccountName").is_empty() {
+        tokens_need_an_account(spec, &path, errors);
+    }
+    for field in ["containers", "initContainers"] {
         let containers = path.child(field);
-        for (index, one) in list(spec, field).iter().enumerate() {
-            let path = containers.index(index);
-            container(one, &path, &volumes, errors);
-            if !text(one, "name").is_empty() && !names.insert(text(one, "name")) {
-                errors.push(FieldError::duplicate(path.child("name"), text(one, "name")));
+        for (index, container) in list(spec, field).iter().enumerate() {
+            container::trimmed_image(container, &containers.index(index), errors);
+        }
+    }
+    let volumes = path.child("volumes");
+    for (index, volume) in list(spec, "volumes").iter().enumerate() {
+        if !volume["image"].is_null() && text(&volume["image"], "reference").is_empty() {
+            errors.push(FieldError::required(volumes.index(index).child("image").child("reference"), ""));
+        }
+    }
+}
+
+fn tokens_need_an_account(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let volumes = path.child("volumes");
+    for (index, volume) in list(spec, "volumes").iter().enumerate() {
+        let place = volumes.index(index);
+        let place = place.child("projected");
+        let place = place.child("sources");
+        for (index, source) in list(&volume["projected"], "sources").iter().enumerate() {
+            if !source["serviceAccountToken"].is_null() {
+                let detail = "must not be specified when serviceAccountName is not set";
+                errors.push(FieldError::forbidden(place.index(index).child("serviceAccountToken"), detail));
             }
         }
     }
-    one_of(errors, &path.child("restartPolicy"), &spec["restartPolicy"], &["Always", "Never", "OnFailure"]);
-    one_of(
+}
+
+/// A pod's template; `path` leads to it.
+pub(super) fn template(template: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let (metadata, spec) = (&template["metadata"], &template["spec"]);
+    // Upstream leaves `metadata` out of these paths.
+    metadata::labels(metadata, "labels", path, errors);
+    metadata::annotations(metadata, path, errors);
+    annotations::annotations(metadata, spec, &path.child("annotations"), errors);
+    let place = path.child("spec");
+    self::spec(spec, &Value::Null, &place, errors);
+    annotations::match_fields(metadata, spec, &place, errors);
+    if !list(spec, "ephemeralContainers").is_empty() {
+        let detail = "ephemeral containers not allowed in pod template";
+        errors.push(FieldError::forbidden(place.child("ephemeralContainers"), detail));
+    }
+}
+
+/// A template of which the set checks only the labels and annotations: upstream leaves its spec to the pods.
+pub(super) fn loose_template(template: &Value, path: &Path<'_>, errors: &mut Errors) {
+    let metadata = &template["metadata"];
+    metadata::labels(metadata, "labels", path, errors);
+    metadata::annotations(metadata, path, errors);
+    annotations::annotations(metadata, &template["spec"], &path.child("annotations"), errors);
+}
+
+/// A template of something that keeps pods running: they restart always, and have no deadline.
+pub(super) fn always_restarts(template: &Value, of: &str, path: &Path<'_>, errors: &mut Errors) {
+    let path = path.child("spec");
+    let spec = &template["spec"];
+    let policy = text(spec, "restartPolicy");
+    if policy != "Always" {
+        errors.push(FieldError::not_supported(path.child("restartPolicy"), policy, &["Always"]));
+    }
+    if !spec["activeDeadlineSeconds"].is_null() {
+        let detail = format!("activeDeadlineSeconds in {of} is not Supported");
+        errors.push(FieldError::forbidden(path.child("activeDeadlineSeconds"), detail));
+    }
+}
+
+/// The spec of a pod, whose metadata are null in a template.
+fn spec(spec: &Value, pod: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if spec["terminationGracePeriodSeconds"].is_null() {
+        errors.push(FieldError::required(path.child("terminationGracePeriodSeconds"), ""));
+    }
+    let claims = list(spec, "resourceClaims").iter().map(|claim| text(claim, "name"));
+    let context = Context {
+        volumes: volume::volumes(spec, pod, path, errors),
+        claims: claims.filter(|name| !name.is_empty()).collect(),
+        restart_policy: text(spec, "restartPolicy"),
+        host_users: spec["hostUsers"] != false,
+        grace_period: spec["terminationGracePeriodSeconds"].as_i64(),
+    };
+    placement::resource_claims(spec, path, errors);
+    container::containers(spec, &context, path, errors);
+    container::init_containers(spec, &context, path, errors);
+    container::ephemeral_containers(spec, &context, path, errors);
+    if !spec["resources"].is_null() {
+        whole::resources(spec, &context.claims, &path.child("resources"), errors);
+    }
+    host_network(spec, !pod.is_null(), path, errors);
+    required_one_of(
+        errors,
+        &path.child("restartPolicy"),
+        &spec["restartPolicy"],
+        &["Always", "OnFailure", "Never"],
+    );
+    required_one_of(
         errors,
         &path.child("dnsPolicy"),
         &spec["dnsPolicy"],
-        &["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"],
+        &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"],
     );
-    if text(spec, "dnsPolicy") == "None" && list(&spec["dnsConfig"], "nameservers").is_empty() {
-        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        errors.push(FieldError::required(path.child("dnsConfig").child("nameservers"), detail));
-    }
-    not_negative(errors, &path.child("terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"]);
-    if spec["activeDeadlineSeconds"].as_i64().is_some_and(|seconds| seconds < 1) {
-        let detail = "must be between 1 and 2147483647, inclusive";
-        errors.push(FieldError::invalid(
-            path.child("activeDeadlineSeconds"),
-            spec["activeDeadlineSeconds"].clone(),
-            detail,
-        ));
-    }
-    super::metadata::labels(spec, "nodeSelector", path, errors);
-    for field in ["hostname", "subdomain"] {
-        if !text(spec, field).is_empty() {
-            invalid(errors, &path.child(field), &spec[field], name::dns1123_label(text(spec, field)));
-        }
-    }
-    for field in ["serviceAccountName", "nodeName", "priorityClassName"] {
-        if !text(spec, field).is_empty() {
-            invalid(errors, &path.child(field), &spec[field], name::dns1123_subdomain(text(spec, field)));
-        }
-    }
-    let tolerations = path.child("tolerations");
-    for (index, toleration) in list(spec, "tolerations").iter().enumerate() {
-        let path = tolerations.index(index);
-        one_of(errors, &path.child("operator"), &toleration["operator"], &["Equal", "Exists", "Gt", "Lt"]);
-        one_of(
-            errors,
-            &path.child("effect"),
-            &toleration["effect"],
-            &["", "NoExecute", "NoSchedule", "PreferNoSchedule"],
-        );
-        if text(toleration, "operator") == "Exists" && !text(toleration, "value").is_empty() {
-            let detail = "value must be empty when `operator` is 'Exists'";
-            errors.push(FieldError::invalid(path.child("operator"), toleration.clone(), detail));
-        }
-    }
-    let aliases = path.child("hostAliases");
-    for (index, alias) in list(spec, "hostAliases").iter().enumerate() {
-        invalid(errors, &aliases.index(index).child("ip"), &alias["ip"], name::ip(text(alias, "ip")));
-    }
-}
-
-fn container(container: &Value, path: &Path<'_>, volumes: &BTreeSet<&str>, errors: &mut Errors) {
-    let name_of = text(container, "name");
-    if name_of.is_empty() {
-        errors.push(FieldError::required(path.child("name"), ""));
-    } else {
-        invalid(errors, &path.child("name"), &container["name"], name::dns1123_label(name_of));
-    }
-    let image = text(container, "image");
-    if image.is_empty() {
-        errors.push(FieldError::required(path.child("image"), ""));
-    } else if image.trim() != image {
-        errors.push(FieldError::invalid(path.child("image"), image, "must not have leading or trailing whitespace"));
-    }
-    one_of(errors, &path.child("imagePullPolicy"), &container["imagePullPolicy"], &["Always", "IfNotPresent", "Never"]);
+    metadata::labels(spec, "nodeSelector", path, errors);
+    security::pod(spec, path, errors);
+    affinity::affinity(&spec["affinity"], &path.child("affinity"), errors);
+    resolver::resolver(spec, &path.child("dnsConfig"), errors);
+    placement::gates(spec, path, errors);
+    placement::spread(spec, path, errors);
+    windows::host_process(spec, path, errors);
+    host_users(spec, path, errors);
+    names(spec, path, errors);
+    placement::tolerations(spec, path, errors);
+    placement::host_aliases(spec, path, errors);
     one_of(
         errors,
-        &path.child("terminationMessagePolicy"),
-        &container["terminationMessagePolicy"],
-        &["FallbackToLogsOnError", "File"],
+        &path.child("preemptionPolicy"),
+        &spec["preemptionPolicy"],
+        &["PreemptLowerPriority", "Never"],
     );
-    ports(container, path, errors);
-    environment(container, path, errors);
-    resources(&container["resources"], &path.child("resources"), errors);
-    let mounts = path.child("volumeMounts");
-    let mut places = BTreeSet::new();
-    for (index, mount) in list(container, "volumeMounts").iter().enumerate() {
-        let path = mounts.index(index);
-        let volume = text(mount, "name");
-        if volume.is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
-        } else if !volumes.contains(volume) {
-            errors.push(FieldError::not_found(path.child("name"), volume));
-        }
-        let place = text(mount, "mountPath");
-        if place.is_empty() {
-            errors.push(FieldError::required(path.child("mountPath"), ""));
-        } else if !places.insert(place) {
-            errors.push(FieldError::invalid(path.child("mountPath"), place, "must be unique"));
-        }
-        if !text(mount, "subPath").is_empty() && !text(mount, "subPathExpr").is_empty() {
-            errors.push(FieldError::invalid(
-                path.child("subPathExpr"),
-                mount["subPathExpr"].clone(),
-                "subPathExpr and subPath are mutually exclusive",
-            ));
-        }
-        if text(mount, "subPath").split('/').any(|part| part == "..") {
-            errors.push(FieldError::invalid(path.child("subPath"), mount["subPath"].clone(), "must not contain '..'"));
-        }
-        one_of(
-            errors,
-            &path.child("mountPropagation"),
-            &mount["mountPropagation"],
-            &["Bidirectional", "HostToContainer", "None"],
-        );
+    let overhead = path.child("overhead");
+    for (resource, value) in crate::path::entries(spec, "overhead") {
+        let path = overhead.key(resource);
+        resources::container_resource_name(resource, &path, errors);
+        resources::amount(resource, value, &path, errors);
     }
-    for probe_name in ["livenessProbe", "readinessProbe", "startupProbe"] {
-        if !container[probe_name].is_null() {
-            probe(&container[probe_name], probe_name, &path.child(probe_name), errors);
-        }
+    windows::system(spec, path, errors);
+}
+
+fn names(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    follows(errors, path, spec, "serviceAccountName", name::dns1123_subdomain);
+    follows(errors, path, spec, "nodeName", name::dns1123_subdomain);
+    if let Some(seconds) = spec["activeDeadlineSeconds"].as_i64()
+        && !(1..=i64::from(i32::MAX)).contains(&seconds)
+    {
+        let detail = name::inclusive_range(1, i64::from(i32::MAX));
+        errors.push(FieldError::invalid(path.child("activeDeadlineSeconds"), seconds, detail));
     }
-    let security = &container["securityContext"];
-    if security["privileged"] == true && security["allowPrivilegeEscalation"] == false {
-        let detail = "cannot set `allowPrivilegeEscalation` to false and `privileged` to true";
-        errors.push(FieldError::invalid(path.child("securityContext"), security.clone(), detail));
+    follows(errors, path, spec, "hostname", name::dns1123_label);
+    follows(errors, path, spec, "subdomain", name::dns1123_label);
+    follows(errors, path, spec, "priorityClassName", name::dns1123_subdomain);
+    if !spec["runtimeClassName"].is_null() {
+        let path = path.child("runtimeClassName");
+        invalid(errors, &path, &spec["runtimeClassName"], name::dns1123_subdomain(text(spec, "runtimeClassName")));
+    }
+    if !spec["hostnameOverride"].is_null() {
+        let place = path.child("hostnameOverride");
+        let given = text(spec, "hostnameOverride");
+        invalid(errors, &place, &spec["hostnameOverride"], name::dns1123_subdomain(given));
+        if given.len() > 64 {
+            errors.push(FieldError::too_long(place, 64));
+        }
+        if flag(spec, "setHostnameAsFQDN") {
+            let detail = "may not be set to true when `hostnameOverride` is set";
+            errors.push(FieldError::forbidden(path.child("setHostnameAsFQDN"), detail));
+        }
+        if flag(spec, "hostNetwork") {
+            let detail = "may not be set to true when `hostnameOverride` is set";
+            errors.push(FieldError::forbidden(path.child("hostNetwork"), detail));
+        }
     }
 }
 
-fn ports(container: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let path = path.child("ports");
-    let mut names = BTreeSet::new();
-    for (index, port) in list(container, "ports").iter().enumerate() {
-        let path = path.index(index);
-        let name_of = text(port, "name");
-        if !name_of.is_empty() {
-            invalid(errors, &path.child("name"), &port["name"], name::port_name(name_of));
-            if !names.insert(name_of) {
-                errors.push(FieldError::duplicate(path.child("name"), name_of));
-            }
-        }
-        match port["containerPort"].as_i64() {
-            None | Some(0) => errors.push(FieldError::required(path.child("containerPort"), "")),
-            Some(number) => {
-                invalid(errors, &path.child("containerPort"), &port["containerPort"], name::port_number(number))
-            }
-        }
-        if let Some(number) = port["hostPort"].as_i64().filter(|number| *number != 0) {
-            invalid(errors, &path.child("hostPort"), &port["hostPort"], name::port_number(number));
-        }
-        one_of(errors, &path.child("protocol"), &port["protocol"], &["SCTP", "TCP", "UDP"]);
+/// On the network of the host, a container's port is the host's.
+fn host_network(spec: &Value, is_pod: bool, path: &Path<'_>, errors: &mut Errors) {
+    if !flag(spec, "hostNetwork") {
+        return;
     }
-}
-
-fn environment(container: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let path = path.child("env");
-    for (index, variable) in list(container, "env").iter().enumerate() {
-        let path = path.index(index);
-        let name_of = text(variable, "name");
-        if name_of.is_empty() {
-            errors.push(FieldError::required(path.child("name"), ""));
-        } else {
-            invalid(errors, &path.child("name"), &variable["name"], name::env_var_name(name_of));
-        }
-        let from = &variable["valueFrom"];
-        if !from.is_null() {
-            let path = path.child("valueFrom");
-            if !text(variable, "value").is_empty() {
-                errors.push(FieldError::invalid(path, "", "may not be specified when `value` is not empty"));
-            }
-            match from.as_object().map_or(0, serde_json::Map::len) {
-                0 => errors.push(FieldError::invalid(
-                    path,
-                    "",
-                    "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef` or `secretKeyRef`",
-                )),
-                1 => {}
-                _ => errors.push(FieldError::invalid(path, "", "may not have more than one field specified at a time")),
-            }
-            for source in ["configMapKeyRef", "secretKeyRef"] {
-                if !from[source].is_null() && text(&from[source], "key").is_empty() {
-                    errors.push(FieldError::required(path.child(source).child("key"), ""));
-                }
+    let containers = path.child("containers");
+    for (index, container) in list(spec, "containers").iter().enumerate() {
+        let ports = containers.index(index);
+        let ports = ports.child("ports");
+        for (index, port) in list(container, "ports").iter().enumerate() {
+            let host = port["hostPort"].as_i64().unwrap_or(0);
+            if (is_pod || host != 0) && host != port["containerPort"].as_i64().unwrap_or(0) {
+                let detail = "must match `containerPort` when `hostNetwork` is true";
+                errors.push(FieldError::invalid(ports.index(index).child("hostPort"), host, detail));
             }
         }
     }
 }
 
-fn resources(resources: &Value, path: &Path<'_>, errors: &mut Errors) {
-    let quantity = |value: &Value| value.as_str().and_then(|text| text.parse::<Quantity>().ok());
-    for field in ["limits", "requests"] {
-        let path = path.child(field);
-        for (resource, value) in entries(resources, field) {
-            if quantity(value).is_some_and(Quantity::is_negative) {
-                errors.push(FieldError::invalid(
-                    path.key(resource),
-                    value.clone(),
-                    "must be greater than or equal to 0",
-                ));
-            }
+/// A pod with users of its own shares no other namespace with its host.
+fn host_users(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
+    if spec["hostUsers"] != false {
+        return;
+    }
+    for (field, shown) in [("hostNetwork", "hostNetwork"), ("hostPID", "HostPID"), ("hostIPC", "HostIPC")] {
+        if flag(spec, field) {
+            errors.push(FieldError::forbidden(path.child(shown), "when `hostUsers` is false"));
         }
     }
-    for (resource, request) in entries(resources, "requests") {
-        let limit = &resources["limits"][resource];
-        if let (Some(asked), Some(most)) = (quantity(request), quantity(limit))
-            && asked > most
-        {
-            let detail =
-                format!("must be less than or equal to {resource} limit of {}", limit.as_str().unwrap_or_default());
-            errors.push(FieldError::invalid(path.child("requests"), request.clone(), detail));
+    for field in ["containers", "initContainers"] {
+        let containers = path.child(field);
+        for (index, container) in list(spec, field).iter().enumerate() {
+            if !list(container, "volumeDevices").is_empty() {
+                let detail = "when `hostUsers` is false";
+                errors.push(FieldError::forbidden(containers.index(index).child("volumeDevices"), detail));
+            }
         }
     }
 }
 
-fn probe(probe: &Value, name_of: &str, path: &Path<'_>, errors: &mut Errors) {
-    let handlers =
-        ["exec", "httpGet", "tcpSocket", "grpc"].iter().filter(|handler| !probe[**handler].is_null()).count();
-    match handlers {
-        0 => errors.push(FieldError::required(path, "must specify a handler type")),
-        1 => {}
-        _ => errors.push(FieldError::forbidden(path, "may not specify more than 1 handler type")),
-    }
-    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
-        not_negative(errors, &path.child(field), &probe[field]);
-    }
-    if name_of != "readinessProbe" && probe["successThreshold"].as_i64().is_some_and(|count| count != 1) {
-        errors.push(FieldError::invalid(
-            path.child("successThreshold"),
-            probe["successThreshold"].clone(),
-            "must be 1",
-        ));
-    }
-}
-
-/// A template's spec, with the restart policies that its kind allows.
-pub(super) fn template(template: &Value, path: &Path<'_>, policies: &[&str], errors: &mut Errors) {
-    super::metadata::labels(&template["metadata"], "labels", &path.child("metadata"), errors);
-    let path = path.child("spec");
-    spec(&template["spec"], &path, errors);
-    one_of(errors, &path.child("restartPolicy"), &template["spec"]["restartPolicy"], policies);
-}
-
-/// After creation only a few fields of a pod's spec change.
-pub(super) fn update(object: &Value, old: &Value, errors: &mut Errors) {
-    let strip = |pod: &Value| {
-        let mut spec = pod["spec"].clone();
-        for field in ["containers", "initContainers"] {
-            for container in spec[field].as_array_mut().into_iter().flatten() {
-                if let Some(container) = container.as_object_mut() {
-                    container.remove("image");
-                }
-            }
+/// Runs `visit` on every container with its path: init containers, containers, ephemeral ones.
+fn each_container<'a>(spec: &'a Value, path: &Path<'_>, mut visit: impl FnMut(&'a Value, &Path<'_>)) {
+    for field in ["initContainers", "containers", "ephemeralContainers"] {
+        let containers = path.child(field);
+        for (index, container) in list(spec, field).iter().enumerate() {
+            visit(container, &containers.index(index));
         }
-        if let Some(spec) = spec.as_object_mut() {
-            for field in ["activeDeadlineSeconds", "tolerations", "schedulingGates", "terminationGracePeriodSeconds"] {
-                spec.remove(field);
-            }
-            // Gated pods may narrow where they can go.
-            if !list(&old["spec"], "schedulingGates").is_empty() {
-                spec.remove("nodeSelector");
-                spec.remove("affinity");
-            }
-        }
-        spec
-    };
-    if strip(object) != strip(old) {
-        errors.push(FieldError::forbidden(
-            "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,\
-             `spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),\
-             `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)",
-        ));
     }
-    let before = list(&old["spec"], "tolerations");
-    let now = list(&object["spec"], "tolerations");
-    if !before.iter().all(|toleration| now.iter().any(|other| same_toleration(toleration, other))) {
-        errors.push(FieldError::forbidden(
-            "spec.tolerations",
-            "existing toleration can not be modified except its tolerationSeconds",
-        ));
-    }
-}
-
-fn same_toleration(one: &Value, other: &Value) -> bool {
-    ["key", "operator", "value", "effect"].iter().all(|field| one[*field] == other[*field])
 }

@@ -8,6 +8,8 @@ fn created(object: Value) -> Vec<String> {
         catalogue.by_kind(object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap()).unwrap().clone();
     let mut object = object;
     kind.default(&mut object);
+    object["metadata"]["uid"] = json!("u");
+    kind.prepare_create(&mut object);
     kind.validate(&object).iter().map(ToString::to_string).collect()
 }
 
