@@ -145,7 +145,8 @@ pub fn qualified_name(text: &str) -> Vec<String> {
                 errors.push("prefix part must be non-empty".to_owned());
             } else {
                 let wrong = dns1123_subdomain(prefix).into_iter();
-                errors.extend(wrong.map(|error| format!("prefix part {}", error.replace("253 characters", "253 bytes"))));
+                errors
+                    .extend(wrong.map(|error| format!("prefix part {}", error.replace("253 characters", "253 bytes"))));
             }
             name
         }
@@ -450,7 +451,11 @@ mod tests {
         check(path_segment, &["a:b", "System"], &[".", "..", "a/b", "a%"]);
         check(ip, &["1.2.3.4", "::1"], &["1.2.3", "x", "01.2.3.4", "::ffff:1.2.3.4"]);
         check(canonical_ip, &["1.2.3.4", "::1"], &["0::1", "::A"]);
-        check(non_special_ip, &["1.2.3.4", "fd00::1"], &["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "fe80::1"]);
+        check(
+            non_special_ip,
+            &["1.2.3.4", "fd00::1"],
+            &["0.0.0.0", "127.0.0.1", "169.254.1.1", "224.0.0.1", "fe80::1"],
+        );
         check(cidr, &["1.2.3.0/24", "::/0", "0.0.0.0/0"], &["1.2.3.4", "1.2.3.4/33", "1.2.3.4/24", "1.2.3.0/024"]);
         check(percent, &["0%", "100%"], &["", "%", "1", "-1%", "1%%"]);
         check(http_header_name, &["X-A"], &["", "a b"]);

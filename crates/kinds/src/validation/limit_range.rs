@@ -67,15 +67,19 @@ fn compare(item: &Value, of: &str, resource: &str, path: &Path<'_>, errors: &mut
     let (least, most) = (given("min"), given("max"));
     let (limit, request) = (defaults("default"), defaults("defaultRequest"));
     // The value shown, the field, and what is said about the two that are in the wrong order.
-    let mut ordered =
-        |low: Option<Quantity>, low_name: &str, high: Option<Quantity>, high_name: &str, field: &str, show_low: bool| {
-            let (Some(low), Some(high)) = (low, high) else { return };
-            if low > high {
-                let detail = format!("{low_name} value {low} is greater than {high_name} value {high}");
-                let shown = if show_low { low } else { high };
-                errors.push(FieldError::invalid(path.child(field).key(resource), shown.to_string(), detail));
-            }
-        };
+    let mut ordered = |low: Option<Quantity>,
+                       low_name: &str,
+                       high: Option<Quantity>,
+                       high_name: &str,
+                       field: &str,
+                       show_low: bool| {
+        let (Some(low), Some(high)) = (low, high) else { return };
+        if low > high {
+            let detail = format!("{low_name} value {low} is greater than {high_name} value {high}");
+            let shown = if show_low { low } else { high };
+            errors.push(FieldError::invalid(path.child(field).key(resource), shown.to_string(), detail));
+        }
+    };
     ordered(least, "min", most, "max", "min", true);
     ordered(least, "min", request, "default request", "defaultRequest", false);
     ordered(request, "default request", most, "max", "defaultRequest", true);

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::metadata::finalizer;
 use super::Errors;
+use super::metadata::finalizer;
 use crate::field_error::FieldError;
 use crate::path::{Path, list, text};
 

@@ -155,12 +155,7 @@ fn spec(spec: &Value, pod: &Value, path: &Path<'_>, errors: &mut Errors) {
         whole::resources(spec, &context.claims, &path.child("resources"), errors);
     }
     host_network(spec, !pod.is_null(), path, errors);
-    required_one_of(
-        errors,
-        &path.child("restartPolicy"),
-        &spec["restartPolicy"],
-        &["Always", "OnFailure", "Never"],
-    );
+    required_one_of(errors, &path.child("restartPolicy"), &spec["restartPolicy"], &["Always", "OnFailure", "Never"]);
     required_one_of(
         errors,
         &path.child("dnsPolicy"),
@@ -178,12 +173,7 @@ fn spec(spec: &Value, pod: &Value, path: &Path<'_>, errors: &mut Errors) {
     names(spec, path, errors);
     placement::tolerations(spec, path, errors);
     placement::host_aliases(spec, path, errors);
-    one_of(
-        errors,
-        &path.child("preemptionPolicy"),
-        &spec["preemptionPolicy"],
-        &["PreemptLowerPriority", "Never"],
-    );
+    one_of(errors, &path.child("preemptionPolicy"), &spec["preemptionPolicy"], &["PreemptLowerPriority", "Never"]);
     let overhead = path.child("overhead");
     for (resource, value) in crate::path::entries(spec, "overhead") {
         let path = overhead.key(resource);

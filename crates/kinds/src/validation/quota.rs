@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::resources::{amount, is_for_quotas, quota_resource_name};
 use super::Errors;
+use super::resources::{amount, is_for_quotas, quota_resource_name};
 use crate::field_error::FieldError;
 use crate::path::{Path, entries, list, text};
 

@@ -63,9 +63,7 @@ fn value_from(from: &Value, value: &str, context: &Context<'_>, path: &Path<'_>,
         }
     }
     let detail = match count {
-        0 => {
-            "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`"
-        }
+        0 => "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
         _ if !value.is_empty() => "may not be specified when `value` is not empty",
         1 => return,
         _ => "may not have more than one field specified at a time",
@@ -147,9 +145,7 @@ pub(in crate::validation) fn resource_selector(source: &Value, volume: bool, pat
     let (allowed, of) = match resource {
         "limits.cpu" | "requests.cpu" => (&["1m", "1"][..], "cpu resource"),
         "limits.memory" | "requests.memory" => (&BYTES[..], "memory resource"),
-        "limits.ephemeral-storage" | "requests.ephemeral-storage" => {
-            (&BYTES[..], "local ephemeral storage resource")
-        }
+        "limits.ephemeral-storage" | "requests.ephemeral-storage" => (&BYTES[..], "local ephemeral storage resource"),
         _ if huge => (&BYTES[..], "hugepages resource"),
         _ => return,
     };

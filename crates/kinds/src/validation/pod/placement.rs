@@ -29,8 +29,7 @@ pub(super) fn tolerations(spec: &Value, path: &Path<'_>, errors: &mut Errors) {
         if !key.is_empty() {
             label_key(key, &path.child("key"), errors);
         } else if operator != "Exists" {
-            let detail =
-                "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
+            let detail = "operator must be Exists when `key` is empty, which means \"match all values and all keys\"";
             errors.push(FieldError::invalid(path.child("operator"), operator, detail));
         }
         if !toleration["tolerationSeconds"].is_null() && effect != "NoExecute" {
@@ -172,9 +171,7 @@ pub(super) fn resource_claims(spec: &Value, path: &Path<'_>, errors: &mut Errors
         }
         let (direct, template) = (&claim["resourceClaimName"], &claim["resourceClaimTemplateName"]);
         let detail = match (direct.is_null(), template.is_null()) {
-            (false, false) => {
-                "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"
-            }
+            (false, false) => "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
             (true, true) => "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
             _ => "",
         };

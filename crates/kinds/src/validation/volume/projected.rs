@@ -142,7 +142,11 @@ pub(in crate::validation) fn signer_name(value: &Value, path: &Path<'_>, errors:
         errors.push(FieldError::invalid(path, domain, format!("validating label {domain:?}: {message}")));
     }
     if !domain.contains('.') {
-        errors.push(FieldError::invalid(path, domain, "should be a domain with at least two segments separated by dots"));
+        errors.push(FieldError::invalid(
+            path,
+            domain,
+            "should be a domain with at least two segments separated by dots",
+        ));
     }
     for message in name::dns1123_subdomain(rest) {
         errors.push(FieldError::invalid(path, rest, format!("validating label {rest:?}: {message}")));

@@ -44,7 +44,8 @@ pub(in crate::validation) fn nfs(source: &Value, path: &Path<'_>, errors: &mut E
 }
 
 fn is_qualified_name(text: &str) -> Option<bool> {
-    let alphanumeric = |rest: &str, length: usize| rest.len() == length && rest.bytes().all(|b| b.is_ascii_alphanumeric());
+    let alphanumeric =
+        |rest: &str, length: usize| rest.len() == length && rest.bytes().all(|b| b.is_ascii_alphanumeric());
     if let Some(rest) = text.strip_prefix("iqn") {
         // `iqn.yyyy-mm.reversed.domain:name`
         let good = rest.strip_prefix('.').and_then(|rest| rest.split_once('.')).is_some_and(|(date, rest)| {
