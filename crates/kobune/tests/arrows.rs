@@ -9,6 +9,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("store", &[]),
         ("pki", &[]),
         ("merge", &["kinds"]),
+        ("expressions", &["kinds"]),
         ("apiserver", &["kinds", "merge", "pki", "store"]),
         ("network", &[]),
         ("runtime", &[]),
