@@ -1,4 +1,4 @@
-//! Turns the types of `k8s-openapi` and the facts of `merge-facts.tsv` into two compressed blobs.
+//! Turns the types of `k8s-openapi` and the facts of `merge-facts.tsv` and `field-numbers.tsv` into two compressed blobs.
 //!
 //! `schema.z` has the structure (types, fields, how lists merge) and is read at start; `descriptions.z` has the prose
 //! and is only read to render OpenAPI. Both are described in `src/schema/load.rs`, which reads them.
@@ -134,6 +134,21 @@ fn facts(text: &str) -> BTreeMap<(&str, &str), Fact<'_>> {
         .collect()
 }
 
+/// The numbers of all fields of a type as the reader takes them: those of structs that JSON has inline behind the
+/// number of that struct, as in `2.1`; a `*` at the end marks a pointer.
+fn numbers<'a>(types: &BTreeMap<&str, &'a str>, name: &str, path: &str, found: &mut BTreeMap<&'a str, String>) {
+    let entries: &'a str = types.get(name).copied().unwrap_or_default();
+    for (number, field) in entries.split(' ').filter_map(|entry| entry.split_once('=')) {
+        match field.strip_prefix('>') {
+            Some(inline) => numbers(types, inline, &format!("{path}{number}."), found),
+            None => {
+                let (field, pointer) = field.strip_suffix('*').map_or((field, ""), |field| (field, "*"));
+                found.insert(field, format!("{path}{number}{pointer}"));
+            }
+        }
+    }
+}
+
 /// The type that `schema` refers to, also through the `allOf` in which a description wraps a reference.
 fn reference(schema: &Value) -> Option<&str> {
     let direct = schema.get("$ref").and_then(Value::as_str);
@@ -190,8 +205,11 @@ fn compress(path: &Path, text: &str) -> Result<(), Box<dyn Error>> {
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=merge-facts.tsv");
+    println!("cargo::rerun-if-changed=field-numbers.tsv");
     let text = std::fs::read_to_string("merge-facts.tsv")?;
     let facts = facts(&text);
+    let text = std::fs::read_to_string("field-numbers.tsv")?;
+    let number_facts: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('\t')).collect();
     let definitions = definitions();
     let index: BTreeMap<&str, usize> = definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
 
@@ -207,6 +225,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(structure, "T\t{name}\t{}", u8::from(atomic))?;
         let required: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let mut wire = BTreeMap::new();
+        numbers(&number_facts, name, "", &mut wire);
         // Sorted by bytes: the reader searches fields by halving.
         let mut fields: Vec<(&String, &Value)> = properties.iter().collect();
         fields.sort_by_key(|(field, _)| *field);
@@ -215,7 +235,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             let fact = facts.get(&(name.as_str(), field.as_str())).unwrap_or(&none);
             writeln!(
                 structure,
-                "F\t{field}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+                "F\t{field}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
                 shape(schema, &index)?,
                 u8::from(required.contains(&field.as_str())),
                 fact.collection,
@@ -223,6 +243,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 fact.strategy,
                 fact.merge_key,
                 fact.default,
+                wire.get(field.as_str()).map(String::as_str).unwrap_or_default(),
             )?;
             descriptions.push(schema.get("description").and_then(Value::as_str).unwrap_or_default());
         }

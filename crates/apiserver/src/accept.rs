@@ -1,5 +1,7 @@
 //! Content negotiation: what form of an answer a client accepts.
 
+use http::HeaderValue;
+
 /// What becomes of an object or a list before it is sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
@@ -20,6 +22,31 @@ pub(crate) enum Encoding {
     Json,
     /// YAML, which upstream offers too.
     Yaml,
+    /// Kubernetes' protobuf encoding.
+    Protobuf,
+}
+
+/// What an endpoint can answer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Offer {
+    /// The answer has a protobuf form.
+    pub protobuf: bool,
+    /// The answer is an object or a list, of which the metadata alone can be shown.
+    pub partial: bool,
+    /// The answer can be shown as a Table.
+    pub table: bool,
+    /// The answer is a discovery document with an aggregated form.
+    pub discovery: bool,
+}
+
+impl Offer {
+    /// A document or an error.
+    pub(crate) const DOCUMENT: Self = Self { protobuf: true, partial: false, table: false, discovery: false };
+
+    /// The media types, for the messages of a 406 and a 415.
+    pub(crate) fn media_types(self) -> &'static str {
+        if self.protobuf { OFFERED } else { OFFERED_WITHOUT_PROTOBUF }
+    }
 }
 
 /// What a client accepts, decided for one request.
@@ -31,15 +58,25 @@ pub(crate) struct Accept {
     pub encoding: Encoding,
     /// Whether JSON is indented.
     pub pretty: bool,
+    /// Group and version of Tables and partial objects.
+    pub meta_version: &'static str,
 }
 
 impl Accept {
     /// Plain JSON.
-    pub(crate) const JSON: Self = Self { form: Form::Object, encoding: Encoding::Json, pretty: false };
+    pub(crate) const JSON: Self =
+        Self { form: Form::Object, encoding: Encoding::Json, pretty: false, meta_version: META_V1 };
 }
 
-/// The answer types that exist, for the message of a 406.
-pub(crate) const OFFERED: &str = "application/json, application/yaml";
+/// Group and version of Tables and partial objects, and those that old clients ask for.
+const META_V1: &str = "meta.k8s.io/v1";
+const META_V1BETA1: &str = "meta.k8s.io/v1beta1";
+
+/// The media types of built-in kinds.
+pub(crate) const OFFERED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// The media types of what has no protobuf form.
+const OFFERED_WITHOUT_PROTOBUF: &str = "application/json, application/yaml";
 
 /// One entry of an `Accept` header.
 struct Range<'h> {
@@ -75,11 +112,15 @@ fn ranges(header: &str) -> Vec<Range<'_>> {
     found
 }
 
+/// Whether somebody reads the answer: by the parameter `pretty`, or by a program that is used by hand.
+pub(crate) fn wants_pretty(pretty: Option<bool>, agent: Option<&str>) -> bool {
+    let by_hand =
+        || ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.is_some_and(|agent| agent.starts_with(name)));
+    pretty.unwrap_or_else(by_hand)
+}
+
 /// Decides on the first range that the server can serve; `None` means 406.
-///
-/// `transforms` says whether Table and PartialObjectMetadata are possible here (objects of the registry), `discovery`
-/// whether the answer is a discovery document.
-pub(crate) fn negotiate(header: Option<&str>, transforms: bool, discovery: bool) -> Option<Accept> {
+pub(crate) fn negotiate(header: Option<&str>, offer: Offer) -> Option<Accept> {
     let header = header.map(str::trim).unwrap_or_default();
     if header.is_empty() || header == "application/json" || header == "*/*" {
         return Some(Accept::JSON);
@@ -91,24 +132,36 @@ pub(crate) fn negotiate(header: Option<&str>, transforms: bool, discovery: bool)
         let encoding = match (range.kind, range.subtype) {
             ("*", "*") | ("application", "*" | "json") => Encoding::Json,
             ("application", "yaml") => Encoding::Yaml,
+            ("application", "vnd.kubernetes.protobuf") if offer.protobuf || offer.partial => Encoding::Protobuf,
             _ => continue,
         };
-        let form = match (range.form, range.group) {
-            ("", _) => Form::Object,
-            ("Table", "meta.k8s.io") if transforms && matches!(range.version, "v1" | "v1beta1") => Form::Table,
-            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io")
-                if transforms && matches!(range.version, "v1" | "v1beta1") =>
+        let meta_version = if range.version == "v1beta1" { META_V1BETA1 } else { META_V1 };
+        let form = match (range.form, range.group, range.version) {
+            ("", ..) => Form::Object,
+            ("Table", "meta.k8s.io", "v1" | "v1beta1") if offer.table && encoding != Encoding::Protobuf => Form::Table,
+            ("PartialObjectMetadata" | "PartialObjectMetadataList", "meta.k8s.io", "v1" | "v1beta1")
+                if offer.partial =>
             {
                 Form::Partial
             }
-            ("APIGroupDiscoveryList", "apidiscovery.k8s.io") if discovery && range.version == "v2" => {
+            ("APIGroupDiscoveryList", "apidiscovery.k8s.io", "v2") if offer.discovery && encoding == Encoding::Json => {
                 Form::AggregatedDiscovery
             }
             _ => continue,
         };
-        return Some(Accept { form, encoding, pretty: false });
+        // Custom resources have no protobuf form, but the metadata of every object has one.
+        if encoding == Encoding::Protobuf && form == Form::Object && !offer.protobuf {
+            continue;
+        }
+        return Some(Accept { form, encoding, pretty: false, meta_version });
     }
     None
+}
+
+/// How an error is written: as the client asked for its answer, or else as JSON.
+pub(crate) fn for_error(header: Option<&HeaderValue>, pretty: bool) -> Accept {
+    let accept = negotiate(header.and_then(|header| header.to_str().ok()), Offer::DOCUMENT).unwrap_or(Accept::JSON);
+    Accept { pretty, ..accept }
 }
 
 /// Whether a body of this type is one of these; parameters such as `charset` are not looked at.
@@ -122,33 +175,56 @@ mod tests {
 
     #[test]
     fn accept_headers() {
-        let check = |header: &str, expected: Option<Form>| {
-            assert_eq!(negotiate(Some(header), true, false).map(|accept| accept.form), expected, "{header}");
+        let objects = Offer { protobuf: true, partial: true, table: true, discovery: false };
+        let custom = Offer { protobuf: false, ..objects };
+        let review = Offer { table: false, ..objects };
+        let check = |header: &str, offer: Offer, expected: Option<(Form, Encoding)>| {
+            let found = negotiate(Some(header), offer).map(|accept| (accept.form, accept.encoding));
+            assert_eq!(found, expected, "{header}");
         };
-        check("", Some(Form::Object));
-        check("*/*", Some(Form::Object));
+        let json = Some((Form::Object, Encoding::Json));
+        check("", objects, json);
+        check("*/*", objects, json);
+        let table = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io";
+        check(&format!("{table},application/json"), objects, Some((Form::Table, Encoding::Json)));
+        check(table, review, None);
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io", objects, None);
+        let protobuf = Some((Form::Object, Encoding::Protobuf));
+        check("application/vnd.kubernetes.protobuf,application/json", objects, protobuf);
+        check("application/vnd.kubernetes.protobuf,application/json", custom, json);
+        check("application/json,application/vnd.kubernetes.protobuf", objects, json);
+        check("application/vnd.kubernetes.protobuf", custom, None);
+        let partial = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+        check(partial, custom, Some((Form::Partial, Encoding::Protobuf)));
+        check(partial, Offer::DOCUMENT, None);
         check(
-            "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
-            Some(Form::Table),
+            "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1",
+            objects,
+            Some((Form::Partial, Encoding::Json)),
         );
-        check("application/vnd.kubernetes.protobuf,application/json", Some(Form::Object));
-        check("application/vnd.kubernetes.protobuf", None);
-        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1", Some(Form::Partial));
-        check("application/json;as=Strange;g=meta.k8s.io;v=v1", None);
-        check("text/html;q=0.9, application/json;q=0.1", Some(Form::Object));
-        check("application/json;q=0", None);
-        assert_eq!(
-            negotiate(Some("application/yaml"), true, false).map(|accept| accept.encoding),
-            Some(Encoding::Yaml)
+        check("application/json;as=Strange;g=meta.k8s.io;v=v1", objects, None);
+        check("application/json;as=Table;g=meta.k8s.io;v=v2", objects, None);
+        check("text/html;q=0.9, application/json;q=0.1", objects, json);
+        check("application/json;q=0", objects, None);
+        check("application/yaml", objects, Some((Form::Object, Encoding::Yaml)));
+        let discovery = Offer { discovery: true, ..Offer::DOCUMENT };
+        check(
+            "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json",
+            discovery,
+            Some((Form::AggregatedDiscovery, Encoding::Json)),
         );
-        assert_eq!(
-            negotiate(
-                Some("application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"),
-                false,
-                true
-            )
-            .map(|accept| accept.form),
-            Some(Form::AggregatedDiscovery)
-        );
+    }
+
+    #[test]
+    fn old_tables_keep_their_version() {
+        let offer = Offer { table: true, ..Offer::default() };
+        let accept = negotiate(Some("application/json;as=Table;v=v1beta1;g=meta.k8s.io"), offer).expect("offered");
+        assert_eq!(accept.meta_version, "meta.k8s.io/v1beta1");
+    }
+
+    #[test]
+    fn hands_get_indented_answers() {
+        assert!(wants_pretty(None, Some("curl/8.5.0")) && wants_pretty(Some(true), None));
+        assert!(!wants_pretty(Some(false), Some("curl/8.5.0")) && !wants_pretty(None, Some("kubectl/v1.36.0")));
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use kobune_kinds::{Decoded, Kind, Media};
+use kobune_kinds::{Decoded, Kind, Media, protobuf};
 use serde_json::Value;
 
 use crate::{
@@ -11,7 +11,6 @@ use crate::{
     body::RequestBody,
     call::Call,
     error::{Answer, ApiError},
-    protobuf,
 };
 
 /// The longest body that is taken, upstream's limit.

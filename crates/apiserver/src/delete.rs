@@ -3,7 +3,7 @@
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use kobune_kinds::{Kind, schema::Types};
+use kobune_kinds::{Kind, protobuf, schema::Types};
 use kobune_store::{At, CommitError, Op, Record, Write};
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use crate::{
     create::{durability, meta, metadata},
     decode, encode,
     error::{Answer, ApiError},
-    list, protobuf,
+    list,
     query::Query,
     respond::{self, Made, Produced},
 };
@@ -469,7 +469,7 @@ impl ApiServer {
             .buffer_unordered(AT_ONCE)
             .try_collect::<()>()
             .await?;
-        self.list_of(call, &chosen, revision)
+        self.list_of(call, chosen, revision).await
     }
 }
 

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     ApiServer, Body,
-    accept::{self, Form},
+    accept::{self, Accept, Form, Offer},
     body::RequestBody,
     call::header as text_header,
     compress,
@@ -119,9 +119,7 @@ impl ApiServer {
     }
 
     fn plain(&self, value: &Value, request: &Request<RequestBody>) -> Answer<Response<Body>> {
-        let accept = accept::negotiate(text_header(request.headers(), "accept"), false, false)
-            .ok_or_else(ApiError::not_acceptable)?;
-        respond::value(StatusCode::OK, value, accept)
+        respond::value(StatusCode::OK, value, negotiate(request, Offer::DOCUMENT)?)
     }
 
     /// `/api` and `/apis`: the aggregated form for clients that ask for it, the old one for others.
@@ -131,8 +129,7 @@ impl ApiServer {
         core: bool,
         old: impl FnOnce() -> Value,
     ) -> Answer<Response<Body>> {
-        let accept = accept::negotiate(text_header(request.headers(), "accept"), false, true)
-            .ok_or_else(ApiError::not_acceptable)?;
+        let accept = negotiate(request, Offer { discovery: true, ..Offer::DOCUMENT })?;
         let value = if accept.form == Form::AggregatedDiscovery {
             discovery::aggregated_v2(&self.catalogue, core)
         } else {
@@ -154,21 +151,19 @@ impl ApiServer {
 
     fn open_api_v2(&self, request: &Request<RequestBody>) -> Answer<Response<Body>> {
         // Clients that take only gnostic protobuf are told so; kubectl then goes on with version 3.
-        let accept = accept::negotiate(text_header(request.headers(), "accept"), false, false)
-            .ok_or_else(ApiError::not_acceptable)?;
+        let accept = negotiate(request, Offer::default())?;
         let document = self
             .documents
             .get("v2", || Some(openapi::v2_document(&self.catalogue)))?
             .ok_or_else(ApiError::no_such_path)?;
         if accept.encoding == accept::Encoding::Yaml {
-            return Err(ApiError::not_acceptable());
+            return Err(ApiError::not_acceptable(Offer::default()));
         }
         send(&document, request)
     }
 
     fn open_api_v3(&self, path: &str, query: &Query, request: &Request<RequestBody>) -> Answer<Response<Body>> {
-        accept::negotiate(text_header(request.headers(), "accept"), false, false)
-            .ok_or_else(ApiError::not_acceptable)?;
+        negotiate(request, Offer::default())?;
         let document = self
             .documents
             .get(path, || openapi::v3_document(&self.catalogue, path))?
@@ -250,6 +245,16 @@ fn version() -> Value {
         "buildDate": "1970-01-01T00:00:00Z", "goVersion": "rust", "compiler": "rustc",
         "platform": format!("{}/{}", std::env::consts::OS, if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
     })
+}
+
+/// The encoding of a document.
+fn negotiate(request: &Request<RequestBody>, offer: Offer) -> Answer<Accept> {
+    let headers = request.headers();
+    let mut accept =
+        accept::negotiate(text_header(headers, "accept"), offer).ok_or_else(|| ApiError::not_acceptable(offer))?;
+    let pretty = Query::parse(request.uri().query()).maybe_flag("pretty");
+    accept.pretty = accept::wants_pretty(pretty, text_header(headers, "user-agent"));
+    Ok(accept)
 }
 
 fn text(code: StatusCode, content: String, kind: &'static str) -> Response<Body> {

@@ -7,7 +7,11 @@ use kobune_kinds::{FieldError, Kind};
 use kobune_store::{CommitError, StoreError};
 use serde_json::{Map, Value, json};
 
-use crate::{Body, accept};
+use crate::{
+    Body,
+    accept::{self, Accept},
+    respond,
+};
 
 /// An answer that is not what the client asked for.
 #[derive(Debug)]
@@ -128,8 +132,9 @@ impl ApiError {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
     }
 
-    pub(crate) fn not_acceptable() -> Self {
-        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {}", accept::OFFERED))
+    pub(crate) fn not_acceptable(offer: accept::Offer) -> Self {
+        let offered = offer.media_types();
+        Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {offered}"))
     }
 
     pub(crate) fn unsupported_media_type(offered: &str) -> Self {
@@ -304,17 +309,19 @@ impl ApiError {
         status
     }
 
-    /// The response that carries the `Status`.
-    pub(crate) fn into_response(self) -> Response<Body> {
-        let mut response = Response::new(Body::full(self.to_status().to_string()));
-        *response.status_mut() = StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    /// The response that carries the `Status`, in the encoding that the client asked for.
+    pub(crate) fn into_response(self, accept: Accept) -> Response<Body> {
+        let code = StatusCode::from_u16(self.0.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.to_status();
+        let mut response = respond::value(code, &status, accept).unwrap_or_else(|error| {
+            tracing::error!(%error, "a status could not be written as the client asks");
+            respond::json_body(code, Body::full(status.to_string()))
+        });
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
-        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
         if let Some(seconds) = self.0.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
-        crate::respond::add_warnings(headers, &self.0.warnings);
+        respond::add_warnings(headers, &self.0.warnings);
         response
     }
 }

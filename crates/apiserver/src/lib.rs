@@ -32,7 +32,7 @@ mod metrics;
 mod outgoing;
 mod patch;
 mod path;
-mod protobuf;
+mod protobuf_list;
 mod query;
 mod respond;
 mod road;

@@ -19,12 +19,13 @@ use crate::{
     call::Call,
     compress::Compressible,
     error::{Answer, ApiError},
+    protobuf_list::protobuf_list,
     query::Query,
     respond, table,
 };
 
 /// The size of the pieces of a list that is sent while it is joined.
-const CHUNK: usize = 128 << 10;
+pub(crate) const CHUNK: usize = 128 << 10;
 
 /// What a list or watch is limited to.
 #[derive(Clone, Debug)]
@@ -160,7 +161,11 @@ impl ApiServer {
         let selection = Selection::read(call)?;
         let page = self.page(call).await?;
         let include = table::Include::of(&call.query)?;
-        let writer = Writer { kind: Arc::clone(&call.kind), form: call.accept.form, include };
+        let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
+        if call.accept.encoding == Encoding::Protobuf && page.limit == 0 && page.after.is_none() {
+            let chosen = page.listing.iter().filter(|record| selection.matches(record)).cloned().collect();
+            return protobuf_list(writer, chosen, list_meta(page.revision, None, None)).await;
+        }
         if page.limit == 0 && page.after.is_none() {
             if let Some(name) = selection.only_name() {
                 let found = match &*page.listing.range().namespace.clone().unwrap_or_default() {
@@ -178,7 +183,7 @@ impl ApiServer {
                 };
                 return finish(call.accept, writer.whole(&found, page.revision, None, None)?);
             }
-            return writer.streamed(page.listing, selection, page.revision, call.accept);
+            return writer.streamed(page.listing, selection, page.revision);
         }
         let mut chosen: Vec<Record> = Vec::new();
         let mut more = false;
@@ -203,6 +208,9 @@ impl ApiServer {
             if selection.is_everything() {
                 remaining = Some(page.listing.iter_after(&last.key.namespace, &last.key.name).count());
             }
+        }
+        if call.accept.encoding == Encoding::Protobuf {
+            return protobuf_list(writer, chosen, list_meta(page.revision, token, remaining)).await;
         }
         finish(call.accept, writer.whole(&chosen, page.revision, token, remaining)?)
     }
@@ -294,38 +302,53 @@ impl ApiServer {
     }
 
     /// The list of given records, as a deletion of a collection answers it.
-    pub(crate) fn list_of(&self, call: &Call, records: &[Record], revision: Revision) -> Answer<Response<Body>> {
+    pub(crate) async fn list_of(
+        &self,
+        call: &Call,
+        records: Vec<Record>,
+        revision: Revision,
+    ) -> Answer<Response<Body>> {
         let include = table::Include::of(&call.query)?;
-        let writer = Writer { kind: Arc::clone(&call.kind), form: call.accept.form, include };
-        finish(call.accept, writer.whole(records, revision, None, None)?)
+        let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
+        if call.accept.encoding == Encoding::Protobuf {
+            return protobuf_list(writer, records, list_meta(revision, None, None)).await;
+        }
+        finish(call.accept, writer.whole(&records, revision, None, None)?)
     }
+}
+
+/// The metadata of a list.
+fn list_meta(revision: Revision, token: Option<String>, remaining: Option<usize>) -> Value {
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if let Some(token) = token {
+        metadata["continue"] = token.into();
+    }
+    if let Some(remaining) = remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    metadata
 }
 
 /// Writes lists in one form.
 #[derive(Clone)]
-struct Writer {
-    kind: Arc<Kind>,
-    form: Form,
+pub(crate) struct Writer {
+    pub(crate) kind: Arc<Kind>,
+    pub(crate) accept: Accept,
     include: table::Include,
 }
 
 impl Writer {
     /// Everything up to the first item.
     fn head(&self, revision: Revision, token: Option<String>, remaining: Option<usize>) -> Vec<u8> {
-        let mut metadata = json!({"resourceVersion": revision.to_string()});
-        if let Some(token) = token {
-            metadata["continue"] = token.into();
-        }
-        if let Some(remaining) = remaining {
-            metadata["remainingItemCount"] = remaining.into();
-        }
-        match self.form {
+        let metadata = list_meta(revision, token, remaining);
+        let meta_version = self.accept.meta_version;
+        match self.accept.form {
             Form::Table => format!(
-                "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"columnDefinitions\":{},\"rows\":[",
+                "{{\"kind\":\"Table\",\"apiVersion\":\"{meta_version}\",\"metadata\":{metadata},\"columnDefinitions\":{},\"rows\":[",
                 table::columns(&self.kind)
             ),
             Form::Partial => format!(
-                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":{metadata},\"items\":["
+                "{{\"kind\":\"PartialObjectMetadataList\",\"apiVersion\":\"{meta_version}\",\"metadata\":{metadata},\"items\":["
             ),
             Form::Object | Form::AggregatedDiscovery => format!(
                 "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{metadata},\"items\":[",
@@ -337,12 +360,12 @@ impl Writer {
     }
 
     fn item(&self, out: &mut Vec<u8>, record: &Record) -> Answer<()> {
-        match self.form {
+        match self.accept.form {
             Form::Table => {
                 let object = respond::parse(&self.kind, record)?;
-                write_json(out, &table::row(&self.kind, &object, self.include));
+                write_json(out, &table::row(&self.kind, &object, self.include, self.accept.meta_version));
             }
-            Form::Partial => write_partial(out, record)?,
+            Form::Partial => write_partial(out, record, self.accept.meta_version)?,
             Form::Object | Form::AggregatedDiscovery if self.kind.is_storage_version() => {
                 out.extend_from_slice(&record.value)
             }
@@ -360,7 +383,7 @@ impl Writer {
         remaining: Option<usize>,
     ) -> Answer<Bytes> {
         let mut out = self.head(revision, token, remaining);
-        if self.form == Form::Object {
+        if self.accept.form == Form::Object {
             out.reserve(records.iter().map(|record| record.value.len() + 1).sum::<usize>() + 2);
         }
         for (index, record) in records.iter().enumerate() {
@@ -374,13 +397,8 @@ impl Writer {
     }
 
     /// A list of any length: pieces are made as the connection takes them, so it needs the memory of one piece.
-    fn streamed(
-        self,
-        listing: Listing,
-        selection: Selection,
-        revision: Revision,
-        accept: Accept,
-    ) -> Answer<Response<Body>> {
+    fn streamed(self, listing: Listing, selection: Selection, revision: Revision) -> Answer<Response<Body>> {
+        let accept = self.accept;
         let head = self.head(revision, None, None);
         let mut joiner = Joiner { writer: self, listing, selection, place: None, first: true, done: false };
         let mut first = joiner.next(head)?;
@@ -451,10 +469,12 @@ pub(crate) struct OnlyMetadata {
 }
 
 /// Writes a `PartialObjectMetadata` of a stored object.
-pub(crate) fn write_partial(out: &mut Vec<u8>, record: &Record) -> Answer<()> {
+pub(crate) fn write_partial(out: &mut Vec<u8>, record: &Record, meta_version: &str) -> Answer<()> {
     let object: OnlyMetadata = serde_json::from_slice(&record.value)
         .map_err(|error| ApiError::internal_words(&format!("the stored object {} is damaged: {error}", record.key)))?;
-    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/v1\",\"metadata\":");
+    out.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"");
+    out.extend_from_slice(meta_version.as_bytes());
+    out.extend_from_slice(b"\",\"metadata\":");
     write_json(out, &object.metadata);
     out.push(b'}');
     Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use kobune_kinds::Kind;
+use kobune_kinds::{Kind, protobuf};
 use kobune_store::Record;
 use serde_json::{Map, Value, json};
 
@@ -104,6 +104,7 @@ pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const YAML: HeaderValue = HeaderValue::from_static("application/yaml");
+const PROTOBUF: HeaderValue = HeaderValue::from_static(protobuf::MEDIA);
 const NO_CACHE: HeaderValue = HeaderValue::from_static("no-cache, private");
 
 /// A response with a body of JSON.
@@ -112,6 +113,13 @@ pub(crate) fn json_body(code: StatusCode, body: Body) -> Response<Body> {
     *response.status_mut() = code;
     response.headers_mut().insert(header::CONTENT_TYPE, JSON);
     response.headers_mut().insert(header::CACHE_CONTROL, NO_CACHE);
+    response
+}
+
+/// A response with a body of protobuf.
+pub(crate) fn protobuf_body(code: StatusCode, body: Body) -> Response<Body> {
+    let mut response = json_body(code, body);
+    response.headers_mut().insert(header::CONTENT_TYPE, PROTOBUF);
     response
 }
 
@@ -124,6 +132,11 @@ pub(crate) fn value(code: StatusCode, object: &Value, accept: Accept) -> Answer<
             json_body(code, Body::full(text))
         }
         Encoding::Json => json_body(code, Body::full(object.to_string())),
+        Encoding::Protobuf => {
+            let mut out = Vec::new();
+            protobuf::value(&mut out, object).map_err(|error| ApiError::internal(&error))?;
+            protobuf_body(code, Body::full(out))
+        }
         Encoding::Yaml => {
             let text = serde_saphyr::to_string(object).map_err(|error| ApiError::internal(&error))?;
             let mut response = json_body(code, Body::full(text));
@@ -138,11 +151,27 @@ pub(crate) fn value(code: StatusCode, object: &Value, accept: Accept) -> Answer<
     Ok(response)
 }
 
+/// A stored object as protobuf, with its envelope.
+pub(crate) fn write_protobuf(out: &mut Vec<u8>, kind: &Kind, accept: Accept, record: &Record) -> Answer<()> {
+    let written = match accept.form {
+        Form::Partial => protobuf::partial(out, accept.meta_version, &record.value),
+        _ => protobuf::object(out, &kind.api_version(), &kind.kind, kind.schema(), &shown(kind, record)?),
+    };
+    written.map_err(|error| {
+        ApiError::internal_words(&format!("the stored object {} has no protobuf form: {error}", record.key))
+    })
+}
+
 /// What a verb made, in the form and encoding that the client asked for.
 pub(crate) fn made(kind: &Arc<Kind>, made: Made, accept: Accept, include: table::Include) -> Answer<Response<Body>> {
     let plain = accept.form == Form::Object && accept.encoding == Encoding::Json && !accept.pretty;
     let mut response = match &made.produced {
         Produced::Stored(record) if plain => json_body(made.code, Body::full(shown(kind, record)?)),
+        Produced::Stored(record) if accept.encoding == Encoding::Protobuf => {
+            let mut out = Vec::with_capacity(record.value.len());
+            write_protobuf(&mut out, kind, accept, record)?;
+            protobuf_body(made.code, Body::full(out))
+        }
         produced => {
             let object = match produced {
                 Produced::Stored(record) => parse(kind, record)?,
@@ -150,8 +179,8 @@ pub(crate) fn made(kind: &Arc<Kind>, made: Made, accept: Accept, include: table:
             };
             let is_status = object.get("kind").and_then(Value::as_str) == Some("Status");
             let object = match accept.form {
-                Form::Table if !is_status => table::of_one(kind, &object, include),
-                Form::Partial if !is_status => partial(&object),
+                Form::Table if !is_status => table::of_one(kind, &object, include, accept.meta_version),
+                Form::Partial if !is_status => partial(&object, accept.meta_version),
                 _ => object,
             };
             value(made.code, &object, accept)?
@@ -162,9 +191,9 @@ pub(crate) fn made(kind: &Arc<Kind>, made: Made, accept: Accept, include: table:
 }
 
 /// Only the metadata of an object.
-pub(crate) fn partial(object: &Value) -> Value {
+pub(crate) fn partial(object: &Value, meta_version: &str) -> Value {
     json!({
-        "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1",
+        "kind": "PartialObjectMetadata", "apiVersion": meta_version,
         "metadata": object.get("metadata").cloned().unwrap_or_else(|| json!({})),
     })
 }

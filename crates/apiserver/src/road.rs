@@ -11,11 +11,11 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, Method, Request, Response, header};
-use kobune_kinds::Kind;
+use kobune_kinds::{Kind, Verb};
 
 use crate::{
     ApiServer, Body,
-    accept::{self, Accept},
+    accept::{self, Accept, Offer},
     body::RequestBody,
     call::{Call, header as text_header},
     compress, decode,
@@ -71,6 +71,8 @@ impl ApiServer {
         Box::pin(async move {
             let started = Instant::now();
             let zips = compress::is_accepted(request.headers());
+            let accepted = request.headers().get(header::ACCEPT).cloned();
+            let pretty = pretty(&request);
             let mut told = Told::default();
             let outcome = AssertUnwindSafe(self.walk(caller, request, &mut told)).catch_unwind().await;
             let response = match outcome {
@@ -79,11 +81,12 @@ impl ApiServer {
                     if error.code() >= 500 {
                         tracing::warn!(verb = told.verb, resource = told.resource, %error, "a request failed");
                     }
-                    error.into_response()
+                    error.into_response(accept::for_error(accepted.as_ref(), pretty))
                 }
                 Err(_) => {
                     tracing::error!(verb = told.verb, resource = told.resource, "a request panicked");
-                    ApiError::internal_words("the request could not be completed").into_response()
+                    ApiError::internal_words("the request could not be completed")
+                        .into_response(accept::for_error(accepted.as_ref(), pretty))
                 }
             };
             self.metrics.count(told.verb, &told.resource, response.status().as_u16(), started.elapsed());
@@ -215,14 +218,11 @@ impl ApiServer {
             let call = Call::read(user, target, kind, query, accept, request.headers(), false)?;
             return self.connect(call, verb, request).await;
         }
-        let Some(mut accept) = accept::negotiate(text_header(request.headers(), "accept"), true, false) else {
-            return Err(ApiError::not_acceptable());
+        let offer = offer(&kind, target.subresource.as_deref());
+        let Some(mut accept) = accept::negotiate(text_header(request.headers(), "accept"), offer) else {
+            return Err(ApiError::not_acceptable(offer));
         };
-        accept.pretty = match query.maybe_flag("pretty") {
-            Some(pretty) => pretty,
-            None => text_header(request.headers(), "user-agent")
-                .is_some_and(|agent| agent.starts_with("curl/") || agent.starts_with("Wget/")),
-        };
+        accept.pretty = pretty(&request);
         let writes = !matches!(verb, "get" | "list" | "watch");
         let call = Call::read(user, target, kind, query, accept, request.headers(), writes)?;
         let body = if writes { decode::collect(request.into_body()).await? } else { bytes::Bytes::new() };
@@ -273,6 +273,25 @@ impl ApiServer {
 
     async fn special(self: &Arc<Self>, call: Call, verb: &str, body: &bytes::Bytes) -> Answer<Response<Body>> {
         specials::serve(self, call, verb, body).await
+    }
+}
+
+/// Whether the client wants to read the answer itself.
+fn pretty(request: &Request<RequestBody>) -> bool {
+    let asked = request.uri().query().filter(|query| query.contains("pretty"));
+    let flag = asked.and_then(|query| Query::parse(Some(query)).maybe_flag("pretty"));
+    accept::wants_pretty(flag, text_header(request.headers(), "user-agent"))
+}
+
+/// In what forms the objects of a path can be shown: there are columns only for objects themselves, and the kinds of
+/// subresources are all built in.
+fn offer(kind: &Kind, subresource: Option<&str>) -> Offer {
+    let shows_itself = subresource.is_none_or(|name| kind.subresource(name).is_some_and(|sub| sub.kind == kind.kind));
+    Offer {
+        protobuf: kind.schema().has_numbers() || !shows_itself,
+        partial: true,
+        table: shows_itself && kind.verbs.contains(&Verb::Get),
+        discovery: false,
     }
 }
 

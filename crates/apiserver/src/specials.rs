@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Response, StatusCode};
-use kobune_kinds::schema::Types;
+use kobune_kinds::{protobuf, schema::Types};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,7 +18,6 @@ use crate::{
     error::{Answer, ApiError},
     eviction,
     patch::{self, Patch},
-    protobuf,
     respond::{self, Made, Produced},
     scale, table,
 };

@@ -44,7 +44,7 @@ pub(crate) fn columns(kind: &Kind) -> Value {
 }
 
 /// The row of one object.
-pub(crate) fn row(kind: &Kind, object: &Value, include: Include) -> Value {
+pub(crate) fn row(kind: &Kind, object: &Value, include: Include, meta_version: &str) -> Value {
     let row = kind.full_row(object, Timestamp::now());
     let mut value = json!({"cells": row.cells});
     if !row.conditions.is_empty() {
@@ -52,24 +52,24 @@ pub(crate) fn row(kind: &Kind, object: &Value, include: Include) -> Value {
     }
     match include {
         Include::None => {}
-        Include::Metadata => value["object"] = respond::partial(object),
+        Include::Metadata => value["object"] = respond::partial(object, meta_version),
         Include::Object => value["object"] = object.clone(),
     }
     value
 }
 
 /// The table of one object.
-pub(crate) fn of_one(kind: &Kind, object: &Value, include: Include) -> Value {
+pub(crate) fn of_one(kind: &Kind, object: &Value, include: Include, meta_version: &str) -> Value {
     let version = object.pointer("/metadata/resourceVersion").cloned().unwrap_or_else(|| "".into());
     json!({
-        "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": version},
-        "columnDefinitions": columns(kind), "rows": [row(kind, object, include)],
+        "kind": "Table", "apiVersion": meta_version, "metadata": {"resourceVersion": version},
+        "columnDefinitions": columns(kind), "rows": [row(kind, object, include, meta_version)],
     })
 }
 
 /// The same as an event of a watch, whose headings are sent only once.
-pub(crate) fn of_event(kind: &Kind, object: &Value, include: Include, with_columns: bool) -> Value {
-    let mut table = of_one(kind, object, include);
+pub(crate) fn of_event(kind: &Kind, object: &Value, include: Include, meta_version: &str, with_columns: bool) -> Value {
+    let mut table = of_one(kind, object, include, meta_version);
     if !with_columns {
         table["columnDefinitions"] = Value::Null;
     }

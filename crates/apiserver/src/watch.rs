@@ -1,14 +1,14 @@
-//! Watches: the events of a range, as lines of JSON.
+//! Watches: the events of a range, as lines of JSON or frames of protobuf.
 //!
-//! An event's object is never encoded for a watcher: its stored bytes are joined with the line's frame. All lines that
-//! are ready go out as one piece.
+//! An event's object is never encoded for a watcher: its stored bytes are joined with the line's frame, and its protobuf
+//! form is made once for all watchers. All lines that are ready go out as one piece.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::Stream;
-use http::{Response, StatusCode};
-use kobune_kinds::Kind;
+use http::{HeaderValue, Response, StatusCode, header};
+use kobune_kinds::{Kind, protobuf};
 use kobune_store::{At, Event, EventKind, Listing, Record, Revision, StoreError, Watch, WatchError};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     ApiServer, Body, BodyError,
-    accept::{Encoding, Form},
+    accept::{Accept, Encoding, Form, Offer},
     call::Call,
     error::{Answer, ApiError},
     list::{self, Selection},
@@ -58,7 +58,7 @@ impl ApiServer {
     /// GET of a collection with `watch=true`.
     pub(crate) async fn watch(&self, call: &Call) -> Answer<Response<Body>> {
         if call.accept.encoding == Encoding::Yaml {
-            return Err(ApiError::not_acceptable());
+            return Err(ApiError::not_acceptable(Offer::default()));
         }
         let selection = Selection::read(call)?;
         let include = table::Include::of(&call.query)?;
@@ -106,7 +106,7 @@ impl ApiServer {
             || LEAST_LIFE + Duration::from_millis(rand::rng().random_range(0..LEAST_LIFE.as_millis() as u64)),
             Duration::from_secs,
         );
-        let lines = Lines { kind: Arc::clone(&call.kind), form: call.accept.form, include, headed: false };
+        let lines = Lines { kind: Arc::clone(&call.kind), accept: call.accept, include, headed: false };
         let now = Instant::now();
         let stream = WatchStream {
             lines,
@@ -123,7 +123,12 @@ impl ApiServer {
             end: now + life,
             shutdown: self.shutdown.clone(),
         };
-        Ok(respond::json_body(StatusCode::OK, Body::stream(stream.into_stream())))
+        let protobuf = call.accept.encoding == Encoding::Protobuf;
+        let mut response = respond::json_body(StatusCode::OK, Body::stream(stream.into_stream()));
+        if protobuf {
+            response.headers_mut().insert(header::CONTENT_TYPE, PROTOBUF_STREAM);
+        }
+        Ok(response)
     }
 }
 
@@ -146,26 +151,44 @@ fn store_failure(error: &StoreError) -> ApiError {
     }
 }
 
-/// Writes events as lines.
+/// The type of a body of protobuf frames.
+const PROTOBUF_STREAM: HeaderValue = HeaderValue::from_static("application/vnd.kubernetes.protobuf;stream=watch");
+
+/// An object on its way to a watcher.
+struct Shown<'e> {
+    word: Word,
+    record: &'e Record,
+    /// The revision to show instead of the record's own.
+    version: Option<Revision>,
+    /// The event whose record this is, which remembers the encoded form.
+    event: Option<&'e Event>,
+}
+
+/// Writes events as lines or frames.
 struct Lines {
     kind: Arc<Kind>,
-    form: Form,
+    accept: Accept,
     include: table::Include,
     /// Whether a table's headings have been sent.
     headed: bool,
 }
 
 impl Lines {
-    fn event(&mut self, out: &mut Vec<u8>, word: Word, record: &Record, version: Option<Revision>) -> Answer<()> {
+    fn event(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>) -> Answer<()> {
+        if self.accept.encoding == Encoding::Protobuf {
+            return self.frame(out, shown);
+        }
+        let &Shown { word, record, version, .. } = shown;
+        let meta_version = self.accept.meta_version;
         out.reserve(record.value.len() + 40);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(word.as_str().as_bytes());
         out.extend_from_slice(b"\",\"object\":");
-        match (self.form, version) {
+        match (self.accept.form, version) {
             (Form::Object | Form::AggregatedDiscovery, None) if self.kind.is_storage_version() => {
                 out.extend_from_slice(&record.value)
             }
-            (Form::Partial, None) => list::write_partial(out, record)?,
+            (Form::Partial, None) => list::write_partial(out, record, meta_version)?,
             (form, version) => {
                 let mut object = respond::parse(&self.kind, record)?;
                 if let Some(version) = version {
@@ -173,11 +196,11 @@ impl Lines {
                 }
                 let object = match form {
                     Form::Table => {
-                        let table = table::of_event(&self.kind, &object, self.include, !self.headed);
+                        let table = table::of_event(&self.kind, &object, self.include, meta_version, !self.headed);
                         self.headed = true;
                         table
                     }
-                    Form::Partial => respond::partial(&object),
+                    Form::Partial => respond::partial(&object, meta_version),
                     Form::Object | Form::AggregatedDiscovery => object,
                 };
                 write_json(out, &object);
@@ -187,32 +210,85 @@ impl Lines {
         Ok(())
     }
 
-    fn bookmark(&self, out: &mut Vec<u8>, revision: Revision, initial_end: bool) {
+    /// Writes an event as a frame of protobuf.
+    fn frame(&self, out: &mut Vec<u8>, shown: &Shown<'_>) -> Answer<()> {
+        let &Shown { word, record, version, event } = shown;
+        if let Some(version) = version {
+            let mut object = respond::parse(&self.kind, record)?;
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+            if self.accept.form == Form::Partial {
+                object = respond::partial(&object, self.accept.meta_version);
+            }
+            return write_frame(out, word.as_str(), &object);
+        }
+        // The one form that is remembered is that of whole objects in the version in which they are stored.
+        if let Some(event) = event
+            && self.accept.form == Form::Object
+            && self.kind.is_storage_version()
+        {
+            let mut failure = None;
+            let encoded = event.encoded(|event| {
+                let mut object = Vec::with_capacity(event.record.value.len());
+                failure = respond::write_protobuf(&mut object, &self.kind, self.accept, &event.record).err();
+                Bytes::from(if failure.is_none() { object } else { Vec::new() })
+            });
+            // Whoever finds it empty finds out why by trying again.
+            if !encoded.is_empty() {
+                protobuf::watch_frame(out, word.as_str(), encoded);
+                return Ok(());
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+        }
+        let mut object = Vec::with_capacity(record.value.len());
+        respond::write_protobuf(&mut object, &self.kind, self.accept, record)?;
+        protobuf::watch_frame(out, word.as_str(), &object);
+        Ok(())
+    }
+
+    fn bookmark(&self, out: &mut Vec<u8>, revision: Revision, initial_end: bool) -> Answer<()> {
         let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
-        let object = match self.form {
+        let meta_version = self.accept.meta_version;
+        let object = match self.accept.form {
             Form::Table => json!({
-                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision.to_string()},
+                "kind": "Table", "apiVersion": meta_version, "metadata": {"resourceVersion": revision.to_string()},
                 "columnDefinitions": table::columns(&self.kind),
-                "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}}],
+                "rows": [{"cells": [], "object": {"kind": "PartialObjectMetadata", "apiVersion": meta_version, "metadata": metadata}}],
             }),
             Form::Partial => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+                json!({"kind": "PartialObjectMetadata", "apiVersion": meta_version, "metadata": metadata})
             }
             Form::Object | Form::AggregatedDiscovery => {
                 json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata})
             }
         };
-        write_json(out, &json!({"type": "BOOKMARK", "object": object}));
-        out.push(b'\n');
+        self.line(out, "BOOKMARK", &object)
     }
 
-    fn error(&self, out: &mut Vec<u8>, error: &ApiError) {
-        write_json(out, &json!({"type": "ERROR", "object": error.to_status()}));
-        out.push(b'\n');
+    fn error(&self, out: &mut Vec<u8>, error: &ApiError) -> Answer<()> {
+        self.line(out, "ERROR", &error.to_status())
     }
+
+    /// Writes what is no stored object.
+    fn line(&self, out: &mut Vec<u8>, word: &str, object: &Value) -> Answer<()> {
+        if self.accept.encoding == Encoding::Protobuf {
+            return write_frame(out, word, object);
+        }
+        write_json(out, &json!({"type": word, "object": object}));
+        out.push(b'\n');
+        Ok(())
+    }
+}
+
+fn write_frame(out: &mut Vec<u8>, word: &str, object: &Value) -> Answer<()> {
+    let mut encoded = Vec::new();
+    protobuf::value(&mut encoded, object).map_err(|error| ApiError::internal(&error))?;
+    protobuf::watch_frame(out, word, &encoded);
+    Ok(())
 }
 
 fn write_json(out: &mut Vec<u8>, value: &Value) {
@@ -248,30 +324,30 @@ struct WatchStream {
 }
 
 /// What an event means for a selection: whether the object comes, changes or goes.
-///
-/// The revision is set where the object that is shown is not the one that the event carries.
-fn transition<'e>(event: &'e Event, selection: &Selection) -> Option<(Word, &'e Record, Option<Revision>)> {
+fn transition<'e>(event: &'e Event, selection: &Selection) -> Option<Shown<'e>> {
+    let own = |word| Shown { word, record: &event.record, version: None, event: Some(event) };
     if selection.is_everything() {
         let word = match event.kind {
             EventKind::Created => Word::Added,
             EventKind::Updated => Word::Modified,
             EventKind::Deleted => Word::Deleted,
         };
-        return Some((word, &event.record, None));
+        return Some(own(word));
     }
     let matched = event.previous.as_ref().is_some_and(|previous| selection.matches(previous));
     match event.kind {
-        EventKind::Created => selection.matches(&event.record).then_some((Word::Added, &event.record, None)),
-        EventKind::Deleted => {
-            (matched || selection.matches(&event.record)).then_some((Word::Deleted, &event.record, None))
-        }
+        EventKind::Created => selection.matches(&event.record).then(|| own(Word::Added)),
+        EventKind::Deleted => (matched || selection.matches(&event.record)).then(|| own(Word::Deleted)),
         EventKind::Updated => match (matched, selection.matches(&event.record)) {
-            (true, true) => Some((Word::Modified, &event.record, None)),
-            (false, true) => Some((Word::Added, &event.record, None)),
+            (true, true) => Some(own(Word::Modified)),
+            (false, true) => Some(own(Word::Added)),
             // The client is shown the last state that it knew, with the revision at which the object left.
-            (true, false) => {
-                event.previous.as_ref().map(|previous| (Word::Deleted, previous, Some(event.record.revision)))
-            }
+            (true, false) => event.previous.as_ref().map(|record| Shown {
+                word: Word::Deleted,
+                record,
+                version: Some(event.record.revision),
+                event: None,
+            }),
             (false, false) => None,
         },
     }
@@ -292,7 +368,9 @@ impl WatchStream {
                 State::Ended => return None,
                 State::Failed(error) => {
                     let mut out = Vec::new();
-                    self.lines.error(&mut out, &error);
+                    if let Err(error) = self.lines.error(&mut out, &error) {
+                        tracing::error!(%error, "a watch ends without saying why");
+                    }
                     return Some(out);
                 }
                 State::Listing { listing: None, watch, .. } => self.state = State::Following(watch),
@@ -304,10 +382,14 @@ impl WatchStream {
                             return Some(out);
                         }
                         Ok(None) => {
-                            if announce {
-                                self.lines.bookmark(&mut out, listing.revision(), true);
-                            }
-                            self.state = State::Following(watch);
+                            let told = match announce {
+                                true => self.lines.bookmark(&mut out, listing.revision(), true),
+                                false => Ok(()),
+                            };
+                            self.state = match told {
+                                Ok(()) => State::Following(watch),
+                                Err(error) => State::Failed(error),
+                            };
                             if !out.is_empty() {
                                 return Some(out);
                             }
@@ -341,7 +423,7 @@ impl WatchStream {
         let (namespace, name) = place.unwrap_or_else(|| (Arc::from(""), Arc::from("")));
         for record in listing.iter_after(&namespace, &name) {
             if self.selection.matches(record) {
-                self.lines.event(out, Word::Added, record, None)?;
+                self.lines.event(out, &Shown { word: Word::Added, record, version: None, event: None })?;
                 if out.len() >= PIECE {
                     return Ok(Some((Arc::clone(&record.key.namespace), Arc::clone(&record.key.name))));
                 }
@@ -374,8 +456,10 @@ impl WatchStream {
                     self.last_bookmark = None;
                 }
                 self.next_bookmark = now + BOOKMARK_EVERY;
-                if self.bookmarks {
-                    self.lines.bookmark(out, watch.progress(), false);
+                if self.bookmarks
+                    && let Err(error) = self.lines.bookmark(out, watch.progress(), false)
+                {
+                    return Next::Fail(error);
                 }
                 return Next::More;
             }
@@ -384,8 +468,8 @@ impl WatchStream {
         loop {
             match next {
                 Ok(Some(event)) => {
-                    if let Some((word, record, version)) = transition(&event, &self.selection)
-                        && let Err(error) = self.lines.event(out, word, record, version)
+                    if let Some(shown) = transition(&event, &self.selection)
+                        && let Err(error) = self.lines.event(out, &shown)
                     {
                         return Next::Fail(error);
                     }

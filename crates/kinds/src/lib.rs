@@ -2,7 +2,7 @@
 //!
 //! A [`Kind`] answers everything that the API server asks about objects of one kind; the [`Catalogue`] finds it. The
 //! crate does no I/O: bytes in, bytes out. Structure comes from the types of `k8s-openapi` (read by the build script),
-//! what these do not carry from `merge-facts.tsv` and from the tables of this crate.
+//! what these do not carry from `merge-facts.tsv`, `field-numbers.tsv` and the tables of this crate.
 
 mod catalogue;
 mod columns;
@@ -16,6 +16,7 @@ mod kind;
 pub mod name;
 pub mod openapi;
 mod path;
+pub mod protobuf;
 pub mod quantity;
 mod schedule;
 pub mod schema;

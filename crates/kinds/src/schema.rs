@@ -4,6 +4,7 @@
 //! copied freely. Facts that belong to the use and not to the type (is this list a set?) come from the field.
 
 mod load;
+pub(crate) mod wire;
 
 use serde_json::Value;
 
@@ -48,6 +49,11 @@ impl Shape {
     /// Whether a value of this shape has no parts of its own.
     pub fn is_scalar(self) -> bool {
         !matches!(self, Shape::Object | Shape::Map | Shape::List | Shape::Union | Shape::Any)
+    }
+
+    /// Whether protobuf writes the value as a plain number.
+    pub(crate) fn is_varint(self) -> bool {
+        matches!(self, Shape::Integer | Shape::Long | Shape::Boolean)
     }
 }
 
@@ -132,6 +138,7 @@ pub struct Types {
     names: Vec<Box<str>>,
     keys: Vec<Box<[Box<str>]>>,
     defaults: Vec<Value>,
+    numbers: wire::Numbers,
 }
 
 impl Types {

@@ -59,7 +59,7 @@ async fn codes_and_reasons() {
         );
         assert_eq!(reply.json()["reason"], *reason, "{method} {path}");
     }
-    let reply = cluster.send("GET", "/api/v1/pods", &[("accept", "application/vnd.kubernetes.protobuf")], "").await;
+    let reply = cluster.send("GET", "/api/v1/pods", &[("accept", "application/cbor")], "").await;
     assert_eq!(reply.failure(406).0, "NotAcceptable");
     cluster.stop().await;
 }

@@ -3,6 +3,7 @@
 mod errors;
 mod kinds;
 mod lists;
+mod protobuf;
 mod verbs;
 mod watches;
 mod webhook_server;
@@ -111,11 +112,23 @@ impl Cluster {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Reply {
+        self.send_bytes(service, method, path, headers, body.as_bytes()).await
+    }
+
+    /// Sends a body that is no text.
+    pub(crate) async fn send_bytes(
+        &self,
+        service: &InProcess,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Reply {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).expect("a request");
+        let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
         let response = service.clone().oneshot(request).await.expect("an answer");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("a whole body").to_bytes();
@@ -168,6 +181,11 @@ impl Cluster {
         self.store.commit(write).await.expect("a write");
     }
 
+    /// The service of a user who may do everything.
+    pub(crate) fn admin(&self) -> &InProcess {
+        &self.service
+    }
+
     /// Opens a watch; the events are read with [`Events::next`].
     pub(crate) async fn watch(&self, path: &str, accept: &str) -> Events {
         let request =
@@ -197,6 +215,22 @@ impl Events {
                 Some(piece) => self.buffer.extend_from_slice(&piece.expect("a piece")),
                 None => return None,
             }
+        }
+    }
+
+    /// The next frame of a watch in protobuf: a `WatchEvent`.
+    pub(crate) async fn frame(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Some((head, rest)) = self.buffer.split_first_chunk::<4>() {
+                let length = u32::from_be_bytes(*head) as usize;
+                if rest.len() >= length {
+                    let frame = rest[..length].to_vec();
+                    self.buffer.drain(..4 + length);
+                    return Some(frame);
+                }
+            }
+            let mut stream = std::pin::pin!((&mut self.body).into_data_stream());
+            self.buffer.extend_from_slice(&stream.next().await?.expect("a piece"));
         }
     }
 

@@ -1,8 +1,8 @@
 //! Reads the blobs that `build.rs` writes.
 //!
 //! The structure is text, one line a type or field, columns parted by tabs. `A name shape` is a name for a shape,
-//! `T name atomic` an object, and the `F name shape required collection keys strategy merge-key default` lines after it
-//! are its fields. A shape is one letter for a scalar, `*` for anything, `@n` for the n-th type, `|n` for a union with
+//! `T name atomic` an object, and the `F name shape required collection keys strategy merge-key default number` lines
+//! after it are its fields. A shape is one letter for a scalar, `*` for anything, `@n` for the n-th type, `|n` for a union with
 //! it, `[` or `{` before the shape of a list's items or a map's values. Descriptions stand in the same order, parted by
 //! NUL.
 
@@ -139,6 +139,7 @@ fn read(text: &str) -> Types {
         let body = match columns[0] {
             "F" => {
                 let field = reader.field(&columns);
+                reader.types.numbers.push(columns.get(9).copied().unwrap_or_default());
                 reader.types.fields.push(field);
                 if let Some(Type { body: Body::Object { end, .. }, .. }) = reader.types.types.last_mut() {
                     *end = start + 1;
@@ -156,6 +157,11 @@ fn read(text: &str) -> Types {
         });
     }
     let mut types = reader.types;
+    let ranges = types.types.iter().filter_map(|t| match t.body {
+        Body::Object { start, end } => Some(start..end),
+        Body::Alias(_) => None,
+    });
+    types.numbers.sort(ranges);
     types.types.shrink_to_fit();
     types.fields.shrink_to_fit();
     types.nodes.shrink_to_fit();
