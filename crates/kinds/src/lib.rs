@@ -4,6 +4,8 @@
 //! crate does no I/O: bytes in, bytes out. Structure comes from the types of `k8s-openapi` (read by the build script),
 //! what these do not carry from `merge-facts.tsv`, `field-numbers.tsv` and the tables of this crate.
 
+#[cfg(test)]
+mod arbitrary;
 mod catalogue;
 mod columns;
 mod convert;

@@ -3,11 +3,11 @@
 //! Source: `pkg/apis/*/validation/validation.go` and `staging/src/k8s.io/apimachinery/pkg/api/validation` of Kubernetes 1.36.
 
 mod autoscaler;
-mod certificates;
 mod claim;
 mod config;
 mod endpoints;
 mod event;
+mod groups;
 pub(crate) mod job;
 mod limit_range;
 mod metadata;
@@ -31,28 +31,22 @@ use crate::path::{Path, text};
 /// Collects what is found.
 type Errors = Vec<FieldError>;
 
-const SIGNING_REQUESTS: &str = "certificates.k8s.io/certificatesigningrequests";
-
 pub(crate) fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::create(kind, object, &mut errors);
     create_content(kind, object, &mut errors);
+    groups::create(kind, object, &mut errors);
     errors
 }
 
 pub(crate) fn update(kind: &Kind, object: &Value, old: &Value, subresource: Option<&str>) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::update(kind, object, old, &mut errors);
-    if kind.collection.as_ref() == SIGNING_REQUESTS {
-        // What its endpoints write is the status, which has rules of its own.
-        certificates::signing_request(object, &mut errors);
-        certificates::signing_request_update(object, old, subresource, &mut errors);
-        return errors;
-    }
     match subresource {
         None => update_content(kind, object, old, &mut errors),
         Some(part) => update_part(kind, object, old, part, &mut errors),
     }
+    groups::update(kind, object, old, subresource, &mut errors);
     errors
 }
 
@@ -90,7 +84,6 @@ fn content(kind: &Kind, object: &Value, errors: &mut Errors) {
         "apps/statefulsets" => workload::stateful_set::stateful_set(spec, &path, errors),
         "apps/controllerrevisions" => workload::controller_revision(object, errors),
         "autoscaling/horizontalpodautoscalers" if &*kind.version == "v2" => autoscaler::autoscaler(spec, 1, errors),
-        SIGNING_REQUESTS => certificates::signing_request(object, errors),
         _ => {}
     }
 }

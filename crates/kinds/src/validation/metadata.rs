@@ -24,9 +24,9 @@ fn rule(kind: &Kind) -> fn(&str) -> Vec<String> {
         | "rbac.authorization.k8s.io/clusterroles"
         | "rbac.authorization.k8s.io/rolebindings"
         | "rbac.authorization.k8s.io/clusterrolebindings"
-        | "certificates.k8s.io/certificatesigningrequests"
-        | "certificates.k8s.io/clustertrustbundles" => name::path_segment,
-        "networking.k8s.io/ipaddresses" => name::ip,
+        | "apiregistration.k8s.io/apiservices"
+        | "certificates.k8s.io/certificatesigningrequests" => name::path_segment,
+        "networking.k8s.io/ipaddresses" => super::groups::address_name,
         // The old group takes whatever can stand in a path.
         "core/events" if kind.group.is_empty() => name::path_segment,
         _ => name::dns1123_subdomain,

@@ -10,6 +10,11 @@ use crate::selector::LabelSelector;
 
 /// A `metav1.LabelSelector`; null is fine.
 pub(super) fn label_selector(selector: &Value, path: &Path<'_>, errors: &mut Errors) {
+    selector_with(selector, path, false, errors);
+}
+
+/// A `metav1.LabelSelector` whose values may be no label values, when `lenient`: old objects may have such.
+pub(super) fn selector_with(selector: &Value, path: &Path<'_>, lenient: bool, errors: &mut Errors) {
     metadata::labels(selector, "matchLabels", path, errors);
     let expressions = path.child("matchExpressions");
     for (index, expression) in list(selector, "matchExpressions").iter().enumerate() {
@@ -32,10 +37,18 @@ pub(super) fn label_selector(selector: &Value, path: &Path<'_>, errors: &mut Err
             }
         }
         label_key(text(expression, "key"), &path.child("key"), errors);
-        for (index, value) in given.iter().enumerate() {
+        for (index, value) in given.iter().enumerate().filter(|_| !lenient) {
             invalid(errors, &values.index(index), value, name::label_value(value.as_str().unwrap_or_default()));
         }
     }
+}
+
+/// Whether a label selector has values that are no label values.
+pub(super) fn has_invalid_values(selector: &Value) -> bool {
+    list(selector, "matchExpressions")
+        .iter()
+        .flat_map(|term| list(term, "values"))
+        .any(|value| !name::label_value(value.as_str().unwrap_or_default()).is_empty())
 }
 
 /// The key of a label.
