@@ -5,9 +5,13 @@
 //! `foregroundDeletion` waits until the dependents that block it are gone; one with `orphan` lets go of its dependents
 //! first.
 //!
+//! Kinds come and go with CustomResourceDefinitions and APIServices, which are watched like everything else: a change of
+//! one of these has discovery read again, and watches begin and end accordingly.
+//!
 //! Upstream: <https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/garbagecollector/garbagecollector.go>.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +21,8 @@ use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditi
 use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::json;
+use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::Context;
 use crate::discovery::{Kind, deletable};
@@ -26,9 +32,12 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 /// How long after a failure the work that failed is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long after the last change of a definition discovery is read again: definitions come in numbers, and each changes
+/// several times until it is served.
+const SETTLED: Duration = Duration::from_millis(200);
 
-type Changes =
-    SelectAll<BoxStream<'static, (usize, watcher::Result<watcher::Event<PartialObjectMeta<DynamicObject>>>)>>;
+type Change = watcher::Event<PartialObjectMeta<DynamicObject>>;
+type Changes = SelectAll<BoxStream<'static, (usize, watcher::Result<Change>)>>;
 
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,46 +157,59 @@ pub fn start(context: &Arc<Context>) {
 }
 
 async fn run(context: Arc<Context>) {
-    let kinds = loop {
-        match deletable(&context.client).await {
-            Ok(kinds) => break kinds.into_iter().filter(is_collected).collect::<Vec<_>>(),
-            Err(error) => tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the garbage collector cannot discover the kinds"
-            ),
-        }
-        tokio::time::sleep(RETRY).await;
-    };
     let mut changes = Changes::new();
-    for (index, kind) in kinds.iter().enumerate() {
-        let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(context.client.clone(), &kind.resource);
-        let stream = watcher(api, watcher::Config::default()).default_backoff();
-        changes.push(stream.map(move |change| (index, change)).boxed());
-    }
-    let listing = kinds.iter().map(|_| Some(HashSet::new())).collect();
     let mut collector = Collector {
         client: context.client.clone(),
-        kinds,
+        kinds: Vec::new(),
         graph: Graph::default(),
-        listing,
         present: HashSet::new(),
         work: BTreeSet::new(),
     };
-    let mut retry: Option<std::pin::Pin<Box<tokio::time::Sleep>>> = None;
+    let mut discover: Option<Pin<Box<Sleep>>> = Some(Box::pin(tokio::time::sleep(Duration::ZERO)));
+    let mut retry: Option<Pin<Box<Sleep>>> = None;
     loop {
         tokio::select! {
-            // Dropping either arm loses nothing: a change stays in its stream, work stays in its set.
-            change = changes.next() => match change {
-                Some((kind, Ok(change))) => collector.note(kind, change),
-                Some((_, Err(error))) => tracing::debug!(%error, "a watch of the garbage collector is tried again"),
-                None => return,
+            // Dropping an arm loses nothing: a change stays in its stream, work in its set, and a time in its place.
+            Some((kind, change)) = changes.next() => match change {
+                Ok(change) => {
+                    if collector.defines_kinds(kind) && !matches!(change, Change::Init | Change::InitApply(_)) {
+                        discover = Some(Box::pin(tokio::time::sleep(SETTLED)));
+                    }
+                    collector.note(kind, change);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a watch of the garbage collector is tried again");
+                    collector.unreachable(kind);
+                }
             },
-            () = async { match retry.as_mut() { Some(time) => time.await, None => std::future::pending().await } } => {}
+            () = at(&mut discover) => {
+                discover = match deletable(&context.client).await {
+                    Ok(kinds) => {
+                        let kinds = kinds.into_iter().filter(is_collected).collect();
+                        collector.follow(kinds, &mut changes);
+                        None
+                    }
+                    Err(error) => {
+                        let error = &error as &dyn std::error::Error;
+                        tracing::warn!(error, "the garbage collector cannot discover the kinds");
+                        Some(Box::pin(tokio::time::sleep(RETRY)))
+                    }
+                };
+            }
+            () = at(&mut retry) => {}
         }
         retry = None;
         if collector.is_synced() && !collector.catch_up().await {
             retry = Some(Box::pin(tokio::time::sleep(RETRY)));
         }
+    }
+}
+
+/// Waits for a time, or for ever when there is none.
+async fn at(time: &mut Option<Pin<Box<Sleep>>>) {
+    match time {
+        Some(time) => time.await,
+        None => std::future::pending().await,
     }
 }
 
@@ -205,33 +227,118 @@ enum Work {
     Owner(String),
 }
 
+/// A kind that is watched.
+struct Followed {
+    kind: Kind,
+    /// While the list is not complete yet, the uids seen in it.
+    listing: Option<HashSet<String>>,
+    /// Whether the last list or watch has failed: then nobody waits for it.
+    unreachable: bool,
+    /// Ends the watch.
+    _stop: DropGuard,
+}
+
 struct Collector {
     client: kube::Client,
-    kinds: Vec<Kind>,
+    /// The watched kinds by their positions; a kind that is not served any more leaves its position free.
+    kinds: Vec<Option<Followed>>,
     graph: Graph,
-    /// For each kind whose list is not complete yet, the uids seen in it.
-    listing: Vec<Option<HashSet<String>>>,
     /// Owners that were there when they were last asked for and have not been seen going since.
     present: HashSet<String>,
     work: BTreeSet<Work>,
 }
 
 impl Collector {
-    fn is_synced(&self) -> bool {
-        self.listing.iter().all(Option::is_none)
+    /// Begins to watch kinds that are new and forgets those that are not served any more.
+    fn follow(&mut self, mut served: Vec<Kind>, changes: &mut Changes) {
+        for position in 0..self.kinds.len() {
+            let Some(followed) = &self.kinds[position] else { continue };
+            match served.iter().position(|kind| *kind == followed.kind) {
+                Some(known) => {
+                    served.swap_remove(known);
+                }
+                None => self.forget(position),
+            }
+        }
+        for kind in served {
+            let position = self.kinds.iter().position(Option::is_none).unwrap_or_else(|| {
+                self.kinds.push(None);
+                self.kinds.len() - 1
+            });
+            let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), &kind.resource);
+            let stop = CancellationToken::new();
+            let stream = watcher(api, watcher::Config::default()).default_backoff();
+            let stream = stream.take_until(stop.clone().cancelled_owned());
+            changes.push(stream.map(move |change| (position, change)).boxed());
+            let listing = Some(HashSet::new());
+            self.kinds[position] = Some(Followed { kind, listing, unreachable: false, _stop: stop.drop_guard() });
+        }
     }
 
-    fn note(&mut self, kind: usize, change: watcher::Event<PartialObjectMeta<DynamicObject>>) {
+    /// A kind is not served any more: its objects are gone as far as anybody can tell.
+    fn forget(&mut self, position: usize) {
+        self.kinds[position] = None;
+        let mut gone: BTreeSet<String> = BTreeSet::new();
+        gone.extend(
+            self.graph.dependents.iter().filter(|(_, (place, _))| place.kind == position).map(|(uid, _)| uid.clone()),
+        );
+        gone.extend(
+            self.graph.waiting.iter().filter(|(_, place)| place.kind == position).map(|(uid, _)| uid.clone()),
+        );
+        gone.iter().for_each(|uid| self.gone(uid));
+        // Whether other owners of that kind were there is not known any more.
+        self.present.clear();
+    }
+
+    fn followed(&mut self, kind: usize) -> Option<&mut Followed> {
+        self.kinds.get_mut(kind).and_then(Option::as_mut)
+    }
+
+    /// Whether objects of this kind decide which kinds there are.
+    fn defines_kinds(&mut self, kind: usize) -> bool {
+        self.followed(kind).is_some_and(|followed| {
+            matches!(
+                (&*followed.kind.resource.group, &*followed.kind.resource.plural),
+                ("apiextensions.k8s.io", "customresourcedefinitions") | ("apiregistration.k8s.io", "apiservices")
+            )
+        })
+    }
+
+    fn unreachable(&mut self, kind: usize) {
+        if let Some(followed) = self.followed(kind) {
+            followed.unreachable = true;
+        }
+    }
+
+    /// Whether all kinds that can be read have been read once.
+    fn is_synced(&self) -> bool {
+        !self.kinds.is_empty()
+            && self.kinds.iter().flatten().all(|followed| followed.listing.is_none() || followed.unreachable)
+    }
+
+    /// Whether all kinds have been read once.
+    fn is_complete(&self) -> bool {
+        self.kinds.iter().flatten().all(|followed| followed.listing.is_none())
+    }
+
+    fn note(&mut self, kind: usize, change: Change) {
         match change {
-            watcher::Event::Init => self.listing[kind] = Some(HashSet::new()),
+            watcher::Event::Init => {
+                if let Some(followed) = self.followed(kind) {
+                    followed.listing = Some(HashSet::new());
+                }
+            }
             watcher::Event::InitApply(object) => {
-                if let (Some(seen), Some(uid)) = (self.listing[kind].as_mut(), object.metadata.uid.clone()) {
+                let seen = self.followed(kind).and_then(|followed| followed.listing.as_mut());
+                if let (Some(seen), Some(uid)) = (seen, object.metadata.uid.clone()) {
                     seen.insert(uid);
                 }
                 self.there(kind, object.metadata);
             }
             watcher::Event::InitDone => {
-                let seen = self.listing[kind].take().unwrap_or_default();
+                let Some(followed) = self.followed(kind) else { return };
+                followed.unreachable = false;
+                let seen = followed.listing.take().unwrap_or_default();
                 let known = self.graph.dependents.iter().filter(|(_, (place, _))| place.kind == kind);
                 let gone: Vec<String> = known.map(|(uid, _)| uid.clone()).filter(|uid| !seen.contains(uid)).collect();
                 gone.iter().for_each(|uid| self.gone(uid));
@@ -296,17 +403,18 @@ impl Collector {
         self.work.is_empty()
     }
 
-    fn api(&self, kind: usize, namespace: Option<&str>) -> Api<DynamicObject> {
-        let resource = &self.kinds[kind].resource;
-        match namespace {
+    /// The way to objects of a kind; `None` when it is not served any more.
+    fn api(&self, kind: usize, namespace: Option<&str>) -> Option<Api<DynamicObject>> {
+        let resource = &self.kinds.get(kind)?.as_ref()?.kind.resource;
+        Some(match namespace {
             Some(namespace) => Api::namespaced_with(self.client.clone(), namespace, resource),
             None => Api::all_with(self.client.clone(), resource),
-        }
+        })
     }
 
     async fn dependent(&mut self, uid: &str) -> Result<(), PassError> {
         let Some((place, _)) = self.graph.dependents.get(uid).cloned() else { return Ok(()) };
-        let api = self.api(place.kind, place.namespace.as_deref());
+        let Some(api) = self.api(place.kind, place.namespace.as_deref()) else { return Ok(()) };
         let live = api.get_metadata_opt(&place.name).await.doing("reading a dependent")?;
         let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(uid)) else {
             return Ok(());
@@ -338,15 +446,19 @@ impl Collector {
             return Ok(Owner::Solid);
         }
         let group = reference.api_version.split_once('/').map_or("", |(group, _)| group);
-        let known =
-            self.kinds.iter().position(|kind| kind.resource.group == group && kind.resource.kind == reference.kind);
-        let Some(kind) = known else { return Ok(Owner::Unknown) };
-        let namespace = namespace.filter(|_| self.kinds[kind].namespaced);
-        if self.kinds[kind].namespaced && namespace.is_none() {
+        let known = self.kinds.iter().enumerate().find_map(|(position, followed)| {
+            let kind = &followed.as_ref()?.kind;
+            (kind.resource.group == group && kind.resource.kind == reference.kind)
+                .then_some((position, kind.namespaced))
+        });
+        let Some((kind, namespaced)) = known else { return Ok(Owner::Unknown) };
+        let namespace = namespace.filter(|_| namespaced);
+        if namespaced && namespace.is_none() {
             // A cluster-scoped object cannot belong to one in a namespace.
             return Ok(Owner::Unknown);
         }
-        let live = self.api(kind, namespace).get_metadata_opt(&reference.name).await.doing("reading an owner")?;
+        let Some(api) = self.api(kind, namespace) else { return Ok(Owner::Unknown) };
+        let live = api.get_metadata_opt(&reference.name).await.doing("reading an owner")?;
         let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(&*reference.uid))
         else {
             return Ok(Owner::Absent);
@@ -361,7 +473,7 @@ impl Collector {
 
     async fn owner(&mut self, uid: &str) -> Result<(), PassError> {
         let Some(place) = self.graph.waiting.get(uid).cloned() else { return Ok(()) };
-        let api = self.api(place.kind, place.namespace.as_deref());
+        let Some(api) = self.api(place.kind, place.namespace.as_deref()) else { return Ok(()) };
         let live = api.get_metadata_opt(&place.name).await.doing("reading an owner")?;
         let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(uid)) else {
             self.graph.waiting.remove(uid);
@@ -369,9 +481,13 @@ impl Collector {
         };
         let has = |finalizer: &str| metadata.finalizers.iter().flatten().any(|name| name == finalizer);
         if has(ORPHAN) {
+            if !self.is_complete() {
+                // A dependent that is not known yet would be deleted after its owner instead of being released.
+                return Err(PassError::Object { what: "some kinds have not been read yet".to_owned() });
+            }
             for dependent in self.graph.dependents_of(uid) {
                 let Some((place, _)) = self.graph.dependents.get(&dependent).cloned() else { continue };
-                let api = self.api(place.kind, place.namespace.as_deref());
+                let Some(api) = self.api(place.kind, place.namespace.as_deref()) else { continue };
                 if let Some(live) = api.get_metadata_opt(&place.name).await.doing("reading a dependent")? {
                     settled(release(&api, &live.metadata, &[uid.to_owned()]).await, "releasing a dependent")?;
                 }
@@ -451,6 +567,53 @@ mod tests {
         check(&[], &[Owner::Waiting], false, Action::Delete(PropagationPolicy::Background));
         check(&[], &[Owner::Waiting], true, Action::Delete(PropagationPolicy::Foreground));
         check(&[ORPHAN], &[Owner::Absent], true, Action::Delete(PropagationPolicy::Orphan));
+    }
+
+    #[tokio::test]
+    async fn kinds_come_and_go() {
+        use crate::discovery::tests::kind;
+
+        // Nothing is sent: a watch begins when its stream is first polled.
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let mut collector = Collector {
+            client: kube::Client::new(silent, "default"),
+            kinds: Vec::new(),
+            graph: Graph::default(),
+            present: HashSet::new(),
+            work: BTreeSet::new(),
+        };
+        let mut changes = Changes::new();
+        let definitions = kind("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", false);
+        let (boats, ships) = (kind("x.io", "Boat", "boats", true), kind("x.io", "Ship", "ships", true));
+        collector.follow(vec![definitions.clone(), boats.clone()], &mut changes);
+        let position = |collector: &Collector, kind: &Kind| {
+            collector.kinds.iter().position(|one| one.as_ref().is_some_and(|one| one.kind == *kind))
+        };
+        assert!(!collector.is_synced() && changes.len() == 2);
+        for kind in [&definitions, &boats] {
+            let position = position(&collector, kind).expect("it is followed");
+            assert_eq!(collector.defines_kinds(position), *kind == definitions);
+            collector.note(position, Change::InitDone);
+        }
+        assert!(collector.is_synced() && collector.is_complete());
+        let boat = position(&collector, &boats).expect("it is followed");
+        let metadata = ObjectMeta {
+            uid: Some("b".to_owned()),
+            name: Some("b".to_owned()),
+            owner_references: Some(vec![owner("o", true)]),
+            ..ObjectMeta::default()
+        };
+        collector.there(boat, metadata);
+        assert!(collector.graph.is_blocked("o"));
+
+        collector.follow(vec![ships.clone(), definitions.clone()], &mut changes);
+        assert!(!collector.graph.is_blocked("o"), "objects of a kind that is not served hold nobody up");
+        assert_eq!(position(&collector, &ships), Some(boat), "a free position is taken again");
+        assert!(!collector.is_synced());
+        collector.unreachable(boat);
+        assert!(collector.is_synced() && !collector.is_complete(), "a kind that cannot be read holds nobody up");
     }
 
     #[test]
