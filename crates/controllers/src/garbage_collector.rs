@@ -282,9 +282,7 @@ impl Collector {
         gone.extend(
             self.graph.dependents.iter().filter(|(_, (place, _))| place.kind == position).map(|(uid, _)| uid.clone()),
         );
-        gone.extend(
-            self.graph.waiting.iter().filter(|(_, place)| place.kind == position).map(|(uid, _)| uid.clone()),
-        );
+        gone.extend(self.graph.waiting.iter().filter(|(_, place)| place.kind == position).map(|(uid, _)| uid.clone()));
         gone.iter().for_each(|uid| self.gone(uid));
         // Whether other owners of that kind were there is not known any more.
         self.present.clear();
