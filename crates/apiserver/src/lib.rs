@@ -33,6 +33,7 @@ mod outgoing;
 mod patch;
 mod path;
 mod protobuf_list;
+mod proxy;
 mod query;
 mod respond;
 mod road;

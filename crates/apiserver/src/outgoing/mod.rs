@@ -1,8 +1,10 @@
 //! Connections that the server itself makes to others: webhooks, aggregated servers, what proxies lead to.
 //!
 //! A Service is resolved to one of its ready endpoints ([`endpoints`]) and dialled there: that works on machines without
-//! service rules as well, and needs no cluster DNS. [`trust`] says whose certificates are good, [`dial`] connects.
+//! service rules as well, and needs no cluster DNS. [`trust`] says whose certificates are good, [`dial`] connects,
+//! [`forward`] passes requests on.
 
 pub(crate) mod dial;
 pub(crate) mod endpoints;
+pub(crate) mod forward;
 pub(crate) mod trust;

@@ -4,6 +4,7 @@ mod errors;
 mod kinds;
 mod lists;
 mod protobuf;
+mod proxies;
 mod verbs;
 mod watches;
 mod webhook_server;
