@@ -5,8 +5,9 @@ use std::sync::Arc;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use jiff::Timestamp;
 use kobune_kinds::{
-    Kind,
+    FieldError, Kind,
     selector::{FieldSelector, LabelSelector},
 };
 use kobune_store::{At, Listing, Range, Record, Revision, StoreError};
@@ -45,7 +46,13 @@ impl Selection {
         let known = call.kind.selectable_names();
         for term in fields.terms() {
             if !known.contains(&&*term.field) {
-                return Err(ApiError::bad_request(format!("field label not supported: {}", term.field)));
+                let only_metadata = known.iter().all(|name| name.starts_with("metadata."));
+                return Err(ApiError::bad_request(if only_metadata {
+                    let names: Vec<String> = known.iter().map(|name| format!("\"{name}\"")).collect();
+                    format!("\"{}\" is not a known field selector: only {}", term.field, names.join(", "))
+                } else {
+                    format!("field label not supported: {}", term.field)
+                }));
             }
         }
         Ok(Self { labels, fields, name: call.target.name.as_deref().map(Box::from) })
@@ -91,7 +98,11 @@ pub(crate) fn range(call: &Call) -> Range {
     }
 }
 
-/// Where the next page begins. Clients treat it as opaque; the form is upstream's.
+/// How long a list may take from its first page to its last, in seconds: upstream's compaction interval. Snapshots may
+/// live longer, but clients have to be able to rely on the end of theirs as well.
+const TOKEN_LIFE: i64 = 300;
+
+/// Where the next page begins. Clients treat it as opaque; the form is upstream's with a time added.
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
 struct Token {
     v: String,
@@ -99,14 +110,26 @@ struct Token {
     rv: i64,
     /// `namespace/name` of the last object of the page before.
     start: String,
+    /// When the first page was made, in seconds since 1970.
+    at: i64,
 }
 
 impl Token {
-    fn new(revision: i64, last: &Record) -> Self {
+    fn new(revision: Revision, at: i64, last: &Record) -> Self {
         Self {
             v: "meta.k8s.io/v1".to_owned(),
-            rv: revision,
+            rv: i64::try_from(revision.0).unwrap_or(i64::MAX),
             start: format!("{}/{}", last.key.namespace, last.key.name),
+            at,
+        }
+    }
+
+    /// Which state the token's list shows; `None` when that is too long ago. Wherever the clock has been set to, a token
+    /// of the future is one of the past.
+    fn state(&self, now: i64) -> Option<At> {
+        match u64::try_from(self.rv) {
+            Err(_) => Some(At::Latest),
+            Ok(revision) => (0..TOKEN_LIFE).contains(&(now - self.at)).then_some(At::Exact(Revision(revision))),
         }
     }
 
@@ -140,8 +163,34 @@ pub(crate) fn revision(query: &Query) -> Answer<Option<u64>> {
     }
 }
 
-fn forbidden_option(message: &str) -> ApiError {
-    ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"))
+/// Parameters of a list or watch that do not go together.
+pub(crate) fn invalid_options(errors: &[FieldError]) -> Answer<()> {
+    if errors.is_empty() { Ok(()) } else { Err(ApiError::invalid_kind("meta.k8s.io", "ListOptions", "", errors)) }
+}
+
+/// Checks the parameters of a list against each other.
+fn check_options(query: &Query) -> Answer<()> {
+    let mut errors = Vec::new();
+    if let Some(matching) = query.get("resourceVersionMatch") {
+        let mut forbidden = |detail: &str| errors.push(FieldError::forbidden("resourceVersionMatch", detail));
+        if query.get("resourceVersion").is_none() {
+            forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if query.get("continue").is_some() {
+            forbidden("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if matching == "Exact" && query.get("resourceVersion") == Some("0") {
+            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+        if !matches!(matching, "Exact" | "NotOlderThan") {
+            let allowed = ["Exact", "NotOlderThan", ""];
+            errors.push(FieldError::not_supported("resourceVersionMatch", matching, &allowed));
+        }
+    }
+    if query.maybe_flag("sendInitialEvents").is_some() {
+        errors.push(FieldError::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    invalid_options(&errors)
 }
 
 /// What a list shows, decided before anything is written.
@@ -151,8 +200,8 @@ struct Page {
     limit: usize,
     /// The revision that the list carries.
     revision: Revision,
-    /// What the next page's token says: the revision, or -1.
-    token_revision: i64,
+    /// When the first page was made, in seconds since 1970.
+    started: i64,
 }
 
 impl ApiServer {
@@ -201,10 +250,8 @@ impl ApiServer {
         let mut token = None;
         let mut remaining = None;
         if more && let Some(last) = chosen.last() {
-            token = Some(Token::new(page.token_revision, last).encode());
-            if page.token_revision >= 0 {
-                self.store.keep(&page.listing);
-            }
+            token = Some(Token::new(page.revision, page.started, last).encode());
+            self.store.keep(&page.listing);
             if selection.is_everything() {
                 remaining = Some(page.listing.iter_after(&last.key.namespace, &last.key.name).count());
             }
@@ -218,53 +265,38 @@ impl ApiServer {
     /// Decides on the state to show by `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
     async fn page(&self, call: &Call) -> Answer<Page> {
         let query = &call.query;
+        check_options(query)?;
+        // As upstream takes it, a negative limit is none.
         let limit = query.integer("limit").map_err(ApiError::bad_request)?.unwrap_or(0);
-        if limit < 0 {
-            return Err(forbidden_option("limit: Invalid value: must be greater than or equal to 0"));
-        }
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let limit = usize::try_from(limit).unwrap_or(0);
         let range = range(call);
         let matching = query.get("resourceVersionMatch");
         let asked = query.get("resourceVersion");
+        let now = Timestamp::now().as_second();
         if let Some(text) = query.get("continue") {
-            if matching.is_some() {
-                return Err(forbidden_option(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
-                ));
-            }
             if asked.is_some_and(|asked| asked != "0") {
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
             }
             let token = Token::decode(text)?;
             let (namespace, name) = token.place();
             let after = Some((namespace.to_owned(), name.to_owned()));
-            let at = u64::try_from(token.rv).map_or(At::Latest, |revision| At::Exact(Revision(revision)));
+            let go_on = || Err(ApiError::expired_list(Some(Token { rv: -1, ..Token::decode(text)? }.encode())));
+            let Some(at) = token.state(now) else { return go_on() };
+            // A list that has gone on in another state is one list from there on.
+            let started = if at == At::Latest { now } else { token.at };
             return match self.store.list(&range, at).await {
                 Ok(listing) => {
                     let revision = listing.revision();
-                    Ok(Page { listing, after, limit, revision, token_revision: token.rv })
+                    Ok(Page { listing, after, limit, revision, started })
                 }
-                Err(StoreError::Expired { .. } | StoreError::Future { .. }) => {
-                    let go_on = Token { rv: -1, ..token };
-                    Err(ApiError::expired_list(Some(go_on.encode())))
-                }
+                Err(StoreError::Expired { .. } | StoreError::Future { .. }) => go_on(),
                 Err(error) => Err(ApiError::from_store(&error)),
             };
         }
         let at = match (matching, asked) {
-            (None, None) => At::Latest,
-            (Some(_), None) => {
-                return Err(forbidden_option(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-                ));
-            }
-            (Some("Exact"), Some("0")) => {
-                return Err(forbidden_option(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-                ));
-            }
+            (_, None) => At::Latest,
             (Some("Exact"), Some(_)) => revision(query)?.map_or(At::Latest, |revision| At::Exact(Revision(revision))),
-            (Some("NotOlderThan") | None, Some(_)) => {
+            (_, Some(_)) => {
                 let asked = revision(query)?.unwrap_or(0);
                 let current = self.store.revision();
                 if asked > current.0 {
@@ -273,18 +305,11 @@ impl ApiServer {
                 // With a limit and no match, upstream shows exactly the revision that is asked for.
                 if matching.is_none() && limit > 0 && asked > 0 { At::Exact(Revision(asked)) } else { At::Latest }
             }
-            (Some(other), _) => {
-                return Err(forbidden_option(&format!(
-                    "resourceVersionMatch: Unsupported value: \"{other}\": supported values: \"Exact\", \"NotOlderThan\", \"\""
-                )));
-            }
         };
         let listing = match self.store.list(&range, at).await {
             Ok(listing) => listing,
-            Err(StoreError::Expired { requested, oldest }) => {
-                return Err(ApiError::gone(format!(
-                    "The resourceVersion for the provided list is too old: {requested} ({oldest})"
-                )));
+            Err(StoreError::Expired { .. }) => {
+                return Err(ApiError::gone("The resourceVersion for the provided list is too old."));
             }
             Err(StoreError::Future { requested, current }) => {
                 return Err(ApiError::revision_too_large(requested.0, current.0));
@@ -292,13 +317,7 @@ impl ApiServer {
             Err(error) => return Err(ApiError::from_store(&error)),
         };
         let revision = listing.revision();
-        Ok(Page {
-            listing,
-            after: None,
-            limit,
-            revision,
-            token_revision: i64::try_from(revision.0).unwrap_or(i64::MAX),
-        })
+        Ok(Page { listing, after: None, limit, revision, started: now })
     }
 
     /// The list of given records, as a deletion of a collection answers it.
@@ -495,9 +514,13 @@ mod tests {
 
     #[test]
     fn tokens() {
-        let token = Token { v: "meta.k8s.io/v1".into(), rv: 7, start: "ns/a".into() };
+        let token = Token { v: "meta.k8s.io/v1".into(), rv: 7, start: "ns/a".into(), at: 1000 };
         let again = Token::decode(&token.encode()).expect("its own encoding");
         assert_eq!((again.place(), again.rv), (("ns", "a"), 7));
+        for (now, expected) in [(1000, true), (1299, true), (1300, false), (999, false)] {
+            assert_eq!(again.state(now).is_some(), expected, "{now}");
+        }
+        assert_eq!(Token { rv: -1, ..token }.state(i64::MAX), Some(At::Latest));
         for bad in ["", "x", "e30"] {
             assert!(Token::decode(bad).is_err(), "{bad}");
         }

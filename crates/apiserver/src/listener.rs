@@ -21,6 +21,9 @@ const CONNECTION_WINDOW: u32 = 25 << 20;
 /// Streams that one connection may have open: an informer needs one for every kind it watches.
 const STREAMS: u32 = 1000;
 
+/// The longest path, query and headers of a request, as upstream takes them: selectors can be long.
+const HEADERS_LENGTH: u32 = 1 << 20;
+
 /// A client that does not finish its handshake, or the headers of a request, holds a connection no longer than this.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEADERS: Duration = Duration::from_secs(30);
@@ -64,6 +67,7 @@ impl ApiServer {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_header_list_size(HEADERS_LENGTH)
             .max_concurrent_streams(STREAMS)
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(PING_ANSWER);

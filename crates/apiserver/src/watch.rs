@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderValue, Response, StatusCode, header};
-use kobune_kinds::{Kind, protobuf};
+use kobune_kinds::{FieldError, Kind, protobuf};
 use kobune_store::{At, Event, EventKind, Listing, Record, Revision, StoreError, Watch, WatchError};
 use rand::Rng;
 use serde_json::{Value, json};
@@ -29,6 +29,9 @@ const PIECE: usize = 64 << 10;
 
 /// Watches without a timeout end after this and up to as much again: clients reconnect spread out.
 const LEAST_LIFE: Duration = Duration::from_secs(30 * 60);
+
+/// No watch lives longer, whatever its client asks for.
+const LONGEST_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The time between bookmarks, as upstream's.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
@@ -68,24 +71,9 @@ impl ApiServer {
         let bookmarks = call.query.flag("allowWatchBookmarks");
         let initial = call.query.maybe_flag("sendInitialEvents");
         let matching = call.query.get("resourceVersionMatch");
-        match (initial, matching) {
-            (Some(_), Some("NotOlderThan")) | (None, None) => {}
-            (Some(_), _) => {
-                return Err(invalid_options(
-                    "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(invalid_options(
-                    "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-                ));
-            }
-        }
-        if initial == Some(true) && !bookmarks {
-            return Err(invalid_options(
-                "allowWatchBookmarks: Forbidden: sendInitialEvents requires allowWatchBookmarks to be true",
-            ));
-        }
+        check_options(initial, matching, call.query.get("continue").is_some())?;
+        // A watch from nowhere begins with what there is, and a client that takes bookmarks is told where that ends.
+        let announces = bookmarks && initial.unwrap_or(asked.is_none());
         let range = list::range(call);
         let current = self.store.revision();
         let start = match (initial, asked) {
@@ -104,7 +92,7 @@ impl ApiServer {
         };
         let life = timeout.and_then(|seconds| u64::try_from(seconds).ok()).map_or_else(
             || LEAST_LIFE + Duration::from_millis(rand::rng().random_range(0..LEAST_LIFE.as_millis() as u64)),
-            Duration::from_secs,
+            |seconds| Duration::from_secs(seconds).min(LONGEST_LIFE),
         );
         let lines = Lines { kind: Arc::clone(&call.kind), accept: call.accept, include, headed: false };
         let now = Instant::now();
@@ -112,9 +100,7 @@ impl ApiServer {
             lines,
             selection,
             state: match start.watch {
-                Ok(watch) => {
-                    State::Listing { listing: start.listing, place: None, announce: initial == Some(true), watch }
-                }
+                Ok(watch) => State::Listing { listing: start.listing, place: None, announce: announces, watch },
                 Err(error) => State::Failed(store_failure(&error)),
             },
             bookmarks,
@@ -137,8 +123,25 @@ struct Start {
     watch: Result<Watch, StoreError>,
 }
 
-fn invalid_options(problem: &str) -> ApiError {
-    ApiError::new(422, "Invalid", format!("ListOptions.meta.k8s.io \"\" is invalid: {problem}"))
+/// Checks the parameters of a watch against each other.
+fn check_options(initial: Option<bool>, matching: Option<&str>, goes_on: bool) -> Answer<()> {
+    let mut errors = Vec::new();
+    let mut forbidden = |detail: &str| errors.push(FieldError::forbidden("resourceVersionMatch", detail));
+    if initial.is_some() && matching != Some("NotOlderThan") {
+        forbidden("sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    if let Some(matching) = matching {
+        if initial.is_none() {
+            forbidden("resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        if goes_on {
+            forbidden("resourceVersionMatch is forbidden when continue is provided");
+        }
+        if matching != "NotOlderThan" {
+            errors.push(FieldError::not_supported("resourceVersionMatch", matching, &["NotOlderThan"]));
+        }
+    }
+    list::invalid_options(&errors)
 }
 
 fn store_failure(error: &StoreError) -> ApiError {

@@ -1,5 +1,6 @@
 //! Lists: selectors, pages, forms.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::{Cluster, config_map, pod};
@@ -107,5 +108,79 @@ async fn long_lists_are_sent_in_pieces() {
     let zipped = cluster.send("GET", MAPS, &[("accept-encoding", "gzip")], "").await;
     assert_eq!(zipped.headers["content-encoding"], "gzip");
     assert!(zipped.bytes.len() < 20_000);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn old_pages_end_with_a_way_on() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b", "c", "d"] {
+        cluster.post(MAPS, &config_map(name, "{}")).await.expect(201);
+    }
+    let page = async |token: &str| cluster.get(&format!("{MAPS}?limit=1&continue={token}")).await;
+    let text =
+        |value: &Value, pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let first = cluster.get(&format!("{MAPS}?limit=1")).await.expect(200);
+    let version = text(&first, "/metadata/resourceVersion");
+    // The same token as it looks when it was made long ago.
+    let old = format!(r#"{{"v":"meta.k8s.io/v1","rv":{version},"start":"default/a","at":1}}"#);
+    cluster.post(MAPS, &config_map("b2", "{}")).await.expect(201);
+    let expired = page(&URL_SAFE_NO_PAD.encode(old)).await.expect(410);
+    assert_eq!(expired["reason"], "Expired");
+    let second = page(&text(&expired, "/metadata/continue")).await.expect(200);
+    assert_eq!(second["items"][0]["metadata"]["name"], "b");
+    let newer = text(&second, "/metadata/resourceVersion");
+    assert_ne!(newer, version);
+    // From here on it is one list again: what comes now is not in it.
+    cluster.post(MAPS, &config_map("b1", "{}")).await.expect(201);
+    cluster.delete(&format!("{MAPS}/c"), "").await;
+    let third = page(&text(&second, "/metadata/continue")).await.expect(200);
+    assert_eq!(
+        (text(&third, "/items/0/metadata/name"), text(&third, "/metadata/resourceVersion")),
+        ("b2".into(), newer)
+    );
+    let fourth = page(&text(&third, "/metadata/continue")).await.expect(200);
+    assert_eq!(fourth["items"][0]["metadata"]["name"], "c");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn options_that_do_not_go_together() {
+    let cluster = Cluster::start().await;
+    let check = async |query: &str, expected: &[&str]| {
+        let status = cluster.get(&format!("{MAPS}?{query}")).await.expect(422);
+        let causes: Vec<&str> = status["details"]["causes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|cause| cause["message"].as_str())
+            .collect();
+        assert_eq!(causes, expected, "{query}: {status}");
+        assert_eq!(status["details"]["kind"], "ListOptions");
+    };
+    let unless = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided";
+    let unsupported = "Unsupported value: \"Newest\": supported values: \"Exact\", \"NotOlderThan\", \"\"";
+    check("resourceVersionMatch=NotOlderThan", &[unless]).await;
+    check("resourceVersionMatch=Newest", &[unless, unsupported]).await;
+    check(
+        "resourceVersionMatch=Exact&resourceVersion=0",
+        &["Forbidden: resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""],
+    )
+    .await;
+    check("sendInitialEvents=true", &["Forbidden: sendInitialEvents is forbidden for list"]).await;
+    check(
+        "watch=1&sendInitialEvents=true",
+        &["Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"],
+    )
+    .await;
+    check(
+        "watch=1&resourceVersionMatch=NotOlderThan",
+        &["Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"],
+    )
+    .await;
+    let ahead = cluster.get(&format!("{MAPS}?resourceVersion=900000000000")).await.expect(504);
+    assert_eq!(ahead["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    let label = cluster.get(&format!("{MAPS}?fieldSelector=spec.x%3D1")).await.failure(400).1;
+    assert_eq!(label, "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
     cluster.stop().await;
 }

@@ -108,3 +108,20 @@ async fn tables_are_watched_too() {
     assert!(second["object"]["columnDefinitions"].is_null());
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn a_watch_from_nowhere_says_where_the_beginning_ends() {
+    let cluster = Cluster::start().await;
+    cluster.post(MAPS, &config_map("a", "{}")).await.expect(201);
+    let longest = i64::MAX;
+    let path = format!("{MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion=0&timeoutSeconds={longest}");
+    let old_table = "application/json;as=Table;v=v1beta1;g=meta.k8s.io";
+    let mut events = cluster.watch(&path, old_table).await;
+    let first = events.next().await.expect("an event");
+    assert_eq!((&first["type"], &first["object"]["apiVersion"]), (&"ADDED".into(), &"meta.k8s.io/v1beta1".into()));
+    let end = events.next().await.expect("an event");
+    assert_eq!(end["type"], "BOOKMARK");
+    let metadata = &end["object"]["rows"][0]["object"]["metadata"];
+    assert_eq!(metadata["annotations"]["k8s.io/initial-events-end"], "true");
+    cluster.stop().await;
+}
