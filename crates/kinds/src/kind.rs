@@ -177,6 +177,22 @@ impl Kind {
         crate::validation::update(self, object, old, subresource)
     }
 
+    /// What a client should be told about a good object that it creates, or with which it replaces `old`.
+    pub fn warnings(&self, object: &Value, old: Option<&Value>) -> Vec<String> {
+        crate::warnings::of(self, object, old)
+    }
+
+    /// What a client should be told that uses the kind at all.
+    pub fn deprecation(&self) -> Option<&'static str> {
+        match (&*self.group, &*self.kind) {
+            ("", "Endpoints") => {
+                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            }
+            ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+            _ => None,
+        }
+    }
+
     /// The fields that a field selector may name, with the object's values.
     pub fn selectable(&self, object: &Value) -> Vec<(&'static str, String)> {
         crate::selectable::fields(self, object)

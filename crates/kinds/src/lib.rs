@@ -27,6 +27,7 @@ pub mod selector;
 pub mod status;
 mod strategy;
 mod validation;
+mod warnings;
 
 pub use catalogue::Catalogue;
 pub use columns::{Column, Row};

@@ -23,7 +23,6 @@ pub(in crate::validation) fn stateful_set(spec: &Value, path: &Path<'_>, errors:
     }
     none_negative(errors, path, spec, &["replicas", "minReadySeconds"]);
     not_negative(errors, &path.child("ordinals.start"), &spec["ordinals"]["start"]);
-    not_negative(errors, &path.child("revisionHistoryLimit"), &spec["revisionHistoryLimit"]);
     // Volumes come from claims that do not stand in the template: its spec is left to the pods.
     if selected(spec, "statefulset", "", path, errors) {
         pod::loose_template(&spec["template"], &path.child("template"), errors);
