@@ -1,4 +1,5 @@
-//! Turns the types of `k8s-openapi` and the facts of `merge-facts.tsv` and `field-numbers.tsv` into two compressed blobs.
+//! Turns the types of `k8s-openapi` and the facts of `merge-facts.tsv`, `field-numbers.tsv` and `omitted-when-zero.tsv`
+//! into two compressed blobs.
 //!
 //! `schema.z` has the structure (types, fields, how lists merge) and is read at start; `descriptions.z` has the prose
 //! and is only read to render OpenAPI. Both are described in `src/schema/load.rs`, which reads them.
@@ -206,10 +207,17 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=merge-facts.tsv");
     println!("cargo::rerun-if-changed=field-numbers.tsv");
+    println!("cargo::rerun-if-changed=omitted-when-zero.tsv");
     let text = std::fs::read_to_string("merge-facts.tsv")?;
     let facts = facts(&text);
     let text = std::fs::read_to_string("field-numbers.tsv")?;
     let number_facts: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once('\t')).collect();
+    let text = std::fs::read_to_string("omitted-when-zero.tsv")?;
+    let omitted: BTreeMap<&str, Vec<&str>> = text
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, fields)| (name, fields.split(' ').collect()))
+        .collect();
     let definitions = definitions();
     let index: BTreeMap<&str, usize> = definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
 
@@ -225,6 +233,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         writeln!(structure, "T\t{name}\t{}", u8::from(atomic))?;
         let required: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let omits = |field: &str| omitted.get(name.as_str()).is_some_and(|fields| fields.contains(&field));
         let mut wire = BTreeMap::new();
         numbers(&number_facts, name, "", &mut wire);
         // Sorted by bytes: the reader searches fields by halving.
@@ -235,9 +244,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             let fact = facts.get(&(name.as_str(), field.as_str())).unwrap_or(&none);
             writeln!(
                 structure,
-                "F\t{field}\t{}\t{}\t{}\t{}\t{}\t{}\t{}\t{}",
+                "F\t{field}\t{}\t{}{}\t{}\t{}\t{}\t{}\t{}\t{}",
                 shape(schema, &index)?,
-                u8::from(required.contains(&field.as_str())),
+                if required.contains(&field.as_str()) { "r" } else { "" },
+                if omits(field) { "z" } else { "" },
                 fact.collection,
                 fact.keys,
                 fact.strategy,

@@ -154,6 +154,7 @@ impl ApiServer {
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors).with_warnings(warnings));
         }
+        warnings.extend(kind.warnings(&object, None));
         warnings.extend(self.review(call, Operation::Create, &name, Some(&object), None).await?);
         let claim = self.claim_on_create(kind, &mut object)?;
         if ownership == Ownership::Update {

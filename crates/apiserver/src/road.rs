@@ -75,7 +75,7 @@ impl ApiServer {
             let pretty = pretty(&request);
             let mut told = Told::default();
             let outcome = AssertUnwindSafe(self.walk(caller, request, &mut told)).catch_unwind().await;
-            let response = match outcome {
+            let mut response = match outcome {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
                     if error.code() >= 500 {
@@ -89,6 +89,9 @@ impl ApiServer {
                         .into_response(accept::for_error(accepted.as_ref(), pretty))
                 }
             };
+            if let Some(warning) = told.deprecation {
+                respond::add_warnings(response.headers_mut(), &[warning.to_owned()]);
+            }
             self.metrics.count(told.verb, &told.resource, response.status().as_u16(), started.elapsed());
             if zips { compress::compress(response) } else { response }
         })
@@ -118,6 +121,7 @@ impl ApiServer {
         };
         let kind = Arc::clone(kind);
         told.resource.push_str(&kind.plural);
+        told.deprecation = kind.deprecation();
         self.permit(&user, told.verb, &target, &query)?;
         // A proxy takes OPTIONS too, for which there is no verb.
         let proxied = *request.method() == Method::OPTIONS && target.subresource.as_deref() == Some("proxy");
@@ -308,6 +312,8 @@ fn bearer(value: &str) -> Option<&str> {
 struct Told {
     verb: &'static str,
     resource: String,
+    /// What the client should hear about the kind that it uses.
+    deprecation: Option<&'static str>,
 }
 
 #[cfg(test)]

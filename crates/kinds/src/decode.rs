@@ -226,6 +226,17 @@ mod tests {
             json!({"metadata": {"creationTimestamp": "2024-01-02T03:04:05+01:00"}, "spec": {"renewTime": "2024-01-02T03:04:05.5Z"}}),
             json!({"metadata": {"creationTimestamp": "2024-01-02T02:04:05Z"}, "spec": {"renewTime": "2024-01-02T03:04:05.500000Z"}}),
         );
+        // What is there by value and zero goes; what a pointer leads to stays.
+        check(
+            "v1",
+            "Pod",
+            json!({"metadata": {"name": "a", "generation": 0}, "spec": {"hostNetwork": false, "hostUsers": false,
+                "nodeName": "", "priority": 0, "containers": [{"name": "", "tty": false, "env": [{"name": "A", "value": ""}],
+                "livenessProbe": {"periodSeconds": 0, "terminationGracePeriodSeconds": 0}}]}}),
+            json!({"metadata": {"name": "a"}, "spec": {"hostUsers": false, "priority": 0,
+                "containers": [{"name": "", "env": [{"name": "A"}],
+                "livenessProbe": {"terminationGracePeriodSeconds": 0}}]}}),
+        );
         check(
             "v1",
             "Service",

@@ -117,6 +117,7 @@ struct Field {
     name: u32,
     node: u32,
     required: bool,
+    omits_zero: bool,
     list_type: ListType,
     has_list_type: bool,
     atomic: bool,
@@ -287,6 +288,11 @@ impl<'a> SchemaRef<'a> {
     /// Whether the schema calls the field required.
     pub fn required(self) -> bool {
         self.fact().is_some_and(|field| field.required)
+    }
+
+    /// Whether upstream leaves the field out when it is false, zero or empty, as if it had never been set.
+    pub fn omits_zero(self) -> bool {
+        self.fact().is_some_and(|field| field.omits_zero)
     }
 
     /// How the list merges under server-side apply; a list about which nothing is said is atomic.

@@ -341,7 +341,10 @@ impl<'de, 'a> Visitor<'de> for Seed<'_, 'a> {
                                 Value::Null => true,
                                 Value::Array(items) => items.is_empty() && goes_when_empty(schema),
                                 Value::Object(entries) => entries.is_empty() && goes_when_empty(schema),
-                                _ => false,
+                                Value::Bool(false) => schema.omits_zero(),
+                                Value::String(text) => text.is_empty() && schema.omits_zero(),
+                                Value::Number(number) => number.as_i64() == Some(0) && schema.omits_zero(),
+                                Value::Bool(true) => false,
                             };
                             if fields.contains_key(name) {
                                 self.state.find("duplicate", name);

@@ -1,10 +1,10 @@
 //! Reads the blobs that `build.rs` writes.
 //!
 //! The structure is text, one line a type or field, columns parted by tabs. `A name shape` is a name for a shape,
-//! `T name atomic` an object, and the `F name shape required collection keys strategy merge-key default number` lines
+//! `T name atomic` an object, and the `F name shape flags collection keys strategy merge-key default number` lines
 //! after it are its fields. A shape is one letter for a scalar, `*` for anything, `@n` for the n-th type, `|n` for a union with
 //! it, `[` or `{` before the shape of a list's items or a map's values. Descriptions stand in the same order, parted by
-//! NUL.
+//! NUL. The flags of a field are `r` for required and `z` for one that is left out when it is zero.
 
 use std::collections::HashMap;
 use std::io::Read as _;
@@ -111,7 +111,8 @@ impl Reader {
         Field {
             name: self.name(column(1)),
             node: self.node(column(2)),
-            required: column(3) == "1",
+            required: column(3).contains('r'),
+            omits_zero: column(3).contains('z'),
             list_type: match column(4) {
                 "list:set" => ListType::Set,
                 "list:map" => ListType::Map,
