@@ -185,9 +185,7 @@ impl Kind {
     /// What a client should be told that uses the kind at all.
     pub fn deprecation(&self) -> Option<&'static str> {
         match (&*self.group, &*self.kind) {
-            ("", "Endpoints") => {
-                Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
-            }
+            ("", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
             ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
             _ => None,
         }

@@ -48,8 +48,7 @@ pub(super) fn service(service: &Value, warnings: &mut Warnings) {
         warnings.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     if text(spec, "trafficDistribution") == "PreferClose" {
-        warnings
-            .push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
+        warnings.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
     }
 }
 
@@ -64,9 +63,7 @@ fn address(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
     let Ok(IpAddr::V6(parsed)) = given.parse::<IpAddr>() else { return };
     let canonical = parsed.to_string();
     if canonical != given {
-        warnings.push(format!(
-            "{path}: IPv6 address {given:?} should be in RFC 5952 canonical format ({canonical:?})"
-        ));
+        warnings.push(format!("{path}: IPv6 address {given:?} should be in RFC 5952 canonical format ({canonical:?})"));
     }
 }
 
@@ -74,8 +71,7 @@ fn network(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
     let Some((address, length)) = name::parse_cidr(given) else { return };
     let canonical = format!("{address}/{length}");
     if address.is_ipv6() && canonical != given {
-        warnings.push(format!(
-            "{path}: IPv6 CIDR value {given:?} should be in RFC 5952 canonical format ({canonical:?})"
-        ));
+        warnings
+            .push(format!("{path}: IPv6 CIDR value {given:?} should be in RFC 5952 canonical format ({canonical:?})"));
     }
 }

@@ -6,10 +6,7 @@ use super::{Warnings, fractional, has_annotation, node_term};
 use crate::path::{Path, list, text};
 
 const ANNOTATIONS: [(&str, &str); 2] = [
-    (
-        "volume.beta.kubernetes.io/storage-class",
-        "deprecated since v1.8; use \"storageClassName\" attribute instead",
-    ),
+    ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
     ("volume.beta.kubernetes.io/mount-options", "deprecated since v1.31; use \"mountOptions\" attribute instead"),
 ];
 

@@ -59,8 +59,10 @@ fn pods() {
     dotted["metadata"]["name"] = json!("a.b");
     check(
         dotted,
-        &["metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
-           recommended: [must not contain dots]"],
+        &[
+            "metadata.name: this is used in the Pod's hostname, which can result in surprising behavior; a DNS label is \
+           recommended: [must not contain dots]",
+        ],
     );
 }
 
