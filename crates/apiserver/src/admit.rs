@@ -1,7 +1,7 @@
 //! The two places of admission on the road: before validation objects may be changed, after it they may be refused.
 //!
-//! The order is upstream's: first the modules of this server change the object, then mutating webhooks; when one of
-//! these has changed it, both come once more. After validation the modules may refuse, then validating webhooks may, and
+//! The order is upstream's: first the modules of this server change the object, then mutating policies and webhooks; when one of
+//! these has changed it, both come once more. After validation the modules may refuse, then policies and webhooks may, and
 //! last comes the quota, so that nothing is counted that somebody else refuses.
 
 pub(crate) use crate::security::admission::Operation;
@@ -12,6 +12,7 @@ use crate::{
     ApiServer,
     call::Call,
     error::{Answer, ApiError},
+    policy::PolicyRounds,
     security::{Attributes, admission::Request},
     webhook::{self, Rounds, body_kind},
 };
@@ -91,13 +92,17 @@ impl ApiServer {
     ) -> Answer<Vec<String>> {
         let mut warnings = self.admit_inside(call, operation, name, object, old).await?;
         let hooks = self.webhooks.mutating(&*self.store).await.map_err(|error| ApiError::from_store(&error))?;
-        if hooks.is_empty() {
+        let policies =
+            self.policies.mutating.are_bound(&*self.store).await.map_err(|error| ApiError::from_store(&error))?;
+        if hooks.is_empty() && !policies {
             return Ok(warnings);
         }
         let request = call.for_webhooks(operation, name, call.subresource().unwrap_or_default(), None);
         let mut rounds = Rounds::default();
+        let mut policy_rounds = PolicyRounds::default();
         let managed = object.pointer("/metadata/managedFields").cloned();
         loop {
+            rounds.changed |= self.mutate_by_policies(&request, object, old, &mut policy_rounds).await?;
             self.ask_mutating(&hooks, &request, Some(object), old, &mut rounds, &mut warnings).await?;
             if !rounds.next() {
                 break;
@@ -141,8 +146,11 @@ impl ApiServer {
         let request = call.admission(operation, name);
         let mut warnings = self.security.validate(&request, object, old).await?;
         let hooks = self.webhooks.validating(&*self.store).await.map_err(|error| ApiError::from_store(&error))?;
-        if !hooks.is_empty() {
+        let policies =
+            self.policies.validating.are_bound(&*self.store).await.map_err(|error| ApiError::from_store(&error))?;
+        if !hooks.is_empty() || policies {
             let request = call.for_webhooks(operation, name, call.subresource().unwrap_or_default(), None);
+            warnings.extend(self.review_by_policies(&request, object, old).await?);
             warnings.extend(self.ask_validating(&hooks, &request, object, old).await?);
         }
         self.security.charge(&request, object, old).await?;
@@ -205,18 +213,25 @@ impl ApiServer {
         let failed = |error| ApiError::from_store(&error);
         let mutating = self.webhooks.mutating(&*self.store).await.map_err(failed)?;
         let validating = self.webhooks.validating(&*self.store).await.map_err(failed)?;
+        let changing = self.policies.mutating.are_bound(&*self.store).await.map_err(failed)?;
+        let refusing = self.policies.validating.are_bound(&*self.store).await.map_err(failed)?;
         let mut warnings = Vec::new();
-        if mutating.is_empty() && validating.is_empty() {
+        if mutating.is_empty() && validating.is_empty() && !changing && !refusing {
             return Ok(warnings);
         }
         let request = call.for_webhooks(operation, name, call.subresource().unwrap_or_default(), options);
         let mut rounds = Rounds::default();
+        let mut policy_rounds = PolicyRounds::default();
         loop {
+            if let Some(object) = object.as_deref_mut() {
+                rounds.changed |= self.mutate_by_policies(&request, object, old, &mut policy_rounds).await?;
+            }
             self.ask_mutating(&mutating, &request, object.as_deref_mut(), old, &mut rounds, &mut warnings).await?;
             if !rounds.next() {
                 break;
             }
         }
+        warnings.extend(self.review_by_policies(&request, object.as_deref(), old).await?);
         warnings.extend(self.ask_validating(&validating, &request, object.as_deref(), old).await?);
         Ok(warnings)
     }

@@ -160,6 +160,7 @@ impl ApiServer {
         if ownership == Ownership::Update {
             crate::fields::track(None, &mut object, call)?;
         }
+        crate::policy::stamp(kind, &mut object, &self.catalogue);
         let key = call::key(kind, &namespace, &name);
         if call.dry_run {
             if self.store.get(&key).await.map_err(|error| ApiError::from_store(&error))?.is_some() {

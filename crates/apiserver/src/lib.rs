@@ -32,6 +32,7 @@ mod metrics;
 mod outgoing;
 mod patch;
 mod path;
+mod policy;
 mod protobuf_list;
 mod proxy;
 mod query;

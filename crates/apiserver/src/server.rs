@@ -15,6 +15,7 @@ use crate::{
     encode,
     metrics::Metrics,
     outgoing::trust::{Identity, TrustError},
+    policy::AllPolicies,
     security::{self, Security, User, bootstrap},
     services::{Allocator, Cidr},
     webhook::{WebhookClient, Webhooks},
@@ -82,6 +83,8 @@ pub struct ApiServer {
     pub(crate) metrics: Metrics,
     /// The webhooks of others, and the client that calls them.
     pub(crate) webhooks: Webhooks,
+    /// The admission policies that clients have written.
+    pub(crate) policies: AllPolicies,
     pub(crate) in_flight: AtomicUsize,
     /// How connections to nodes are made.
     pub(crate) node_client: Arc<rustls::ClientConfig>,
@@ -159,6 +162,7 @@ impl ApiServer {
             documents: Documents::default(),
             metrics: Metrics::default(),
             webhooks,
+            policies: AllPolicies::default(),
             in_flight: AtomicUsize::new(0),
             node_client,
             shutdown,

@@ -195,6 +195,9 @@ impl ApiServer {
             if ownership == Ownership::Update {
                 crate::fields::track(Some(&old), &mut object, call)?;
             }
+            if subresource.is_none() {
+                crate::policy::stamp(kind, &mut object, &self.catalogue);
+            }
         }
         metadata(&mut object).insert("resourceVersion".into(), meta(&old, "resourceVersion").into());
         if delete::is_complete(kind, &object, &old) {

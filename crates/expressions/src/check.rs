@@ -170,7 +170,21 @@ impl Checker<'_> {
         }
     }
 
+    /// `a.b`, where that as a whole is a variable of the environment.
+    fn dotted_variable(&self, operand: NodeId, field: &str) -> Option<usize> {
+        let Expression::Name(first) = self.tree.expression(operand) else { return None };
+        if self.locals.iter().any(|(local, _)| local == first) {
+            return None;
+        }
+        self.environment.position(&format!("{first}.{field}"))
+    }
+
     fn select(&mut self, id: NodeId, operand: NodeId, field: &str, test: bool) -> Type {
+        if !test && let Some(place) = self.dotted_variable(operand, field) {
+            self.meanings[id as usize] = Meaning::Variable(u16::try_from(place).unwrap_or(u16::MAX));
+            let found = self.environment.variables[place].declared.clone();
+            return self.set(id, found);
+        }
         if !test && let Some(found) = self.qualified(id).and_then(|name| type_called(&name)) {
             self.meanings[id as usize] = Meaning::Type(found.clone());
             return self.set(id, Type::Type(Some(Arc::new(found))));

@@ -146,8 +146,8 @@ impl<'s> Estimate<'s> {
     }
 
     fn select(&mut self, id: NodeId, operand: NodeId, field: &str, test: bool) -> Range {
-        if matches!(self.plan.checked.meanings[id as usize], Meaning::Type(_)) {
-            return Range::fixed(1);
+        if !matches!(self.plan.checked.meanings[id as usize], Meaning::None) {
+            return self.name(id);
         }
         let cost = self.cost(operand);
         if test {

@@ -69,9 +69,9 @@ impl<'e, 'a> Evaluation<'e, 'a> {
     }
 
     fn select(&mut self, id: NodeId, operand: NodeId, field: &'a str, test: bool) -> Evaluated<'a> {
-        if let Meaning::Type(found) = self.meaning(id) {
-            self.meter.charge(1)?;
-            return Ok(Value::Type(found.clone()));
+        if !matches!(self.meaning(id), Meaning::None) {
+            // `a.b` as a whole is a name.
+            return self.name(id);
         }
         let operand = self.node(operand)?;
         if test {

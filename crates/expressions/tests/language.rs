@@ -230,6 +230,14 @@ fn kubernetes_libraries() {
 }
 
 #[test]
+fn names_may_have_dots() {
+    let environment = Environment::new().variable("a", Type::Dyn).variable("a.b", Type::Int);
+    let program = Program::compile("a.b + 1 + [{'b': 1}].map(a, a.b)[0]", &environment).expect("it compiles");
+    let value = program.evaluate(&[Value::Null, Value::Int(2)], &mut Meter::new(PER_EXPRESSION));
+    assert_eq!(value, Ok(Value::Int(4)));
+}
+
+#[test]
 fn errors_of_compilation() {
     fails("object.", "Syntax error: mismatched input '<EOF>' expecting IDENTIFIER");
     fails("1 +", "ERROR: <input>:1:4: Syntax error: mismatched input '<EOF>' expecting {'[', '{',");

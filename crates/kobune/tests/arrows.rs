@@ -10,7 +10,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("pki", &[]),
         ("merge", &["kinds"]),
         ("expressions", &["kinds"]),
-        ("apiserver", &["kinds", "merge", "pki", "store"]),
+        ("apiserver", &["expressions", "kinds", "merge", "pki", "store"]),
         ("network", &[]),
         ("runtime", &[]),
         ("node", &["network", "runtime"]),

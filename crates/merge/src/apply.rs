@@ -1,8 +1,11 @@
 //! Server-side apply: a manager says which fields it wants to have which values.
 
 mod client_side;
+mod configuration;
 mod merge;
 mod prune;
+
+pub use configuration::merge_configuration;
 
 use jiff::Timestamp;
 use kobune_kinds::SchemaRef;

@@ -314,7 +314,7 @@ fn api_version(body: &GroupVersionKind) -> String {
 }
 
 /// Rewrites an object from one version of its resource into another one. The bodies of subresources have one version.
-fn convert(from: &Kind, to: &Kind, subresource: &str, object: &mut Value) {
+pub(crate) fn convert(from: &Kind, to: &Kind, subresource: &str, object: &mut Value) {
     let is_object = super::request::body_kind(from, subresource).kind == *from.kind;
     if !is_object || (from.group == to.group && from.version == to.version) {
         return;

@@ -7,6 +7,7 @@ use kobune_store::Record;
 use serde_json::Value;
 
 use super::{Destination, rule::Rule};
+use crate::policy::MatchConditions;
 
 /// The time a webhook has when its configuration names none; `v1` always does.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -43,7 +44,7 @@ pub(crate) struct Hook {
     pub(super) namespaces: Result<LabelSelector, String>,
     /// The labels that the object, or the old one, must have.
     pub(super) objects: Result<LabelSelector, String>,
-    pub(super) conditions: Vec<Value>,
+    pub(super) conditions: MatchConditions,
     /// What is wrong with a `clientConfig` that leads nowhere.
     pub(super) destination: Result<Destination, String>,
     pub(super) timeout: Duration,
@@ -70,7 +71,7 @@ impl Hook {
             ignores_failures: hook["failurePolicy"] == "Ignore",
             namespaces: selector("namespaceSelector"),
             objects: selector("objectSelector"),
-            conditions: hook["matchConditions"].as_array().cloned().unwrap_or_default(),
+            conditions: MatchConditions::of_webhook(&hook["matchConditions"]),
             destination: Destination::from_object(&hook["clientConfig"]).map_err(|error| error.to_string()),
             timeout: hook["timeoutSeconds"].as_u64().map_or(TIMEOUT, Duration::from_secs),
             harmless: hook["sideEffects"].as_str().map(|effects| matches!(effects, "None" | "NoneOnDryRun")),

@@ -22,8 +22,9 @@ use hook::Hook;
 
 pub(crate) use client::WebhookClient;
 pub(crate) use destination::Destination;
-pub(crate) use dispatch::Rounds;
-pub(crate) use request::{Request, body_kind};
+pub(crate) use dispatch::{Rounds, convert};
+pub(crate) use request::{Matcher, Request, body_kind};
+pub(crate) use rule::Rule;
 
 /// The webhooks of admission, and the client for all webhooks.
 pub(crate) struct Webhooks {

@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Instant};
 
-use kobune_kinds::Kind;
+use kobune_kinds::{Kind, selector::LabelSelector};
 use kobune_store::Key;
 use serde_json::{Value, json};
 
 use super::{
+    dispatch::convert,
     hook::Hook,
     review::{GroupVersionKind, user_info},
     rule::{Resource, Rule, operation_name},
@@ -15,6 +16,7 @@ use crate::{
     ApiServer,
     admit::Operation,
     error::{Answer, ApiError},
+    policy::{Rights, Subject},
     security::{Refusal, User},
 };
 
@@ -56,7 +58,7 @@ pub(super) struct Invocation<'h> {
 impl Request<'_> {
     /// Whether no webhook may see the request: those about admission itself, so that nobody is locked out, and those
     /// about users and rights, so that authentication does not wait for a webhook.
-    pub(super) fn is_exempt(&self) -> bool {
+    pub(crate) fn is_exempt(&self) -> bool {
         match &*self.kind.group {
             "admissionregistration.k8s.io" => matches!(
                 &*self.kind.plural,
@@ -86,11 +88,32 @@ impl Request<'_> {
 
     /// `AdmissionRequest` without its objects.
     pub(super) fn question(&self, uid: &str, invocation: &Invocation<'_>) -> Value {
+        let mut request = self.describe(&invocation.kind);
+        request["uid"] = uid.into();
+        request
+    }
+
+    /// The request as expressions see it that mean `kind`, outside of any namespace.
+    pub(crate) fn subject(&self, kind: &Arc<Kind>, object: Option<&Value>, old: Option<&Value>) -> Subject {
+        let shown = |object: Option<&Value>| {
+            let mut object = object.cloned().unwrap_or_default();
+            if object.is_object() {
+                convert(self.kind, kind, self.subresource, &mut object);
+            }
+            object
+        };
+        let request = self.describe(kind);
+        Subject { object: shown(object), old: shown(old), request, namespace: Value::Null }
+    }
+
+    /// `AdmissionRequest` without its objects and identity, for who means `kind`: the request's own, or another version.
+    pub(crate) fn describe(&self, kind: &Arc<Kind>) -> Value {
+        let own = Arc::ptr_eq(kind, self.kind);
+        let body = if own { self.body.clone() } else { body_kind(kind, self.subresource) };
         let resource = |kind: &Kind| json!({"group": kind.group, "version": kind.version, "resource": kind.plural});
         let mut request = json!({
-            "uid": uid,
-            "kind": invocation.body.object(),
-            "resource": resource(&invocation.kind),
+            "kind": body.object(),
+            "resource": resource(kind),
             "requestKind": self.body.object(),
             "requestResource": resource(self.kind),
             "operation": operation_name(self.operation),
@@ -113,7 +136,7 @@ impl Request<'_> {
 }
 
 /// Decides which webhooks are asked about one request. What it has to look up, it looks up once.
-pub(super) struct Matcher<'a> {
+pub(crate) struct Matcher<'a> {
     server: &'a ApiServer,
     request: &'a Request<'a>,
     /// The labels of the request's namespace, once they were needed.
@@ -123,7 +146,7 @@ pub(super) struct Matcher<'a> {
 }
 
 impl<'a> Matcher<'a> {
-    pub(super) fn new(server: &'a ApiServer, request: &'a Request<'a>) -> Self {
+    pub(crate) fn new(server: &'a ApiServer, request: &'a Request<'a>) -> Self {
         Self { server, request, namespace_labels: None, equivalents: None }
     }
 
@@ -137,43 +160,71 @@ impl<'a> Matcher<'a> {
         // The rules are compared first: they cost least, and what is wrong with a webhook that is not meant is no matter.
         let Some(invocation) = self.by_rules(hook) else { return Ok(None) };
         let wrong = |problem: &String| ApiError::internal_words(problem);
-        let objects = hook.objects.as_ref().map_err(wrong)?;
-        if !objects.is_everything() {
-            let labels = |object: Option<&Value>| {
-                object.is_some_and(|object| objects.matches_labels(&object["metadata"]["labels"]))
-            };
-            if !labels(object) && !labels(old) {
-                return Ok(None);
-            }
-        }
-        let namespaces = hook.namespaces.as_ref().map_err(wrong)?;
-        // What lives in no namespace is never exempt by its labels.
-        if !namespaces.is_everything()
-            && self.request.has_namespace()
-            && !namespaces.matches_labels(self.namespace_labels(object).await?)
+        if !Self::selects_object(hook.objects.as_ref().map_err(wrong)?, object, old)
+            || !self.selects_namespace(hook.namespaces.as_ref().map_err(wrong)?, object).await?
         {
             return Ok(None);
         }
         if !hook.conditions.is_empty() {
-            // Nobody here can say whether they hold: what then counts is the webhook's own word on failures.
-            if hook.ignores_failures {
-                return Ok(None);
+            let subject = self.request.subject(&invocation.kind, object, old);
+            let rights = Rights { security: &self.server.security, user: self.request.user };
+            match hook.conditions.hold(&subject, &rights) {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                Err(problem) if hook.ignores_failures => {
+                    tracing::warn!(webhook = hook.name, problem, "goes on without a webhook");
+                    return Ok(None);
+                }
+                Err(problem) => {
+                    let kind = &self.request.kind;
+                    return Err(Refusal::forbidden(&kind.group, &kind.plural, self.request.name, problem).into());
+                }
             }
-            let words = format!("the match conditions of webhook {:?} cannot be evaluated", hook.name);
-            let kind = &self.request.kind;
-            return Err(Refusal::forbidden(&kind.group, &kind.plural, self.request.name, words).into());
         }
         Ok(Some(invocation))
     }
 
+    /// Whether the object or the old one has the labels.
+    pub(crate) fn selects_object(selector: &LabelSelector, object: Option<&Value>, old: Option<&Value>) -> bool {
+        let has = |object: Option<&Value>| {
+            object.is_some_and(|object| selector.matches_labels(&object["metadata"]["labels"]))
+        };
+        selector.is_everything() || has(object) || has(old)
+    }
+
+    /// Whether the request's namespace has the labels. What lives in no namespace is never exempt by its labels.
+    pub(crate) async fn selects_namespace(&mut self, selector: &LabelSelector, object: Option<&Value>) -> Answer<bool> {
+        Ok(selector.is_everything()
+            || !self.request.has_namespace()
+            || selector.matches_labels(self.namespace_labels(object).await?))
+    }
+
+    /// The request's own kind.
+    pub(crate) fn own(&self) -> Arc<Kind> {
+        Arc::clone(self.request.kind)
+    }
+
+    /// The name of the request's object.
+    pub(crate) fn name(&self) -> &'a str {
+        self.request.name
+    }
+
     fn by_rules<'h>(&mut self, hook: &'h Hook) -> Option<Invocation<'h>> {
+        let kind = self.find(&hook.rules, hook.equivalent)?;
+        let own = Arc::ptr_eq(&kind, self.request.kind);
+        let body = if own { self.request.body.clone() } else { body_kind(&kind, self.request.subresource) };
+        Some(Invocation { hook, kind, body })
+    }
+
+    /// The kind that a rule means: the request's own, or with `equivalent` another version of it.
+    pub(crate) fn find(&mut self, rules: &[Rule], equivalent: bool) -> Option<Arc<Kind>> {
         let request = self.request;
         let matches =
             |rule: &Rule, kind: &Kind| rule.matches(request.operation, request.resource(kind), request.namespace);
-        if hook.rules.iter().any(|rule| matches(rule, request.kind)) {
-            return Some(Invocation { hook, kind: Arc::clone(request.kind), body: request.body.clone() });
+        if rules.iter().any(|rule| matches(rule, request.kind)) {
+            return Some(Arc::clone(request.kind));
         }
-        if !hook.equivalent {
+        if !equivalent {
             return None;
         }
         let equivalents = self.equivalents.get_or_insert_with(|| {
@@ -185,8 +236,7 @@ impl<'a> Matcher<'a> {
             self.server.catalogue.kinds().iter().filter(same).filter(has).cloned().collect()
         });
         // Earlier rules come before earlier versions.
-        let kind = hook.rules.iter().find_map(|rule| equivalents.iter().find(|kind| matches(rule, kind)))?;
-        Some(Invocation { hook, kind: Arc::clone(kind), body: body_kind(kind, request.subresource) })
+        rules.iter().find_map(|rule| equivalents.iter().find(|kind| matches(rule, kind))).cloned()
     }
 
     async fn namespace_labels(&mut self, object: Option<&Value>) -> Answer<&Value> {

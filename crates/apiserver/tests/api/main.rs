@@ -3,6 +3,7 @@
 mod errors;
 mod kinds;
 mod lists;
+mod policies;
 mod protobuf;
 mod proxies;
 mod verbs;
