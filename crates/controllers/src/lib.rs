@@ -4,6 +4,7 @@
 //! thin pass carries the decision out. Events only put keys into a `queue`; a pass takes no hint.
 
 mod certificates;
+mod cluster_role_aggregation;
 mod context;
 mod csr_approving;
 mod csr_cleaner;
@@ -92,6 +93,7 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     namespace::start(&context);
     service_account::start(&context);
     root_ca::start(&context);
+    cluster_role_aggregation::start(&context);
     deployment::start(&context);
     replica_set::start(&context);
     endpoint_slice::start(&context);

@@ -1,9 +1,12 @@
 //! The columns and rows of tables, as kubectl prints them.
 
 mod access;
+mod admission;
 mod batch;
 mod cell;
 mod cluster;
+mod csi;
+mod device;
 mod event;
 mod network;
 mod pod;
@@ -118,6 +121,23 @@ fn table(kind: &Kind) -> Table {
         ("", "PersistentVolume") => storage::VOLUMES,
         ("", "PersistentVolumeClaim") => storage::CLAIMS,
         ("storage.k8s.io", "StorageClass") => storage::CLASSES,
+        ("storage.k8s.io", "CSIDriver") => csi::DRIVERS,
+        ("storage.k8s.io", "CSINode") => csi::NODES,
+        ("storage.k8s.io", "CSIStorageCapacity") => csi::CAPACITIES,
+        ("storage.k8s.io", "VolumeAttachment") => csi::ATTACHMENTS,
+        ("storage.k8s.io", "VolumeAttributesClass") => csi::ATTRIBUTES_CLASSES,
+        ("admissionregistration.k8s.io", "MutatingWebhookConfiguration" | "ValidatingWebhookConfiguration") => {
+            admission::WEBHOOKS
+        }
+        ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy") => admission::VALIDATING_POLICIES,
+        ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => admission::MUTATING_POLICIES,
+        ("admissionregistration.k8s.io", _) => admission::BINDINGS,
+        ("flowcontrol.apiserver.k8s.io", "FlowSchema") => admission::FLOW_SCHEMAS,
+        ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration") => admission::PRIORITY_LEVELS,
+        ("resource.k8s.io", "ResourceClaim") => device::CLAIMS,
+        ("resource.k8s.io", "ResourceSlice") => device::SLICES,
+        ("networking.k8s.io", "IPAddress") => device::ADDRESSES,
+        ("", "ComponentStatus") => device::COMPONENTS,
         ("policy", "PodDisruptionBudget") => scaling::DISRUPTION_BUDGETS,
         ("autoscaling", "HorizontalPodAutoscaler") => scaling::AUTOSCALERS,
         // Upstream has no printer for these, and then shows the moment of creation.

@@ -141,21 +141,24 @@ pub fn api_resource_list(catalogue: &Catalogue, group_version: &str) -> Option<V
 }
 
 fn discovered(kind: &Kind) -> Value {
-    let gvk = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    // Group and version are named only where they are not those of the list, as in the legacy documents.
+    let own = json!({"group": "", "version": "", "kind": &*kind.kind});
     let subresources: Vec<Value> = kind
         .subresources
         .iter()
         .map(|sub| {
+            let foreign = sub.group != kind.group || sub.version != kind.version;
+            let (group, version) = if foreign { (&*sub.group, &*sub.version) } else { ("", "") };
             json!({
                 "subresource": &*sub.name,
-                "responseKind": gvk(&sub.group, &sub.version, &sub.kind),
+                "responseKind": {"group": group, "version": version, "kind": &*sub.kind},
                 "verbs": verbs(&sub.verbs),
             })
         })
         .collect();
     let mut entry = json!({
         "resource": &*kind.plural,
-        "responseKind": gvk(&kind.group, &kind.version, &kind.kind),
+        "responseKind": own,
         "scope": if kind.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": &*kind.singular,
         "verbs": verbs(&kind.verbs),

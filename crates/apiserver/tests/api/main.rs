@@ -2,10 +2,12 @@
 
 mod errors;
 mod kinds;
+mod life;
 mod lists;
 mod policies;
 mod protobuf;
 mod proxies;
+mod samples;
 mod verbs;
 mod watches;
 mod webhook_server;

@@ -143,3 +143,72 @@ fn clusters() {
         "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": {"averageUtilization": 80}}}]}});
     check("autoscaling/v2", "HorizontalPodAutoscaler", &hpa, "a|Deployment/d|cpu: <unknown>/80%|<unset>|5|0|10m");
 }
+
+#[test]
+fn drivers_and_attachments() {
+    let driver = json!({"metadata": {}, "spec": {"attachRequired": true, "tokenRequests": [{"audience": "a"}, {"audience": "b"}],
+        "volumeLifecycleModes": ["Persistent", "Ephemeral"]}});
+    check("storage.k8s.io/v1", "CSIDriver", &driver, "a|true|false|false|a,b|false|Persistent,Ephemeral|10m");
+    check("storage.k8s.io/v1", "CSIDriver", &json!({"metadata": {}}), "a|false|false|false|<unset>|false||10m");
+    check("storage.k8s.io/v1", "CSINode", &json!({"metadata": {}, "spec": {"drivers": [{}]}}), "a|1|10m");
+    let attachment = json!({"metadata": {}, "spec": {"attacher": "d", "nodeName": "n", "source": {"persistentVolumeName": "v"}},
+        "status": {"attached": true}});
+    check("storage.k8s.io/v1", "VolumeAttachment", &attachment, "a|d|v|n|true|10m");
+    check(
+        "storage.k8s.io/v1",
+        "CSIStorageCapacity",
+        &json!({"metadata": {}, "storageClassName": "c", "capacity": "1Gi"}),
+        "a|c|1Gi|10m",
+    );
+    check("storage.k8s.io/v1", "VolumeAttributesClass", &json!({"metadata": {}, "driverName": "d"}), "a|d|10m");
+}
+
+#[test]
+fn admission_and_flow() {
+    let group = "admissionregistration.k8s.io/v1";
+    check(group, "ValidatingWebhookConfiguration", &json!({"metadata": {}, "webhooks": [{}, {}]}), "a|2|10m");
+    let policy =
+        json!({"metadata": {}, "spec": {"validations": [{}], "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"}}});
+    check(group, "ValidatingAdmissionPolicy", &policy, "a|1|v1/ConfigMap|10m");
+    check(group, "MutatingAdmissionPolicy", &json!({"metadata": {}, "spec": {"mutations": [{}]}}), "a|1|<unset>|10m");
+    let binding = |reference: Value| json!({"metadata": {}, "spec": {"policyName": "p", "paramRef": reference}});
+    check(group, "ValidatingAdmissionPolicyBinding", &binding(json!({"name": "x"})), "a|p|*/x|10m");
+    check(group, "MutatingAdmissionPolicyBinding", &binding(json!({"name": "x", "namespace": "n"})), "a|p|n/x|10m");
+    check(
+        group,
+        "MutatingAdmissionPolicyBinding",
+        &binding(json!({"selector": {"matchLabels": {"k": "v"}}})),
+        "a|p|k=v|10m",
+    );
+    let group = "flowcontrol.apiserver.k8s.io/v1";
+    let schema =
+        json!({"metadata": {}, "spec": {"priorityLevelConfiguration": {"name": "l"}, "matchingPrecedence": 7}});
+    check(group, "FlowSchema", &schema, "a|l|7|<none>|10m|?");
+    let limited = json!({"nominalConcurrencyShares": 30, "limitResponse": {"queuing": {"queues": 64, "handSize": 8, "queueLengthLimit": 50}}});
+    let level = json!({"metadata": {}, "spec": {"type": "Limited", "limited": limited}});
+    check(group, "PriorityLevelConfiguration", &level, "a|Limited|30|64|8|50|10m");
+    let exempt = json!({"metadata": {}, "spec": {"type": "Exempt", "exempt": {"nominalConcurrencyShares": 0}}});
+    check(group, "PriorityLevelConfiguration", &exempt, "a|Exempt|0|<none>|<none>|<none>|10m");
+}
+
+#[test]
+fn devices_and_addresses() {
+    let claim = |status: Value, expected: &str| {
+        check(
+            "resource.k8s.io/v1",
+            "ResourceClaim",
+            &json!({"metadata": {}, "status": status}),
+            &format!("a|{expected}|10m"),
+        );
+    };
+    claim(json!({}), "pending");
+    claim(json!({"allocation": {}}), "allocated");
+    claim(json!({"allocation": {}, "reservedFor": [{}]}), "allocated,reserved");
+    let slice = json!({"metadata": {}, "spec": {"nodeName": "n", "driver": "d", "pool": {"name": "p"}}});
+    check("resource.k8s.io/v1", "ResourceSlice", &slice, "a|n|d|p|10m");
+    let address =
+        json!({"metadata": {}, "spec": {"parentRef": {"resource": "services", "namespace": "n", "name": "s"}}});
+    check("networking.k8s.io/v1", "IPAddress", &address, "a|services/n/s|10m");
+    let component = json!({"metadata": {}, "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}]});
+    check("v1", "ComponentStatus", &component, "a|Healthy|ok|");
+}
