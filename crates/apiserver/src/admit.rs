@@ -31,6 +31,7 @@ impl Call {
             name,
             user: &self.user,
             dry_run: self.dry_run,
+            trail: self.trail.as_deref(),
         }
     }
 

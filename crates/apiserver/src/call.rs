@@ -12,6 +12,7 @@ use kobune_store::Key;
 
 use crate::{
     accept::Accept,
+    audit::Trail,
     error::{Answer, ApiError},
     path::Target,
     query::Query,
@@ -44,6 +45,8 @@ pub(crate) struct Call {
     pub content_type: String,
     /// When those who wait for others on behalf of the request give up.
     pub deadline: Instant,
+    /// Its audit trail, if there is one.
+    pub trail: Option<Arc<Trail>>,
 }
 
 impl Call {
@@ -68,6 +71,7 @@ impl Call {
             validation: FieldValidation::Warn,
             content_type: String::new(),
             deadline: Instant::now() + TIMEOUT,
+            trail: None,
         };
         if !writes {
             return Ok(call);

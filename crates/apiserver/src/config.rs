@@ -1,6 +1,8 @@
 //! What an API server is told at start.
 
-use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
+
+use crate::audit::Auditor;
 
 /// The settings of an [`crate::ApiServer`].
 #[derive(Clone, Debug)]
@@ -21,10 +23,17 @@ pub struct Config {
     pub service_account_issuer: String,
     /// How the server connects to the HTTP API of nodes; `None` makes one from the authority in `data_dir`.
     pub node_client: Option<Arc<rustls::ClientConfig>>,
-    /// How many requests other than watches and streams may be worked on at once; more are answered with 429.
-    pub max_in_flight: usize,
     /// The certificate that the server shows to webhooks that ask for one; none unless told, as upstream.
     pub webhook_identity: Option<kobune_pki::Pair>,
+    /// How many requests that only read may be worked on at once, watches and streams aside; more are answered with 429.
+    /// 0 for no limit.
+    pub max_requests_in_flight: usize,
+    /// How many requests that write may be worked on at once.
+    pub max_mutating_requests_in_flight: usize,
+    /// How long a request may take, watches and streams aside.
+    pub request_timeout: Duration,
+    /// What writes the audit trail.
+    pub auditor: Option<Arc<Auditor>>,
 }
 
 impl Config {
@@ -40,8 +49,11 @@ impl Config {
             cluster_domain: "cluster.local".to_owned(),
             service_account_issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             node_client: None,
-            max_in_flight: 400,
             webhook_identity: None,
+            max_requests_in_flight: 400,
+            max_mutating_requests_in_flight: 200,
+            request_timeout: Duration::from_secs(60),
+            auditor: None,
         }
     }
 }

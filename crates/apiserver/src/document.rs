@@ -1,4 +1,4 @@
-//! What is not about objects: discovery, OpenAPI, version, health, metrics and the keys of tokens.
+//! What is not about objects: discovery, OpenAPI, version and the keys of tokens; health and metrics have their own files.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -79,9 +79,9 @@ impl ApiServer {
             });
         }
         match route {
+            // These ask the store and are answered before.
+            Route::Health { .. } | Route::Metrics | Route::HealthMetrics => Err(ApiError::no_such_path()),
             Route::Version => self.plain(&version(), request),
-            Route::Health { which, check } => Ok(self.health(which, check.as_deref(), query)),
-            Route::Metrics => Ok(text(StatusCode::OK, self.metrics_text(), "text/plain; version=0.0.4; charset=utf-8")),
             Route::OpenApiV2 => self.open_api_v2(request),
             Route::OpenApiV3Index => self.plain(&openapi::v3_index(&self.catalogue), request),
             Route::OpenApiV3(path) => self.open_api_v3(path, query, request),
@@ -190,55 +190,25 @@ impl ApiServer {
             }
         }
         paths.extend(
-            ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
-                .map(str::to_owned),
+            [
+                "/healthz",
+                "/livez",
+                "/metrics",
+                "/metrics/slis",
+                "/openapi/v2",
+                "/openapi/v3",
+                "/openid/v1/jwks",
+                "/readyz",
+                "/version",
+            ]
+            .map(str::to_owned),
         );
         json!({"paths": paths})
-    }
-
-    /// The checks behind `/healthz`, `/livez` and `/readyz`.
-    fn checks(&self, which: &str) -> Vec<(&'static str, bool)> {
-        let stops = self.shutdown.is_cancelled();
-        let mut checks = vec![("ping", true), ("log", true), ("etcd", true)];
-        if which == "readyz" {
-            checks.extend([
-                ("poststarthook/rbac/bootstrap-roles", true),
-                ("informer-sync", true),
-                ("shutdown", !stops),
-            ]);
-        }
-        checks
-    }
-
-    fn health(&self, which: &str, check: Option<&str>, query: &Query) -> Response<Body> {
-        const PLAIN: &str = "text/plain; charset=utf-8";
-        let mut checks = self.checks(which);
-        if let Some(name) = check {
-            checks.retain(|(known, _)| *known == name);
-            if checks.is_empty() {
-                return text(StatusCode::NOT_FOUND, "404 page not found\n".to_owned(), PLAIN);
-            }
-        }
-        let excluded: Vec<&str> = query.all("exclude").collect();
-        let good = checks.iter().all(|(name, good)| *good || excluded.contains(name));
-        if good && !query.has("verbose") {
-            return text(StatusCode::OK, "ok".to_owned(), PLAIN);
-        }
-        let mut lines = String::new();
-        for (name, good) in &checks {
-            lines.push_str(&match (excluded.contains(name), good) {
-                (true, _) => format!("[+]{name} excluded: ok\n"),
-                (false, true) => format!("[+]{name} ok\n"),
-                (false, false) => format!("[-]{name} failed: reason withheld\n"),
-            });
-        }
-        lines.push_str(&format!("{which} check {}\n", if good { "passed" } else { "failed" }));
-        text(if good { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR }, lines, PLAIN)
     }
 }
 
 /// `/version`.
-fn version() -> Value {
+pub(crate) fn version() -> Value {
     json!({
         "major": "1", "minor": MINOR, "emulationMajor": "1", "emulationMinor": MINOR, "minCompatibilityMajor": "1",
         "minCompatibilityMinor": "35", "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean",
@@ -257,7 +227,7 @@ fn negotiate(request: &Request<RequestBody>, offer: Offer) -> Answer<Accept> {
     Ok(accept)
 }
 
-fn text(code: StatusCode, content: String, kind: &'static str) -> Response<Body> {
+pub(crate) fn text(code: StatusCode, content: String, kind: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::full(content));
     *response.status_mut() = code;
     let headers = response.headers_mut();

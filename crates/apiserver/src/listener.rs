@@ -1,6 +1,11 @@
 //! HTTPS: accepts connections, speaks HTTP/1.1 and HTTP/2, and drains them at the end.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::IpAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -82,7 +87,9 @@ impl ApiServer {
                     let server = Arc::clone(&self);
                     let (acceptor, builder, shutdown) = (acceptor.clone(), builder.clone(), shutdown.clone());
                     connections.spawn(async move {
-                        if let Err(error) = server.serve_connection(stream, acceptor, builder, shutdown).await {
+                        if let Err(error) =
+                            server.serve_connection((stream, peer.ip()), acceptor, builder, shutdown).await
+                        {
                             tracing::debug!(%peer, error, "a connection ended");
                         }
                     });
@@ -99,12 +106,17 @@ impl ApiServer {
         if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
             tracing::info!(connections = connections.len(), "gives up waiting for requests in flight");
         }
+        if let Some(auditor) = self.config.auditor.clone()
+            && tokio::task::spawn_blocking(move || auditor.close()).await.is_err()
+        {
+            tracing::error!("the end of the audit log was not written");
+        }
         Ok(())
     }
 
     async fn serve_connection(
         self: Arc<Self>,
-        stream: TcpStream,
+        (stream, peer): (TcpStream, IpAddr),
         acceptor: TlsAcceptor,
         builder: auto::Builder<TokioExecutor>,
         shutdown: CancellationToken,
@@ -112,16 +124,19 @@ impl ApiServer {
         stream.set_nodelay(true).map_err(|error| error.to_string())?;
         let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))
             .await
-            .map_err(|_| "the TLS handshake took too long".to_owned())?
-            .map_err(|error| error.to_string())?;
+            .map_err(|_| "the TLS handshake took too long".to_owned())
+            .and_then(|shaken| shaken.map_err(|error| error.to_string()))
+            .inspect_err(|_| {
+                self.metrics.attempts.tls_errors.fetch_add(1, Ordering::Relaxed);
+            })?;
         // The certificate was verified in the handshake; who it names is found once a connection.
-        let user = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
+        let certificate = match stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()) {
             Some(certificate) => {
                 Some(self.security.user_of_certificate(certificate).map_err(|refusal| refusal.to_string())?)
             }
             None => None,
         };
-        let caller = Caller::Connection(user);
+        let caller = Caller::Connection { certificate, peer };
         let service = service_fn(move |request: Request<Incoming>| {
             let server = Arc::clone(&self);
             let caller = caller.clone();

@@ -13,6 +13,8 @@ pub(crate) enum Route {
     Health { which: &'static str, check: Option<String> },
     /// `/metrics`.
     Metrics,
+    /// `/metrics/slis`.
+    HealthMetrics,
     /// `/openapi/v2`.
     OpenApiV2,
     /// `/openapi/v3`.
@@ -85,7 +87,10 @@ pub(crate) fn parse(path: &str) -> Route {
             let check = if rest.is_empty() { None } else { Some(rest.join("/")) };
             Route::Health { which, check }
         }
-        "metrics" => exactly(segments.next(), Route::Metrics),
+        "metrics" => match segments.next() {
+            Some("slis") => exactly(segments.next(), Route::HealthMetrics),
+            other => exactly(other, Route::Metrics),
+        },
         ".well-known" => match (segments.next(), segments.next()) {
             (Some("openid-configuration"), None) => Route::OpenIdConfiguration,
             _ => Route::Unknown,

@@ -2,25 +2,24 @@
 
 use std::{
     panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
 use futures::{FutureExt, future::BoxFuture};
-use http::{HeaderMap, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use kobune_kinds::{Kind, Verb};
 
 use crate::{
     ApiServer, Body,
     accept::{self, Accept, Offer},
+    audit,
     body::RequestBody,
     call::{Call, header as text_header},
     compress, decode,
     delete::Options,
     error::{Answer, ApiError},
+    observe::{Slot, Told, path_name},
     path::{self, Route, Target},
     query::Query,
     respond,
@@ -28,17 +27,6 @@ use crate::{
     server::Caller,
     specials, table,
 };
-
-/// One of the requests that are worked on; dropped, it makes room.
-struct Slot<'s>(Option<&'s AtomicUsize>);
-
-impl Drop for Slot<'_> {
-    fn drop(&mut self) {
-        if let Some(count) = self.0 {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-}
 
 /// Subresources that are connections to a node and live as long as the client likes.
 fn is_connection(subresource: Option<&str>) -> bool {
@@ -61,6 +49,18 @@ fn verb(method: &Method, target: &Target, query: &Query) -> &'static str {
     }
 }
 
+/// The method of a request for a path that is no resource, where there is a use for it.
+fn method_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
 impl ApiServer {
     /// Answers one request. Nothing that goes wrong inside gets out other than as a `Status`.
     pub(crate) fn answer(
@@ -73,26 +73,34 @@ impl ApiServer {
             let zips = compress::is_accepted(request.headers());
             let accepted = request.headers().get(header::ACCEPT).cloned();
             let pretty = pretty(&request);
+            let audit_id = audit::identity(request.headers());
             let mut told = Told::default();
-            let outcome = AssertUnwindSafe(self.walk(caller, request, &mut told)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(self.walk(caller, request, &audit_id, &mut told)).catch_unwind().await;
             let mut response = match outcome {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
                     if error.code() >= 500 {
-                        tracing::warn!(verb = told.verb, resource = told.resource, %error, "a request failed");
+                        tracing::warn!(verb = told.verb, resource = told.resource(), %error, "a request failed");
+                    }
+                    if let Some(trail) = &told.trail {
+                        trail.answered(error.to_status());
                     }
                     error.into_response(accept::for_error(accepted.as_ref(), pretty))
                 }
                 Err(_) => {
-                    tracing::error!(verb = told.verb, resource = told.resource, "a request panicked");
+                    tracing::error!(verb = told.verb, resource = told.resource(), "a request panicked");
+                    if let Some(trail) = &told.trail {
+                        trail.write(audit::Stage::Panic, Some(500));
+                    }
                     ApiError::internal_words("the request could not be completed")
                         .into_response(accept::for_error(accepted.as_ref(), pretty))
                 }
             };
-            if let Some(warning) = told.deprecation {
+            if let Some(warning) = told.kind.as_ref().and_then(|kind| kind.deprecation()) {
                 respond::add_warnings(response.headers_mut(), &[warning.to_owned()]);
             }
-            self.metrics.count(told.verb, &told.resource, response.status().as_u16(), started.elapsed());
+            response.headers_mut().insert(audit::AUDIT_ID, audit_id);
+            let response = self.conclude(told, response, started.elapsed());
             if zips { compress::compress(response) } else { response }
         })
     }
@@ -100,67 +108,113 @@ impl ApiServer {
     async fn walk(
         self: &Arc<Self>,
         caller: Caller,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
+        audit_id: &HeaderValue,
         told: &mut Told,
     ) -> Answer<Response<Body>> {
         let route = path::parse(request.uri().path());
         let query = Query::parse(request.uri().query());
-        let user = self.identify(&caller, request.headers()).await?;
+        told.verb = match &route {
+            Route::Resource(target) => verb(request.method(), target, &query),
+            other => {
+                told.path = path_name(other);
+                method_verb(request.method())
+            }
+        };
+        let peer = caller.peer();
+        let authenticated = match self.identify(&caller, request.headers()).await {
+            Ok(user) => user,
+            Err(error) => {
+                self.begin_trail(told, audit_id, &mut request, peer, None, &route);
+                return Err(error);
+            }
+        };
+        self.begin_trail(told, audit_id, &mut request, peer, Some(&authenticated), &route);
+        let user = match self.security.impersonate(&authenticated, request.headers())? {
+            Some(user) => {
+                if let Some(trail) = &told.trail {
+                    trail.impersonates(&user);
+                }
+                user
+            }
+            None => authenticated,
+        };
         let target = match route {
             Route::Resource(target) => target,
             route => {
-                told.verb = "get";
-                self.permit_path(&user, &request)?;
+                let verb = request.method().as_str().to_ascii_lowercase();
+                let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
+                self.permit_attributes(&user, &attributes, told)?;
+                let _slot = self.slot(&caller, &user, "get")?;
+                if told.verb == "get" {
+                    let limit = self.config.request_timeout;
+                    if let Some(response) = self.in_time(limit, self.telemetry(&route, &query)).await? {
+                        return Ok(response);
+                    }
+                }
                 return self.document(&route, &query, &request);
             }
         };
-        told.verb = verb(request.method(), &target, &query);
         let Some(kind) = self.catalogue.by_resource(&target.group, &target.version, &target.resource) else {
-            self.permit(&user, told.verb, &target, &query)?;
+            self.permit(&user, &target, &query, told)?;
             return Err(ApiError::no_such_path());
         };
         let kind = Arc::clone(kind);
-        told.resource.push_str(&kind.plural);
-        told.deprecation = kind.deprecation();
-        self.permit(&user, told.verb, &target, &query)?;
+        told.about(&kind, &target, &query);
+        self.permit(&user, &target, &query, told)?;
+        let verb = told.verb;
         // A proxy takes OPTIONS too, for which there is no verb.
         let proxied = *request.method() == Method::OPTIONS && target.subresource.as_deref() == Some("proxy");
-        if told.verb.is_empty() && !proxied {
+        if verb.is_empty() && !proxied {
             return Err(ApiError::method_not_allowed());
         }
-        let connection = is_connection(target.subresource.as_deref());
-        let _slot = self.slot(&caller, told.verb == "watch" || connection)?;
-        self.serve_kind(user, kind, target, query, told.verb, request).await
-    }
-
-    /// Takes a place among the requests that are worked on. Parts of the same process are never turned away.
-    fn slot(&self, caller: &Caller, unbounded: bool) -> Answer<Slot<'_>> {
-        if unbounded || matches!(caller, Caller::Known(_)) {
-            return Ok(Slot(None));
+        told.long_running = verb == "watch" || is_connection(target.subresource.as_deref());
+        if told.long_running {
+            return self.serve_kind(user, kind, target, query, verb, request).await;
         }
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let slot = Slot(Some(&self.in_flight));
-        if before >= self.config.max_in_flight { Err(ApiError::too_many_requests()) } else { Ok(slot) }
+        let _slot = self.slot(&caller, &user, verb)?;
+        let limit = self.time_limit(&query)?;
+        self.in_time(limit, self.serve_kind(user, kind, target, query, verb, request)).await
     }
 
-    async fn identify(&self, caller: &Caller, headers: &HeaderMap) -> Answer<Arc<User>> {
-        let user = match caller {
-            Caller::Known(user) => Arc::clone(user),
-            Caller::Connection(certificate) => {
-                let bearer = text_header(headers, "authorization").and_then(bearer);
-                self.security.authenticate(Credentials { connection: certificate.as_ref(), bearer }).await?
-            }
+    /// Takes a place among the requests that are worked on. Parts of the same process and administrators are never turned
+    /// away: they are who can help.
+    fn slot(&self, caller: &Caller, user: &User, verb: &str) -> Answer<Slot<'_>> {
+        let flight = &self.metrics.requests.in_flight;
+        let (counter, dropped, most) = if matches!(verb, "get" | "list") {
+            (&flight.read_only, &flight.dropped_read_only, self.config.max_requests_in_flight)
+        } else {
+            (&flight.mutating, &flight.dropped_mutating, self.config.max_mutating_requests_in_flight)
         };
-        Ok(self.security.impersonate(&user, headers)?.unwrap_or(user))
+        let (slot, before) = Slot::take(counter);
+        let bounded = matches!(caller, Caller::Connection { .. }) && !user.is_in("system:masters");
+        if bounded && most > 0 && before >= most {
+            dropped.fetch_add(1, Ordering::Relaxed);
+            return Err(ApiError::too_many_requests());
+        }
+        Ok(slot)
     }
 
-    fn permit_path(&self, user: &User, request: &Request<RequestBody>) -> Answer<()> {
-        let verb = request.method().as_str().to_ascii_lowercase();
-        let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
-        Ok(self.security.require(user, &attributes)?)
+    /// Who sends the request.
+    async fn identify(&self, caller: &Caller, headers: &HeaderMap) -> Answer<Arc<User>> {
+        let certificate = match caller {
+            Caller::Known(user) => return Ok(Arc::clone(user)),
+            Caller::Connection { certificate, .. } => certificate,
+        };
+        let bearer = text_header(headers, "authorization").and_then(bearer);
+        let attempts = &self.metrics.attempts;
+        let answer = self.security.authenticate(Credentials { connection: certificate.as_ref(), bearer }).await;
+        let counter = match &answer {
+            Ok(_) if certificate.is_none() && bearer.is_none() => &attempts.anonymous,
+            Ok(_) => &attempts.success,
+            Err(_) => &attempts.failure,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        Ok(answer?)
     }
 
-    fn permit(&self, user: &User, verb: &str, target: &Target, query: &Query) -> Answer<()> {
+    fn permit(&self, user: &User, target: &Target, query: &Query, told: &Told) -> Answer<()> {
+        let verb = told.verb;
         // A list or watch of one name is about that object, so that a role can name it.
         let selected = match verb {
             "list" | "watch" | "deletecollection" => query
@@ -180,7 +234,7 @@ impl ApiServer {
             name: target.name.as_deref().or(selected).unwrap_or_default(),
             path: "",
         };
-        Ok(self.security.require(user, &attributes)?)
+        self.permit_attributes(user, &attributes, told)
     }
 
     async fn serve_kind(
@@ -221,7 +275,8 @@ impl ApiServer {
         }
         if is_connection(target.subresource.as_deref()) {
             let accept = Accept::JSON;
-            let call = Call::read(user, target, kind, query, accept, request.headers(), false)?;
+            let mut call = Call::read(user, target, kind, query, accept, request.headers(), false)?;
+            call.trail = request.extensions().get().cloned();
             return self.connect(call, verb, request).await;
         }
         let offer = offer(&kind, target.subresource.as_deref());
@@ -230,8 +285,10 @@ impl ApiServer {
         };
         accept.pretty = pretty(&request);
         let writes = !matches!(verb, "get" | "list" | "watch");
-        let call = Call::read(user, target, kind, query, accept, request.headers(), writes)?;
+        let mut call = Call::read(user, target, kind, query, accept, request.headers(), writes)?;
+        call.trail = request.extensions().get().cloned();
         let body = if writes { decode::collect(request.into_body()).await? } else { bytes::Bytes::new() };
+        call.show_body(&body, verb);
         if call.target.subresource.is_some() || !call.kind.stored {
             return self.special(call, verb, &body).await;
         }
@@ -305,15 +362,6 @@ fn offer(kind: &Kind, subresource: Option<&str>) -> Offer {
 fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
-}
-
-/// What is known about a request when it ends, for metrics and the log.
-#[derive(Default)]
-struct Told {
-    verb: &'static str,
-    resource: String,
-    /// What the client should hear about the kind that it uses.
-    deprecation: Option<&'static str>,
 }
 
 #[cfg(test)]

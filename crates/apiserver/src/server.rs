@@ -1,6 +1,9 @@
 //! The parts of an API server and how they are put together.
 
-use std::sync::{Arc, atomic::AtomicUsize};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use kobune_kinds::Catalogue;
 use kobune_pki::{Authority, ServiceAccountTokens};
@@ -68,8 +71,23 @@ pub enum BuildError {
 pub(crate) enum Caller {
     /// A part of this process, in the name of a user.
     Known(Arc<User>),
-    /// A connection, with the user of its client certificate if it has one.
-    Connection(Option<Arc<User>>),
+    /// A connection.
+    Connection {
+        /// The user of its client certificate, if it has one.
+        certificate: Option<Arc<User>>,
+        /// The other end.
+        peer: IpAddr,
+    },
+}
+
+impl Caller {
+    /// Where requests come from.
+    pub(crate) fn peer(&self) -> IpAddr {
+        match self {
+            Caller::Known(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            Caller::Connection { peer, .. } => *peer,
+        }
+    }
 }
 
 /// The API server.
@@ -85,7 +103,6 @@ pub struct ApiServer {
     pub(crate) webhooks: Webhooks,
     /// The admission policies that clients have written.
     pub(crate) policies: AllPolicies,
-    pub(crate) in_flight: AtomicUsize,
     /// How connections to nodes are made.
     pub(crate) node_client: Arc<rustls::ClientConfig>,
     /// Cancelled when watches have to end.
@@ -163,7 +180,6 @@ impl ApiServer {
             metrics: Metrics::default(),
             webhooks,
             policies: AllPolicies::default(),
-            in_flight: AtomicUsize::new(0),
             node_client,
             shutdown,
         }))

@@ -7,7 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use kobune_apiserver::security::encryption::Encryption;
+use kobune_apiserver::{Auditor, LogOptions, format_duration};
 use kobune_store::Seal;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// What the API server is told beyond where it listens.
 #[derive(Debug, Clone, Args)]
@@ -22,6 +25,30 @@ pub struct ApiOptions {
     /// Encrypt objects on disk as this EncryptionConfiguration says
     #[arg(long, value_name = "FILE", env = "KOBUNE_ENCRYPTION_PROVIDER_CONFIG")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Write an audit log by this Policy (needs --audit-log-path)
+    #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_POLICY_FILE", requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// The audit log, lines of JSON; - for standard output (needs --audit-policy-file)
+    #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_LOG_PATH", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// The size in megabytes at which a new audit log begins
+    #[arg(long, value_name = "MEGABYTES", env = "KOBUNE_AUDIT_LOG_MAXSIZE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub audit_log_maxsize: u32,
+    /// How many old audit logs stay, 0 for all
+    #[arg(long, value_name = "COUNT", env = "KOBUNE_AUDIT_LOG_MAXBACKUP", default_value_t = 10)]
+    pub audit_log_maxbackup: usize,
+    /// How many days old audit logs stay, 0 for ever
+    #[arg(long, value_name = "DAYS", env = "KOBUNE_AUDIT_LOG_MAXAGE", default_value_t = 0)]
+    pub audit_log_maxage: u32,
+    /// How many reading requests are worked on at once, 0 for no limit
+    #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
+    pub max_requests_inflight: usize,
+    /// How many writing requests are worked on at once, 0 for no limit
+    #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
+    pub max_mutating_requests_inflight: usize,
+    /// How long a request may take, watches and streams aside
+    #[arg(long, value_name = "DURATION", env = "KOBUNE_REQUEST_TIMEOUT", default_value = "1m", value_parser = duration)]
+    pub request_timeout: Duration,
 }
 
 impl ApiOptions {
@@ -31,7 +58,32 @@ impl ApiOptions {
             ("cluster-signing-duration", format_duration(self.cluster_signing_duration)),
             ("encrypt-secrets", self.encrypt_secrets.to_string()),
             ("encryption-provider-config", file(self.encryption_provider_config.as_deref())),
+            ("audit-policy-file", file(self.audit_policy_file.as_deref())),
+            ("audit-log-path", file(self.audit_log_path.as_deref())),
+            ("audit-log-maxsize", self.audit_log_maxsize.to_string()),
+            ("audit-log-maxbackup", self.audit_log_maxbackup.to_string()),
+            ("audit-log-maxage", self.audit_log_maxage.to_string()),
+            ("max-requests-inflight", self.max_requests_inflight.to_string()),
+            ("max-mutating-requests-inflight", self.max_mutating_requests_inflight.to_string()),
+            ("request-timeout", format_duration(self.request_timeout)),
         ]
+    }
+
+    /// Puts what was asked for into the API server's configuration.
+    pub fn configure(&self, config: &mut kobune_apiserver::Config) -> Result<()> {
+        config.max_requests_in_flight = self.max_requests_inflight;
+        config.max_mutating_requests_in_flight = self.max_mutating_requests_inflight;
+        config.request_timeout = self.request_timeout;
+        if let (Some(policy), Some(log)) = (&self.audit_policy_file, &self.audit_log_path) {
+            let options = LogOptions {
+                path: log.clone(),
+                max_bytes: u64::from(self.audit_log_maxsize) << 20,
+                max_backups: self.audit_log_maxbackup,
+                max_age: DAY * self.audit_log_maxage,
+            };
+            config.auditor = Some(Auditor::open(policy, options)?);
+        }
+        Ok(())
     }
 
     /// What encrypts objects on disk, if anything is to.
@@ -57,67 +109,6 @@ fn file(path: Option<&Path>) -> String {
     path.map_or_else(|| "none".to_owned(), |path| path.display().to_string())
 }
 
-/// A duration as upstream's flags take it: `1h30m`, `90s`, `250ms`.
-pub fn duration(text: &str) -> std::result::Result<Duration, String> {
-    let refuse = || format!("{text:?} is not a duration such as 1h30m or 90s");
-    let mut rest = text;
-    let mut whole = Duration::ZERO;
-    if rest.is_empty() {
-        return Err(refuse());
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|character: char| !character.is_ascii_digit()).ok_or_else(refuse)?;
-        let number: u64 = rest[..digits].parse().map_err(|_| refuse())?;
-        let unit_end =
-            rest[digits..].find(|character: char| character.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
-        let part = match &rest[digits..unit_end] {
-            "h" => number.checked_mul(3600).map(Duration::from_secs),
-            "m" => number.checked_mul(60).map(Duration::from_secs),
-            "s" => Some(Duration::from_secs(number)),
-            "ms" => Some(Duration::from_millis(number)),
-            _ => None,
-        };
-        whole = part.and_then(|part| whole.checked_add(part)).ok_or_else(refuse)?;
-        rest = &rest[unit_end..];
-    }
-    Ok(whole)
-}
-
-fn format_duration(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    let mut text = String::new();
-    for (unit, amount) in [("h", seconds / 3600), ("m", seconds / 60 % 60), ("s", seconds % 60)] {
-        if amount > 0 {
-            text.push_str(&format!("{amount}{unit}"));
-        }
-    }
-    let milliseconds = duration.subsec_millis();
-    if milliseconds > 0 {
-        text.push_str(&format!("{milliseconds}ms"));
-    }
-    if text.is_empty() { "0s".to_owned() } else { text }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        let check = |text: &str, expected: Option<u64>| {
-            assert_eq!(duration(text).ok().map(|duration| duration.as_millis() as u64), expected, "{text}");
-        };
-        check("8760h", Some(8760 * 3_600_000));
-        check("8760h0m0s", Some(8760 * 3_600_000));
-        check("1h30m", Some(5_400_000));
-        check("250ms", Some(250));
-        check("", None);
-        check("5", None);
-        check("h", None);
-        check("1d", None);
-        check("99999999999999999999h", None);
-        check("18446744073709551615h", None);
-        assert_eq!(format_duration(Duration::from_millis(5_401_250)), "1h30m1s250ms");
-        assert_eq!(format_duration(Duration::ZERO), "0s");
-    }
+fn duration(text: &str) -> std::result::Result<Duration, String> {
+    kobune_apiserver::parse_duration(text).ok_or_else(|| "expected a duration such as 1h30m or 90s".to_owned())
 }

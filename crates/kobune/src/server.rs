@@ -50,6 +50,7 @@ impl Server {
         config.node_port_range = settings.node_ports.first..=settings.node_ports.last;
         config.cluster_domain.clone_from(&settings.cluster_domain);
         config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
+        settings.api.configure(&mut config)?;
         let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
 
         let server = Self { settings, authority: Arc::new(authority), api, listener, tls };

@@ -139,6 +139,21 @@ impl Security {
         decision
     }
 
+    /// [`Security::authorize`], with the reason also of what is allowed, for reviews and the audit trail.
+    pub fn explain(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        let decision = self.authorize(user, attributes);
+        if !decision.allowed || user.is_in(user::MASTERS) {
+            return decision;
+        }
+        let explained = self.rbac.explain(user, attributes);
+        if explained.allowed { explained } else { decision }
+    }
+
+    /// Whether changes of roles and bindings still reach the authorizer.
+    pub fn is_current(&self) -> bool {
+        self.rbac.is_current()
+    }
+
     /// [`Security::authorize`], with upstream's 403 when nothing allows it.
     pub fn require(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Refusal> {
         let decision = self.authorize(user, attributes);

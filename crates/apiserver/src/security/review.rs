@@ -123,7 +123,7 @@ fn access(security: &Security, user: &User, spec: &Value, kind: &str) -> Result<
         },
         (None, Some(on)) => Attributes { verb: text(on, "verb"), path: text(on, "path"), ..Attributes::default() },
     };
-    let decision = security.authorize(user, &attributes);
+    let decision = security.explain(user, &attributes);
     let mut status = json!({ "allowed": decision.allowed });
     if !decision.reason.is_empty() {
         status["reason"] = Value::from(decision.reason);

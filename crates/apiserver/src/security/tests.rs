@@ -98,6 +98,7 @@ fn request<'a>(user: &'a User, group: &'a str, resource: &'a str, namespace: &'a
         name,
         user,
         dry_run: false,
+        trail: None,
     }
 }
 
@@ -178,7 +179,8 @@ async fn rights_follow_the_store() {
     let body =
         json!({ "spec": { "resourceAttributes": { "verb": "list", "resource": "pods", "namespace": "default" } } });
     let answer = world.security.review(&jane, "selfsubjectaccessreviews", "", body).await.unwrap();
-    assert_eq!(answer["status"], json!({ "allowed": true }));
+    let reason = "RBAC: allowed by RoleBinding \"jane/default\" of ClusterRole \"view\" to User \"jane\"";
+    assert_eq!(answer["status"], json!({ "allowed": true, "reason": reason }));
     let rules =
         world.security.review(&jane, "selfsubjectrulesreviews", "", json!({ "spec": { "namespace": "default" } }));
     assert_eq!(rules.await.unwrap()["status"]["incomplete"], false);

@@ -135,7 +135,8 @@ async fn documents() {
     assert!(String::from_utf8_lossy(&cluster.get("/readyz?verbose").await.bytes).ends_with("readyz check passed\n"));
     assert_eq!(cluster.get("/livez/none").await.status, 404);
     assert!(
-        String::from_utf8_lossy(&cluster.get("/metrics").await.bytes).contains("apiserver_request_total{verb=\"GET\"")
+        String::from_utf8_lossy(&cluster.get("/metrics").await.bytes)
+            .contains("apiserver_request_total{component=\"apiserver\"")
     );
     cluster.get("/openapi/v3").await.expect(200);
     let gnostic = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";

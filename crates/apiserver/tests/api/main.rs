@@ -4,6 +4,7 @@ mod errors;
 mod kinds;
 mod life;
 mod lists;
+mod operation;
 mod policies;
 mod protobuf;
 mod proxies;
@@ -80,6 +81,11 @@ impl Cluster {
         cluster
     }
 
+    /// A server with other settings than usual.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Cluster {
+        Self::start_changed(tempfile::tempdir().expect("a folder"), change).await
+    }
+
     /// Stops the server and starts another one on the same folder.
     pub(crate) async fn restart(self) -> Cluster {
         self.server.stop();
@@ -88,12 +94,17 @@ impl Cluster {
     }
 
     async fn start_in(folder: tempfile::TempDir) -> Cluster {
+        Self::start_changed(folder, |_| {}).await
+    }
+
+    async fn start_changed(folder: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Cluster {
         let catalogue = Catalogue::builtin();
         let store =
             SqliteStore::open(folder.path().join("state.db"), kobune_store::Config::default(), facets(&catalogue))
                 .expect("a store");
         let mut config = Config::new(folder.path().to_owned(), "192.0.2.1".parse().expect("an address"), 6443);
         config.service_cidrs = vec!["10.96.0.0/24".to_owned()];
+        change(&mut config);
         let server = ApiServer::build(config, store.clone(), catalogue).await.expect("a server");
         let service = server.service_as(User::new("admin", &["system:masters"]));
         Cluster { service, server, store, folder }

@@ -87,6 +87,7 @@ mod tests {
                 name: "a",
                 user: &user,
                 dry_run: false,
+                trail: None,
             };
             let old = json!({"spec": {"signerName": "example.com/web"}, "status": {}});
             let mut object = json!({"spec": {"signerName": "free.example/x"}});

@@ -20,6 +20,7 @@ mod taint_nodes_by_condition;
 use serde_json::Value;
 
 use super::{Refusal, Security, User, rbac};
+use crate::audit::Trail;
 
 pub(super) use resource_quota::QuotaBook;
 
@@ -59,9 +60,18 @@ pub struct Request<'a> {
     pub user: &'a User,
     /// Whether nothing will be written.
     pub dry_run: bool,
+    /// The request's audit trail, to which modules add notes.
+    pub(crate) trail: Option<&'a Trail>,
 }
 
 impl Request<'_> {
+    /// Adds a note to the audit trail, if there is one.
+    pub(crate) fn annotate(&self, key: &str, value: &str) {
+        if let Some(trail) = self.trail {
+            trail.annotate(key, value);
+        }
+    }
+
     /// Whether the request is for this resource itself, not for a subresource.
     fn is_for(&self, group: &str, resource: &str) -> bool {
         self.group == group && self.resource == resource && self.subresource.is_empty()

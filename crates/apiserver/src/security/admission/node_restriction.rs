@@ -170,6 +170,7 @@ mod tests {
             name: "",
             user: &user,
             dry_run: false,
+            trail: None,
         };
         let answer = admit(&request, object.as_ref(), old.as_ref()).err().map(|refusal| refusal.message);
         let answer = answer.unwrap_or_default();

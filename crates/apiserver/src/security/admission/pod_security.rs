@@ -31,7 +31,7 @@ impl Level {
     }
 }
 
-/// A namespace's wish for one mode: the level, and the words of a message.
+/// A namespace's wish for one mode: the level, and how messages name it with its version.
 struct Policy {
     level: Level,
     words: String,
@@ -47,7 +47,7 @@ fn policy(namespace: &Value, mode: &str) -> Option<Policy> {
         Level::Baseline => "baseline",
         Level::Restricted => "restricted",
     };
-    Some(Policy { level: parsed, words: format!("PodSecurity {:?}", format!("{name}:{version}")) })
+    Some(Policy { level: parsed, words: format!("{name}:{version}") })
 }
 
 /// Refuses a pod that the namespace does not take, and warns about pods and templates as it wants.
@@ -62,7 +62,9 @@ pub(super) async fn validate(
         return Ok(Vec::new());
     };
     let (enforce, warn) = (policy(&namespace, "enforce"), policy(&namespace, "warn"));
-    if enforce.is_none() && warn.is_none() {
+    // What is only noted needs no look where nobody reads it.
+    let audit = request.trail.and_then(|_| policy(&namespace, "audit"));
+    if enforce.is_none() && warn.is_none() && audit.is_none() {
         return Ok(Vec::new());
     }
     let pod = if is_pod { Some(object) } else { template(request, object) };
@@ -74,17 +76,27 @@ pub(super) async fn validate(
             return Ok(Vec::new());
         }
     }
+    if is_pod {
+        let words = enforce.as_ref().map_or("privileged:latest", |enforce| &enforce.words);
+        request.annotate("pod-security.kubernetes.io/enforce-policy", words);
+    }
+    if let Some(audit) = &audit
+        && let Some(violations) = checks::violations(pod, audit.level == Level::Restricted)
+    {
+        let violations = format!("would violate PodSecurity {:?}: {violations}", audit.words);
+        request.annotate("pod-security.kubernetes.io/audit-violations", &violations);
+    }
     if is_pod
         && let Some(enforce) = &enforce
         && let Some(violations) = checks::violations(pod, enforce.level == Level::Restricted)
     {
-        return Err(request.forbid(Some(object), format!("violates {}: {violations}", enforce.words)));
+        return Err(request.forbid(Some(object), format!("violates PodSecurity {:?}: {violations}", enforce.words)));
     }
     let mut warnings = Vec::new();
     if let Some(warn) = &warn
         && let Some(violations) = checks::violations(pod, warn.level == Level::Restricted)
     {
-        warnings.push(format!("would violate {}: {violations}", warn.words));
+        warnings.push(format!("would violate PodSecurity {:?}: {violations}", warn.words));
     }
     Ok(warnings)
 }

@@ -69,6 +69,26 @@ pub(crate) struct Index {
     aggregated: HashMap<String, Arc<Vec<Rule>>>,
 }
 
+impl Binding {
+    /// The subject by which the binding is a user's, in upstream's words.
+    fn subject_of(&self, user: &User) -> String {
+        let own = self.subjects.iter().find(|subject| match subject {
+            Subject::User(name) => *name == user.name,
+            Subject::Group(name) => user.is_in(name),
+        });
+        match own {
+            Some(Subject::User(name)) => {
+                match name.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|rest| rest.split_once(':')) {
+                    Some((namespace, account)) => format!("ServiceAccount {:?}", format!("{account}/{namespace}")),
+                    None => format!("User {name:?}"),
+                }
+            }
+            Some(Subject::Group(name)) => format!("Group {name:?}"),
+            None => String::new(),
+        }
+    }
+}
+
 impl BySubject {
     fn insert(&mut self, binding: Binding) {
         self.remove(&binding.name);
@@ -217,6 +237,24 @@ impl Index {
             many => format!("RBAC: [{}]", many.join(", ")),
         };
         Decision { allowed: false, reason }
+    }
+
+    /// [`Index::authorize`], with the words of upstream's audit trail about the binding that allows it.
+    pub(crate) fn explain(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        let allows = |role: &RoleReference, place: &str| {
+            self.rules(place, role).is_some_and(|rules| rules.iter().any(|rule| rule.allows(attributes)))
+        };
+        let found = self.bindings_of(user, attributes.namespace).find(|(place, binding)| allows(&binding.role, place));
+        let Some((place, binding)) = found else { return self.authorize(user, attributes) };
+        let (kind, full_name) = if place.is_empty() {
+            ("ClusterRoleBinding", binding.name.clone())
+        } else {
+            ("RoleBinding", format!("{}/{place}", binding.name))
+        };
+        let role = if binding.role.cluster { "ClusterRole" } else { "Role" };
+        let subject = binding.subject_of(user);
+        let reason = format!("RBAC: allowed by {kind} {full_name:?} of {role} {:?} to {subject}", binding.role.name);
+        Decision { allowed: true, reason }
     }
 
     /// All rules that a user has in a namespace (with those of the whole cluster), and what could not be resolved.
@@ -375,6 +413,37 @@ mod tests {
         check(&index, &jane, "b", "pods", Err("RBAC: role.rbac.authorization.k8s.io \"secret-reader\" not found"));
         check(&index, &bot, "a", "secrets", Ok(()));
         check(&index, &bot, "b", "secrets", Err(""));
+    }
+
+    #[test]
+    fn decisions_are_explained() {
+        let index = index(&[
+            role("ClusterRole", "", "pod-reader", "pods"),
+            role("Role", "a", "secret-reader", "secrets"),
+            binding("ClusterRoleBinding", "", "ClusterRole", "pod-reader", json!({"kind": "Group", "name": "ops"})),
+            binding(
+                "RoleBinding",
+                "a",
+                "Role",
+                "secret-reader",
+                json!({"kind": "ServiceAccount", "name": "bot", "namespace": "b"}),
+            ),
+        ]);
+        let check = |user: &User, resource: &str, expected: &str| {
+            let attributes = Attributes { verb: "get", namespace: "a", resource, ..Attributes::default() };
+            assert_eq!(index.explain(user, &attributes).reason, expected);
+        };
+        check(
+            &User::new("olga", &["ops"]),
+            "pods",
+            r#"RBAC: allowed by ClusterRoleBinding "pod-reader-binding" of ClusterRole "pod-reader" to Group "ops""#,
+        );
+        check(
+            &User::service_account("b", "bot", "u"),
+            "secrets",
+            r#"RBAC: allowed by RoleBinding "secret-reader-binding/a" of Role "secret-reader" to ServiceAccount "bot/b""#,
+        );
+        check(&User::new("olga", &["ops"]), "secrets", "");
     }
 
     #[test]

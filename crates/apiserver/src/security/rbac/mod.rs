@@ -5,6 +5,7 @@ mod index;
 mod rule;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use kobune_store::{At, Event, EventKind, Range, Store, StoreError, Watch, WatchError};
 use parking_lot::RwLock;
@@ -37,6 +38,8 @@ pub(crate) fn missing_subjects(stored: &Value, desired: &Value) -> Vec<Value> {
 pub(crate) struct Rbac {
     /// Held for the microseconds of one decision or one change, never across a wait.
     index: RwLock<Index>,
+    /// Whether the watches have broken for good.
+    broken: AtomicBool,
 }
 
 impl Rbac {
@@ -49,7 +52,7 @@ impl Rbac {
             tokio::select! {
                 // Dropping the loop loses nothing: the index goes with the server.
                 () = shutdown.cancelled() => {}
-                () = follower.keep_current(store, watches) => {}
+                () = follower.keep_current(store, watches) => follower.broken.store(true, Ordering::Relaxed),
             }
         });
         Ok(rbac)
@@ -57,6 +60,16 @@ impl Rbac {
 
     pub(crate) fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
         self.index.read().authorize(user, attributes)
+    }
+
+    /// Whether changes of roles and bindings still arrive.
+    pub(crate) fn is_current(&self) -> bool {
+        !self.broken.load(Ordering::Relaxed)
+    }
+
+    /// Decides, and names the binding that decided.
+    pub(crate) fn explain(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        self.index.read().explain(user, attributes)
     }
 
     /// Runs a question about the index; it must not wait for anything.

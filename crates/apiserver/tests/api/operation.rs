@@ -1,0 +1,149 @@
+//! How the server is operated: health, metrics, limits, time, the audit trail.
+
+use std::time::Duration;
+
+use kobune_apiserver::{Auditor, LogOptions};
+use serde_json::{Value, json};
+
+use crate::{Cluster, config_map, pod};
+
+#[tokio::test]
+async fn health_has_names() {
+    let cluster = Cluster::start().await;
+    let text = |reply: crate::Reply| String::from_utf8(reply.bytes.to_vec()).expect("text");
+    for which in ["healthz", "livez", "readyz"] {
+        assert_eq!(text(cluster.get(&format!("/{which}")).await), "ok");
+        let report = text(cluster.get(&format!("/{which}?verbose=1")).await);
+        for name in ["ping", "log", "etcd", "poststarthook/bootstrap-controller", "autoregister-completion"] {
+            assert!(report.contains(&format!("[+]{name} ok\n")), "{report}");
+        }
+        assert!(report.ends_with(&format!("{which} check passed\n")), "{report}");
+    }
+    assert_eq!(text(cluster.get("/readyz/informer-sync").await), "ok");
+    assert_eq!(cluster.get("/livez/moon").await.status, 404);
+    let report = text(cluster.get("/livez?verbose&exclude=etcd&exclude=moon").await);
+    assert!(report.contains("[+]etcd excluded: ok\n") && report.contains("no matches for \"moon\""), "{report}");
+    cluster.server.stop();
+    assert_eq!(cluster.get("/readyz").await.status, 500, "who is about to stop gets no new work");
+    assert_eq!(cluster.get("/livez").await.status, 200);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_have_upstreams_names() {
+    let cluster = Cluster::start().await;
+    cluster.post("/api/v1/namespaces/default/pods", &pod("web", "{}")).await.expect(201);
+    cluster.get("/api/v1/namespaces/default/pods/none").await.expect(404);
+    cluster.get("/api/v1/namespaces/default/pods/web/nonsense-of-a-client").await.expect(404);
+    let reply = cluster.get("/metrics").await;
+    assert_eq!(reply.headers["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = String::from_utf8(reply.bytes.to_vec()).expect("text");
+    for expected in [
+        r#"apiserver_request_total{component="apiserver",dry_run="",group="",resource="pods",scope="resource",subresource="",verb="GET",version="v1",code="404"} 2"#,
+        r#"verb="POST",version="v1",code="201"} 1"#,
+        "apiserver_request_duration_seconds_bucket{",
+        r#"apiserver_current_inflight_requests{request_kind="readOnly"} 1"#,
+        r#"apiserver_storage_objects{resource="pods"} 1"#,
+        r#"apiserver_resource_objects{group="",resource="namespaces"} 4"#,
+        "process_resident_memory_bytes ",
+        r#"kubernetes_build_info{"#,
+        "apiserver_longrunning_requests ",
+    ] {
+        assert!(text.contains(expected), "{expected} in {text}");
+    }
+    assert!(!text.contains("nonsense-of-a-client"), "clients do not make series");
+    let slis = String::from_utf8(cluster.get("/metrics/slis").await.bytes.to_vec()).expect("text");
+    assert!(slis.contains("kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 1"), "{slis}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn requests_end_in_time() {
+    let cluster = Cluster::start().await;
+    let (reason, message) = cluster.get("/api/v1/pods?timeout=soon").await.failure(400);
+    assert_eq!((reason.as_str(), message.as_str()), ("BadRequest", "invalid timeout specified in the request URL"));
+    cluster.get("/api/v1/pods?timeout=32s").await.expect(200);
+
+    // A body that never ends.
+    let body = http_body_util::StreamBody::new(futures::stream::pending::<
+        Result<http_body::Frame<bytes::Bytes>, std::convert::Infallible>,
+    >());
+    let request = http::Request::post("/api/v1/namespaces/default/pods?timeout=20ms").body(body).expect("a request");
+    let response = tower::ServiceExt::oneshot(cluster.admin().clone(), request).await.expect("an answer");
+    assert_eq!(response.status(), 504);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_trail_tells_who_did_what() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (policy, log) = (folder.path().join("policy.yaml"), folder.path().join("audit.log"));
+    let rules = r"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+- {level: None, resources: [{group: '', resources: [serviceaccounts]}]}
+- {level: Metadata, resources: [{group: '', resources: [secrets]}]}
+- {level: RequestResponse, resources: [{group: '', resources: [configmaps]}]}
+- {level: Request, verbs: [watch]}
+- {level: Metadata, nonResourceURLs: [/version]}
+";
+    std::fs::write(&policy, rules).expect("written");
+    let options = LogOptions { path: log.clone(), max_bytes: 1 << 20, max_backups: 1, max_age: Duration::ZERO };
+    let auditor = Auditor::open(&policy, options).expect("an auditor");
+    let cluster = Cluster::start_with(|config| config.auditor = Some(auditor.clone())).await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let reply = cluster.post(path, &config_map("a", r#"{"k":"v"}"#)).await;
+    let id = reply.headers["audit-id"].to_str().expect("text").to_owned();
+    reply.expect(201);
+    cluster
+        .send("GET", &format!("{path}/a"), &[("audit-id", "mine"), ("impersonate-user", "jane")], "")
+        .await
+        .expect(403);
+    cluster
+        .post("/api/v1/namespaces/default/secrets", r#"{"metadata":{"name":"s"},"stringData":{"p":"hunter2"}}"#)
+        .await
+        .expect(201);
+    let watch = cluster.watch("/api/v1/namespaces/default/secrets?watch=1", "application/json").await;
+    drop(watch);
+    cluster.get("/version").await.expect(200);
+    cluster.stop().await;
+    auditor.close();
+
+    let text = std::fs::read_to_string(&log).expect("a log");
+    assert!(!text.contains("hunter2"), "metadata has no bodies");
+    let events: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("a line is an event")).collect();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| {
+            let word = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
+            let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
+            (word("/stage"), word("/level"), word("/verb"), word("/objectRef/name"), code)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ("ResponseComplete", "RequestResponse", "create", "a", 201),
+            ("ResponseComplete", "RequestResponse", "get", "a", 403),
+            ("ResponseComplete", "Metadata", "create", "s", 201),
+            ("ResponseStarted", "Metadata", "watch", "", 200),
+            ("ResponseComplete", "Metadata", "watch", "", 200),
+            ("ResponseComplete", "Metadata", "get", "", 200),
+        ],
+        "{text}"
+    );
+    let created = &events[0];
+    assert_eq!(created["auditID"], id.as_str());
+    assert_eq!(created["user"]["username"], "admin");
+    assert_eq!(created["requestObject"]["data"], json!({"k": "v"}));
+    assert_eq!(created["responseObject"]["data"], json!({"k": "v"}));
+    assert!(created["responseObject"]["metadata"].get("managedFields").is_none());
+    assert_eq!(created["annotations"]["authorization.k8s.io/decision"], "allow");
+    let refused = &events[1];
+    assert_eq!((&refused["auditID"], &refused["impersonatedUser"]["username"]), (&json!("mine"), &json!("jane")));
+    assert_eq!(refused["annotations"]["authorization.k8s.io/decision"], "forbid");
+    assert_eq!(refused["responseStatus"]["reason"], "Forbidden");
+}
