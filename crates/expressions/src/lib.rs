@@ -26,6 +26,7 @@ mod meter;
 mod names;
 mod parse;
 mod plan;
+pub mod rules;
 pub mod schema;
 mod syntax;
 mod token;
