@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     ApiServer, Body,
     accept::{self, Accept, Form, Offer},
+    aggregation::{Registry, discovery as aggregation},
     body::RequestBody,
     call::header as text_header,
     compress,
@@ -70,6 +71,7 @@ impl ApiServer {
         route: &Route,
         query: &Query,
         request: &Request<RequestBody>,
+        registry: &Registry,
     ) -> Answer<Response<Body>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Err(if *route == Route::Unknown {
@@ -83,7 +85,11 @@ impl ApiServer {
             Route::Health { .. } | Route::Metrics | Route::HealthMetrics => Err(ApiError::no_such_path()),
             Route::Version => self.plain(&version(), request),
             Route::OpenApiV2 => self.open_api_v2(request),
-            Route::OpenApiV3Index => self.plain(&openapi::v3_index(&self.catalogue), request),
+            Route::OpenApiV3Index => {
+                let mut index = openapi::v3_index(&self.catalogue);
+                aggregation::add_open_api(&mut index, registry, &self.aggregation);
+                self.plain(&index, request)
+            }
             Route::OpenApiV3(path) => self.open_api_v3(path, query, request),
             Route::OpenIdConfiguration => {
                 let address = format!("https://{}:{}", self.config.advertise_address, self.config.port);
@@ -96,15 +102,20 @@ impl ApiServer {
                     .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
                 Ok(response)
             }
-            Route::CoreVersions => self.discovery(request, true, || {
+            Route::CoreVersions => self.discovery(request, true, registry, || {
                 let mut versions = discovery::api_versions(&self.catalogue);
                 let address = format!("{}:{}", self.config.advertise_address, self.config.port);
                 versions["serverAddressByClientCIDRs"] = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]);
                 versions
             }),
-            Route::Groups => self.discovery(request, false, || discovery::api_group_list(&self.catalogue)),
+            Route::Groups => self.discovery(request, false, registry, || {
+                let mut groups = discovery::api_group_list(&self.catalogue);
+                aggregation::add_groups(&mut groups, registry);
+                groups
+            }),
             Route::Group(group) => {
-                self.plain(&discovery::api_group(&self.catalogue, group).ok_or_else(ApiError::no_such_path)?, request)
+                let found = aggregation::group(discovery::api_group(&self.catalogue, group), group, registry);
+                self.plain(&found.ok_or_else(ApiError::no_such_path)?, request)
             }
             Route::Resources { group, version } => {
                 let name = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
@@ -127,11 +138,16 @@ impl ApiServer {
         &self,
         request: &Request<RequestBody>,
         core: bool,
+        registry: &Registry,
         old: impl FnOnce() -> Value,
     ) -> Answer<Response<Body>> {
         let accept = negotiate(request, Offer { discovery: true, ..Offer::DOCUMENT })?;
         let value = if accept.form == Form::AggregatedDiscovery {
-            discovery::aggregated_v2(&self.catalogue, core)
+            let mut list = discovery::aggregated_v2(&self.catalogue, core);
+            if !core && !registry.is_local() {
+                aggregation::add_aggregated(&mut list, registry, &self.aggregation);
+            }
+            list
         } else {
             old()
         };

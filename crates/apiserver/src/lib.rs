@@ -8,6 +8,7 @@
 
 mod accept;
 mod admit;
+mod aggregation;
 mod audit;
 mod binding;
 mod body;
@@ -53,6 +54,7 @@ mod update;
 mod watch;
 mod webhook;
 
+pub use aggregation::PrepareError;
 pub use audit::{AuditError, Auditor, LogOptions};
 pub use body::{Body, BodyError, BoxError};
 pub use config::Config;

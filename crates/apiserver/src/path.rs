@@ -41,6 +41,18 @@ pub(crate) enum Route {
     Unknown,
 }
 
+impl Route {
+    /// The named group and version that a path belongs to: what another server may serve.
+    pub(crate) fn group_version(&self) -> Option<(&str, &str)> {
+        match self {
+            Self::Resources { group, version } => Some((group, version)),
+            Self::Resource(target) => Some((&target.group, &target.version)),
+            Self::OpenApiV3(path) => path.strip_prefix("apis/")?.split_once('/'),
+            _ => None,
+        }
+    }
+}
+
 /// The objects or the one object that a path names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Target {

@@ -139,6 +139,8 @@ impl ApiServer {
             }
             None => authenticated,
         };
+        let registry = self.aggregated().await?;
+        let foreign = route.group_version().and_then(|(group, version)| registry.remote(group, version));
         let target = match route {
             Route::Resource(target) => target,
             route => {
@@ -146,15 +148,25 @@ impl ApiServer {
                 let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
                 self.permit_attributes(&user, &attributes, told)?;
                 let _slot = self.slot(&caller, &user, "get")?;
+                if let Some(service) = foreign {
+                    return self.pass_to_aggregated(&user, service, request).await;
+                }
                 if told.verb == "get" {
                     let limit = self.config.request_timeout;
                     if let Some(response) = self.in_time(limit, self.telemetry(&route, &query)).await? {
                         return Ok(response);
                     }
                 }
-                return self.document(&route, &query, &request);
+                return self.document(&route, &query, &request, &registry);
             }
         };
+        if let Some(service) = foreign {
+            self.permit(&user, &target, &query, told)?;
+            // Whether a request lives long is known only to its server; those to subresources may.
+            let lives_long = told.verb == "watch" || target.subresource.is_some();
+            let _slot = if lives_long { None } else { Some(self.slot(&caller, &user, told.verb)?) };
+            return self.pass_to_aggregated(&user, service, request).await;
+        }
         let Some(kind) = self.catalogue.by_resource(&target.group, &target.version, &target.resource) else {
             self.permit(&user, &target, &query, told)?;
             return Err(ApiError::no_such_path());

@@ -12,7 +12,9 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Config, InProcess, call,
+    Config, InProcess,
+    aggregation::{Aggregation, PrepareError},
+    call,
     create::{durability, metadata},
     document::Documents,
     encode,
@@ -40,6 +42,9 @@ pub enum BuildError {
     /// The keys could not be read or made.
     #[error("cannot prepare the keys of the API server")]
     Keys(#[source] kobune_pki::Error),
+    /// Aggregation could not be prepared.
+    #[error("cannot prepare for aggregated servers")]
+    Aggregation(#[source] PrepareError),
     /// The certificate for webhooks cannot be used.
     #[error("cannot use the certificate for webhooks")]
     WebhookIdentity(#[source] TrustError),
@@ -99,6 +104,8 @@ pub struct ApiServer {
     pub(crate) allocator: Arc<Allocator>,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
+    /// The servers behind this one.
+    pub(crate) aggregation: Arc<Aggregation>,
     /// The webhooks of others, and the client that calls them.
     pub(crate) webhooks: Webhooks,
     /// The admission policies that clients have written.
@@ -134,10 +141,11 @@ impl ApiServer {
         let pki = config.data_dir.join("pki");
         let tokens =
             ServiceAccountTokens::load_or_create(&pki, &config.service_account_issuer).map_err(BuildError::Keys)?;
+        let authority = Authority::load_or_create(&pki).map_err(BuildError::Keys)?;
+        let aggregation = Aggregation::prepare(&pki).map_err(BuildError::Aggregation)?;
         let node_client = match &config.node_client {
             Some(client) => Arc::clone(client),
             None => {
-                let authority = Authority::load_or_create(&pki).map_err(BuildError::Keys)?;
                 let pair = authority
                     .kept_client_certificate(
                         &pki,
@@ -156,6 +164,8 @@ impl ApiServer {
             service_cidrs: config.service_cidrs.clone(),
             advertise_address: config.advertise_address,
             port: config.port,
+            client_authority: authority.certificate_pem().to_owned(),
+            front_proxy_authority: aggregation.authority().to_owned(),
         });
         for object in desired {
             write_desired(&*store, &catalogue, &object).await?;
@@ -170,6 +180,7 @@ impl ApiServer {
         let identity =
             config.webhook_identity.as_ref().map(Identity::of).transpose().map_err(BuildError::WebhookIdentity)?;
         let webhooks = Webhooks::new(WebhookClient::new(Arc::clone(&store), identity));
+        aggregation.follow(Arc::clone(&store), Arc::clone(&catalogue), shutdown.clone()).await;
         Ok(Arc::new(Self {
             config,
             store,
@@ -178,6 +189,7 @@ impl ApiServer {
             allocator,
             documents: Documents::default(),
             metrics: Metrics::default(),
+            aggregation,
             webhooks,
             policies: AllPolicies::default(),
             node_client,

@@ -41,6 +41,8 @@ impl World {
             service_cidrs: vec!["10.96.0.0/16".into()],
             advertise_address: [127, 0, 0, 1].into(),
             port: 6443,
+            client_authority: "pem".to_owned(),
+            front_proxy_authority: "pem".to_owned(),
         };
         let mut world_store = Writer(store.clone());
         for one in bootstrap::objects(&config) {

@@ -1,5 +1,6 @@
 //! The whole road in one process, with a store on disk and no sockets: what clients send, and what they get.
 
+mod aggregation;
 mod errors;
 mod kinds;
 mod life;

@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use kobune_pki::{Authority, San, tls};
+use kobune_pki::{Authority, San, Subject, tls};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -47,13 +47,21 @@ pub(crate) struct WebhookServer {
 impl WebhookServer {
     /// Answers as `handler` says, with a certificate for `localhost`, 127.0.0.1 and `hook.default.svc`.
     pub(crate) async fn start(handler: impl Fn(&str, &Value) -> Said + Send + Sync + 'static) -> WebhookServer {
+        Self::trusting(None, handler).await
+    }
+
+    /// The same, and clients may show a certificate of an authority.
+    pub(crate) async fn trusting(
+        clients: Option<&str>,
+        handler: impl Fn(&str, &Value) -> Said + Send + Sync + 'static,
+    ) -> WebhookServer {
         let folder = tempfile::tempdir().expect("a folder");
         let authority = Authority::load_or_create(folder.path()).expect("an authority");
         let names = ["localhost", "127.0.0.1", "hook.default.svc"].map(San::parse);
         let pair = authority.server_certificate("hook", &names).expect("a certificate");
         let serving = tls::ServingCertificate::new(&pair).expect("a serving certificate");
-        let mut config =
-            Arc::unwrap_or_clone(tls::server_config(serving, authority.certificate_pem()).expect("a configuration"));
+        let clients = clients.unwrap_or(authority.certificate_pem());
+        let mut config = Arc::unwrap_or_clone(tls::server_config(serving, clients).expect("a configuration"));
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -71,8 +79,11 @@ impl WebhookServer {
                     tokio::spawn(async move {
                         // A client that does not trust the certificate goes away here.
                         let Ok(stream) = acceptor.accept(stream).await else { return };
+                        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                        let client =
+                            certificate.map(|der| Subject::of_certificate(der).expect("a subject").common_name);
                         let service = service_fn(move |request: Request<Incoming>| {
-                            answer(Arc::clone(&handler), Arc::clone(&seen), request)
+                            answer(Arc::clone(&handler), Arc::clone(&seen), client.clone(), request)
                         });
                         if let Err(error) = http1::Builder::new().serve_connection(TokioIo::new(stream), service).await
                         {
@@ -110,6 +121,7 @@ impl WebhookServer {
 async fn answer(
     handler: Arc<Handler>,
     seen: Arc<Mutex<Vec<Value>>>,
+    client: Option<String>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let path = request.uri().path().to_owned();
@@ -122,6 +134,7 @@ async fn answer(
         .filter_map(|(name, value)| Some((name.as_str().to_owned(), value.to_str().ok()?.into())))
         .collect();
     about["headers"] = Value::Object(headers);
+    about["client"] = client.into();
     about["method"] = request.method().as_str().into();
     let bytes = request.into_body().collect().await.expect("a whole body").to_bytes();
     let body: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);

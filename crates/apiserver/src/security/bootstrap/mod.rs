@@ -23,6 +23,10 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// Its port.
     pub port: u16,
+    /// The certificate, in PEM, of the authority that clients' certificates are of.
+    pub client_authority: String,
+    /// The certificate, in PEM, of the authority that the front proxy's certificate is of.
+    pub front_proxy_authority: String,
 }
 
 /// An object that should exist.
@@ -99,10 +103,28 @@ pub fn objects(config: &Config) -> Vec<Desired> {
         });
         add("networking.k8s.io", "v1", "servicecidrs", object);
     }
+    add("", "v1", "configmaps", extension_authentication(config));
     add("", "v1", "services", kubernetes_service(config));
     add("", "v1", "endpoints", kubernetes_endpoints(config));
     add("discovery.k8s.io", "v1", "endpointslices", kubernetes_endpoint_slice(config));
     desired
+}
+
+/// How servers behind this one know its users: whose client certificates are good, and what the front proxy says.
+fn extension_authentication(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "extension-apiserver-authentication", "namespace": "kube-system" },
+        "data": {
+            "client-ca-file": config.client_authority,
+            "requestheader-allowed-names": json!([crate::aggregation::PROXY_NAME]).to_string(),
+            "requestheader-client-ca-file": config.front_proxy_authority,
+            "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
+            "requestheader-group-headers": r#"["X-Remote-Group"]"#,
+            "requestheader-uid-headers": r#"["X-Remote-Uid"]"#,
+            "requestheader-username-headers": r#"["X-Remote-User"]"#,
+        },
+    })
 }
 
 /// The service under which pods reach the API server.
@@ -197,6 +219,12 @@ pub fn reconcile(desired: &Value, stored: Option<&Value>) -> Option<Value> {
                 append(&mut changed, "rules", missing_rules(stored, desired));
             }
         }
+        "ConfigMap" => {
+            // Keys that somebody added stay.
+            for (key, value) in desired["data"].as_object().into_iter().flatten() {
+                changed["data"][key] = value.clone();
+            }
+        }
         "Endpoints" => changed["subsets"] = desired["subsets"].clone(),
         "EndpointSlice" => {
             for part in ["endpoints", "ports"] {
@@ -250,6 +278,8 @@ mod tests {
             service_cidrs: vec!["10.96.0.0/16".into()],
             advertise_address: IpAddr::from([192, 0, 2, 7]),
             port: 6443,
+            client_authority: "pem".to_owned(),
+            front_proxy_authority: "pem".to_owned(),
         }
     }
 
