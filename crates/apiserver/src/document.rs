@@ -28,6 +28,12 @@ const MINOR: &str = "36";
 /// The version that clients see. Its build part says who answers.
 const GIT_VERSION: &str = concat!("v1.36.0+kobune.", env!("CARGO_PKG_VERSION"));
 
+/// What clients call gnostic's protobuf, and what it is called in answers: the `@` is not allowed there.
+const GNOSTIC: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
+
 /// OpenAPI documents, built once and kept compressed.
 #[derive(Default)]
 pub(crate) struct Documents(Mutex<HashMap<String, Arc<Document>>>);
@@ -41,13 +47,17 @@ struct Document {
 impl Documents {
     /// The document of a path, made by `build` the first time.
     fn get(&self, path: &str, build: impl FnOnce() -> Option<Value>) -> Answer<Option<Arc<Document>>> {
+        self.get_bytes(path, || build().map(|value| value.to_string().into_bytes()))
+    }
+
+    /// The same for a document that is not JSON.
+    fn get_bytes(&self, path: &str, build: impl FnOnce() -> Option<Vec<u8>>) -> Answer<Option<Arc<Document>>> {
         if let Some(found) = self.0.lock().get(path) {
             return Ok(Some(Arc::clone(found)));
         }
-        let Some(value) = build() else { return Ok(None) };
-        let text = value.to_string();
-        let compressed = compress::whole(text.as_bytes()).map_err(|error| ApiError::internal(&error))?;
-        let document = Arc::new(Document { compressed: Bytes::from(compressed), tag: tag(text.as_bytes()) });
+        let Some(bytes) = build() else { return Ok(None) };
+        let compressed = compress::whole(&bytes).map_err(|error| ApiError::internal(&error))?;
+        let document = Arc::new(Document { compressed: Bytes::from(compressed), tag: tag(&bytes) });
         self.0.lock().insert(path.to_owned(), Arc::clone(&document));
         Ok(Some(document))
     }
@@ -166,7 +176,16 @@ impl ApiServer {
     }
 
     fn open_api_v2(&self, request: &Request<RequestBody>) -> Answer<Response<Body>> {
-        // Clients that take only gnostic protobuf are told so; kubectl then goes on with version 3.
+        let asked = text_header(request.headers(), "accept").and_then(|header| header.split(',').next());
+        if asked.is_some_and(|first| GNOSTIC.contains(&accept::media_type(first))) {
+            let document = self
+                .documents
+                .get_bytes("v2.pb", || Some(openapi::v2_protobuf(&self.catalogue)))?
+                .ok_or_else(ApiError::no_such_path)?;
+            let mut response = send(&document, request)?;
+            set(&mut response, header::CONTENT_TYPE, GNOSTIC[1]);
+            return Ok(response);
+        }
         let accept = negotiate(request, Offer::default())?;
         let document = self
             .documents

@@ -3,6 +3,7 @@
 //! Nothing of a document is kept here: the prose stays compressed until one is asked for.
 
 mod definitions;
+mod gnostic;
 mod paths;
 
 use serde_json::{Map, Value, json};
@@ -90,6 +91,11 @@ pub fn v2_document(catalogue: &Catalogue) -> Value {
         "securityDefinitions": security(),
         "security": [{"BearerToken": []}],
     })
+}
+
+/// `/openapi/v2` in gnostic's protobuf.
+pub fn v2_protobuf(catalogue: &Catalogue) -> Vec<u8> {
+    gnostic::encode(&v2_document(catalogue))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ mod decode;
 mod encode;
 mod envelope;
 mod read;
-mod write;
+pub(crate) mod write;
 
 pub use decode::{ProtobufError, decode};
 pub use encode::EncodeError;

@@ -179,3 +179,17 @@ async fn what_has_no_such_form_is_not_acceptable() {
     assert_eq!(resources["groupVersion"], "v1");
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn open_api_in_gnostic_form() {
+    let cluster = Cluster::start().await;
+    let accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+    let reply = cluster.send("GET", "/openapi/v2", &[("accept", accept)], "").await;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert!(reply.bytes.windows(5).any(|part| part == b"\x0a\x032.0"));
+    let tag = reply.headers["etag"].to_str().expect("a tag").to_owned();
+    let again = cluster.send("GET", "/openapi/v2", &[("accept", accept), ("if-none-match", &tag)], "").await;
+    assert_eq!((again.status.as_u16(), again.bytes.len()), (304, 0));
+    cluster.stop().await;
+}
