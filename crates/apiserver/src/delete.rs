@@ -459,7 +459,7 @@ impl ApiServer {
         let selection = list::Selection::read(call)?;
         let range = list::range(call);
         let listing = self.store.list(&range, At::Latest).await.map_err(|error| ApiError::from_store(&error))?;
-        let chosen: Vec<Record> = listing.iter().filter(|record| selection.matches(record)).cloned().collect();
+        let chosen: Vec<Record> = selection.of(&listing, "", "").cloned().collect();
         let revision = listing.revision();
         drop(listing);
         let options = Options { uid: None, version: None, ..options.clone() };

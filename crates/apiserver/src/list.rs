@@ -8,9 +8,9 @@ use http::{Response, StatusCode};
 use jiff::Timestamp;
 use kobune_kinds::{
     FieldError, Kind,
-    selector::{FieldSelector, LabelSelector},
+    selector::{FieldSelector, LabelSelector, Operator, Requirement},
 };
-use kobune_store::{At, Listing, Range, Record, Revision, StoreError};
+use kobune_store::{At, LabelMask, Listing, Range, Record, Revision, StoreError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -31,6 +31,8 @@ pub(crate) const CHUNK: usize = 128 << 10;
 /// What a list or watch is limited to.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
+    /// Bits that every selected object has.
+    mask: LabelMask,
     labels: LabelSelector,
     fields: FieldSelector,
     name: Option<Box<str>>,
@@ -55,7 +57,8 @@ impl Selection {
                 }));
             }
         }
-        Ok(Self { labels, fields, name: call.target.name.as_deref().map(Box::from) })
+        let mask = labels.requirements().iter().fold(LabelMask::default(), mask_with);
+        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from) })
     }
 
     /// Whether everything is selected.
@@ -81,9 +84,31 @@ impl Selection {
             && (self.labels.is_everything() || self.labels.matches(|label| facets.label(label)))
     }
 
+    /// The selected objects of a listing after a namespace and name.
+    pub(crate) fn of<'a>(
+        &'a self,
+        listing: &'a Listing,
+        namespace: &str,
+        name: &str,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let everything = self.is_everything();
+        listing.iter_labelled(namespace, name, self.mask).filter(move |record| everything || self.matches(record))
+    }
+
     /// The only name that can match, if there is one: such a list needs no walk.
     fn only_name(&self) -> Option<&str> {
         self.name.as_deref().or_else(|| self.fields.exact("metadata.name"))
+    }
+}
+
+/// Adds what a requirement says that objects have.
+fn mask_with(mask: LabelMask, requirement: &Requirement) -> LabelMask {
+    match (requirement.operator, requirement.values.as_slice()) {
+        (Operator::In, [value]) => mask.with(&requirement.key).with_pair(&requirement.key, value),
+        (Operator::In | Operator::Exists | Operator::GreaterThan | Operator::LessThan, _) => {
+            mask.with(&requirement.key)
+        }
+        (Operator::NotIn | Operator::DoesNotExist, _) => mask,
     }
 }
 
@@ -212,15 +237,13 @@ impl ApiServer {
         let include = table::Include::of(&call.query)?;
         let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
         if call.accept.encoding == Encoding::Protobuf && page.limit == 0 && page.after.is_none() {
-            let chosen = page.listing.iter().filter(|record| selection.matches(record)).cloned().collect();
+            let chosen = selection.of(&page.listing, "", "").cloned().collect();
             return protobuf_list(writer, chosen, list_meta(page.revision, None, None)).await;
         }
         if page.limit == 0 && page.after.is_none() {
             if let Some(name) = selection.only_name() {
                 let found = match &*page.listing.range().namespace.clone().unwrap_or_default() {
-                    "" if call.kind.namespaced => {
-                        page.listing.iter().filter(|record| selection.matches(record)).cloned().collect()
-                    }
+                    "" if call.kind.namespaced => selection.of(&page.listing, "", "").cloned().collect(),
                     namespace => {
                         let key = crate::call::key(&call.kind, namespace, name);
                         self.read(&key)
@@ -239,7 +262,7 @@ impl ApiServer {
         {
             let (namespace, name) =
                 page.after.as_ref().map_or(("", ""), |(namespace, name)| (namespace.as_str(), name.as_str()));
-            for record in page.listing.iter_after(namespace, name).filter(|record| selection.matches(record)) {
+            for record in selection.of(&page.listing, namespace, name) {
                 if page.limit > 0 && chosen.len() == page.limit {
                     more = true;
                     break;
@@ -456,18 +479,15 @@ impl Joiner {
     /// Joins the next objects to what is already there until the piece is full.
     fn next(&mut self, mut out: Vec<u8>) -> Answer<Vec<u8>> {
         let (namespace, name) = self.place.take().unwrap_or_else(|| (Arc::from(""), Arc::from("")));
-        let everything = self.selection.is_everything();
-        for record in self.listing.iter_after(&namespace, &name) {
-            if everything || self.selection.matches(record) {
-                if !self.first {
-                    out.push(b',');
-                }
-                self.first = false;
-                self.writer.item(&mut out, record)?;
-                if out.len() >= CHUNK {
-                    self.place = Some((Arc::clone(&record.key.namespace), Arc::clone(&record.key.name)));
-                    return Ok(out);
-                }
+        for record in self.selection.of(&self.listing, &namespace, &name) {
+            if !self.first {
+                out.push(b',');
+            }
+            self.first = false;
+            self.writer.item(&mut out, record)?;
+            if out.len() >= CHUNK {
+                self.place = Some((Arc::clone(&record.key.namespace), Arc::clone(&record.key.name)));
+                return Ok(out);
             }
         }
         self.done = true;

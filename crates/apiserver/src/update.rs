@@ -324,29 +324,34 @@ fn same_but_times(new: &Value, old: &Value) -> bool {
     if new.iter().filter(|(key, _)| !ignored(key)).ne(old.iter().filter(|(key, _)| !ignored(key))) {
         return false;
     }
-    let empty = serde_json::Map::new();
-    let of = |map: &serde_json::Map<String, Value>| {
-        map.get("metadata").and_then(Value::as_object).cloned().unwrap_or_else(|| empty.clone())
-    };
-    let (mut new, mut old) = (of(new), of(old));
-    let (fields_new, fields_old) = (untimed(new.remove("managedFields")), untimed(old.remove("managedFields")));
-    new == old && fields_new == fields_old
+    match (new.get("metadata"), old.get("metadata")) {
+        (Some(Value::Object(new)), Some(Value::Object(old))) => {
+            let ignored = |key: &str| key == "managedFields";
+            new.iter().filter(|(key, _)| !ignored(key)).eq(old.iter().filter(|(key, _)| !ignored(key)))
+                && untimed(new.get("managedFields")) == untimed(old.get("managedFields"))
+        }
+        (new, old) => new == old,
+    }
 }
 
+/// A manager's entry without its time.
+type Untimed<'o> = (BTreeMap<&'o str, &'o Value>, Option<&'o Value>);
+
 /// Managed fields without their times, in an order that does not depend on them.
-fn untimed(managed: Option<Value>) -> BTreeMap<String, Value> {
-    let Some(Value::Array(entries)) = managed else { return BTreeMap::new() };
-    entries
-        .into_iter()
-        .map(|mut entry| {
-            let fields = entry.get_mut("fieldsV1").map(Value::take).unwrap_or_default();
-            if let Some(entry) = entry.as_object_mut() {
-                entry.remove("time");
-                entry.remove("fieldsV1");
-            }
-            (entry.to_string(), fields)
+fn untimed(managed: Option<&Value>) -> Vec<Untimed<'_>> {
+    let Some(Value::Array(entries)) = managed else { return Vec::new() };
+    let mut entries: Vec<Untimed<'_>> = entries
+        .iter()
+        .filter_map(Value::as_object)
+        .map(|entry| {
+            let parts = entry.iter().filter(|(key, _)| !matches!(key.as_str(), "time" | "fieldsV1"));
+            (parts.map(|(key, value)| (key.as_str(), value)).collect(), entry.get("fieldsV1"))
         })
-        .collect()
+        .collect();
+    entries.sort_by_cached_key(|(parts, _)| {
+        parts.iter().map(|(key, value)| format!("{key}={value};")).collect::<String>()
+    });
+    entries
 }
 
 #[cfg(test)]

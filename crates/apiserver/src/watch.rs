@@ -424,12 +424,10 @@ impl WatchStream {
         out: &mut Vec<u8>,
     ) -> Answer<Option<(Arc<str>, Arc<str>)>> {
         let (namespace, name) = place.unwrap_or_else(|| (Arc::from(""), Arc::from("")));
-        for record in listing.iter_after(&namespace, &name) {
-            if self.selection.matches(record) {
-                self.lines.event(out, &Shown { word: Word::Added, record, version: None, event: None })?;
-                if out.len() >= PIECE {
-                    return Ok(Some((Arc::clone(&record.key.namespace), Arc::clone(&record.key.name))));
-                }
+        for record in self.selection.of(listing, &namespace, &name) {
+            self.lines.event(out, &Shown { word: Word::Added, record, version: None, event: None })?;
+            if out.len() >= PIECE {
+                return Ok(Some((Arc::clone(&record.key.namespace), Arc::clone(&record.key.name))));
             }
         }
         Ok(None)

@@ -11,6 +11,7 @@
 mod error;
 mod etcd;
 mod intern;
+mod label_mask;
 mod listing;
 mod memory;
 mod object;
@@ -24,6 +25,7 @@ mod watch;
 pub use error::{Cause, CommitError, OpenError, StoreError, WatchError};
 pub use etcd::{EtcdConfig, EtcdStore};
 pub use intern::intern;
+pub use label_mask::LabelMask;
 pub use listing::Listing;
 pub use memory::{Limits, Memory};
 pub use object::{Draft, Durability, Facets, Key, Op, Range, Record, RecordParts, Revision, Write};

@@ -6,11 +6,12 @@ use std::ops::Bound;
 use equivalent::{Comparable, Equivalent};
 use imbl::OrdSet;
 
+use crate::label_mask::LabelMask;
 use crate::object::{Range, Record, Revision};
 
-/// A record that sorts by its namespace and name within its collection.
+/// A record that sorts by its namespace and name within its collection, and its labels' bits.
 #[derive(Clone)]
-pub(crate) struct Placed(pub(crate) Record);
+pub(crate) struct Placed(pub(crate) Record, LabelMask);
 
 /// A place in a collection to look up or start from.
 #[derive(Copy, Clone)]
@@ -23,6 +24,11 @@ pub(crate) struct Place<'a> {
 pub(crate) type Objects = OrdSet<Placed>;
 
 impl Placed {
+    pub(crate) fn new(record: Record) -> Placed {
+        let mask = LabelMask::of(&record.facets);
+        Placed(record, mask)
+    }
+
     fn place(&self) -> Place<'_> {
         Place { namespace: &self.0.key.namespace, name: &self.0.key.name }
     }
@@ -87,24 +93,36 @@ impl Listing {
 
     /// All objects of the range, in the order of namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.iter_from(Bound::Included(Place {
-            namespace: self.range.namespace.as_deref().unwrap_or_default(),
-            name: "",
-        }))
+        self.iter_after("", "")
     }
 
     /// The objects of the range after the given namespace and name, which need not exist any more.
     pub fn iter_after<'a>(&'a self, namespace: &str, name: &str) -> impl Iterator<Item = &'a Record> + use<'a> {
-        let after = Place { namespace, name };
-        let first = Place { namespace: self.range.namespace.as_deref().unwrap_or_default(), name: "" };
-        self.iter_from(if after.order(&first).is_lt() { Bound::Included(first) } else { Bound::Excluded(after) })
+        self.iter_labelled(namespace, name, LabelMask::default())
     }
 
-    fn iter_from<'a>(&'a self, start: Bound<Place<'_>>) -> impl Iterator<Item = &'a Record> + use<'a> {
-        self.objects
-            .range((start, Bound::Unbounded))
+    /// The same without most of those that lack a label of `wanted`.
+    pub fn iter_labelled<'a>(
+        &'a self,
+        namespace: &str,
+        name: &str,
+        wanted: LabelMask,
+    ) -> impl Iterator<Item = &'a Record> + use<'a> {
+        let after = Place { namespace, name };
+        let first = Place { namespace: self.range.namespace.as_deref().unwrap_or_default(), name: "" };
+        let start = if after.order(&first).is_lt() { Bound::Included(first) } else { Bound::Excluded(after) };
+        // What sorts next after a namespace is its name with a NUL. The end is looked up once, so that no object has to be
+        // fetched to see whether it is one of the range.
+        let next = self.range.namespace.as_ref().map(|namespace| format!("{namespace}\0"));
+        let past = next.as_deref().map(|namespace| Place { namespace, name: "" });
+        // A start beyond the end is an empty range, which the set would not take.
+        let empty = past.is_some_and(|past| past.order(&after).is_le());
+        let end = if empty { None } else { Some(past.map_or(Bound::Unbounded, Bound::Excluded)) };
+        end.map(|end| self.objects.range((start, end)))
+            .into_iter()
+            .flatten()
+            .filter(move |placed| placed.1.may_have(wanted))
             .map(|placed| &placed.0)
-            .take_while(|record| self.range.admits(&record.key))
     }
 
     /// The number of objects in the range: at once for a whole collection, by counting for a namespace.

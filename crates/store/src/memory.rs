@@ -96,7 +96,7 @@ impl Memory {
                 .entry(record.key.collection.clone())
                 .or_insert_with(|| Collection::new(start))
                 .objects
-                .insert(Placed(record));
+                .insert(Placed::new(record));
         }
         Memory {
             shared: Arc::new(Shared {
@@ -235,7 +235,7 @@ impl Memory {
                 collection.changed = record.revision;
                 match event.kind {
                     EventKind::Created | EventKind::Updated => {
-                        collection.objects.insert(Placed(record.clone()));
+                        collection.objects.insert(Placed::new(record.clone()));
                     }
                     EventKind::Deleted => {
                         collection.objects.remove(&Place { namespace: &record.key.namespace, name: &record.key.name });
@@ -267,7 +267,7 @@ impl Memory {
     pub fn rebuild(&self, revision: Revision, records: impl IntoIterator<Item = Record>) {
         let mut objects: HashMap<Arc<str>, Objects> = HashMap::new();
         for record in records {
-            objects.entry(record.key.collection.clone()).or_default().insert(Placed(record));
+            objects.entry(record.key.collection.clone()).or_default().insert(Placed::new(record));
         }
         let mut guard = self.shared.state.write();
         let state = &mut *guard;

@@ -155,7 +155,7 @@ impl EtcdStore {
         let inner = &self.inner;
         match inner.load(inner.layout.collection(&range.collection), requested.0).await {
             Ok(loaded) => {
-                let objects = loaded.records.into_iter().map(Placed).collect();
+                let objects = loaded.records.into_iter().map(Placed::new).collect();
                 let listing = Listing { range: range.clone(), revision: requested, objects };
                 inner.memory.keep(&listing);
                 Ok(listing)
