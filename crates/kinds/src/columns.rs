@@ -153,6 +153,12 @@ pub(crate) fn columns(kind: &Kind) -> &'static [Column] {
 }
 
 pub(crate) fn row(kind: &Kind, object: &Value, now: Timestamp) -> Row {
+    if &*kind.kind == "HorizontalPodAutoscaler" && !kind.is_storage_version() {
+        // The columns are made for the second version.
+        let mut second = object.clone();
+        kind.to_storage(&mut second);
+        return Row { cells: table(kind).1(&second, now), conditions: Vec::new() };
+    }
     let conditions = if kind.group.is_empty() && &*kind.kind == "Pod" { pod::conditions(object) } else { Vec::new() };
     Row { cells: table(kind).1(object, now), conditions }
 }

@@ -3,6 +3,8 @@
 //! Events are one kind in two groups: stored as `v1`, also served as `events.k8s.io/v1`, with other names for the same
 //! fields. Source: `pkg/apis/core/v1/conversion.go` and the field tags of `k8s.io/api/events/v1`.
 
+mod autoscaler;
+
 use serde_json::Value;
 
 use crate::kind::Kind;
@@ -21,13 +23,29 @@ const EVENT_FIELDS: [(&str, &str); 7] = [
 pub(crate) fn to_storage(kind: &Kind, object: &mut Value) {
     if is_new_event(kind) {
         rename(object, EVENT_FIELDS);
+    } else if is_first_autoscaler(kind) {
+        autoscaler::to_second(object);
     }
+    put_version(object, kind.storage_api_version());
 }
 
 pub(crate) fn from_storage(kind: &Kind, object: &mut Value) {
     if is_new_event(kind) {
         rename(object, EVENT_FIELDS.map(|(new, old)| (old, new)));
+    } else if is_first_autoscaler(kind) {
+        autoscaler::to_first(object);
     }
+    put_version(object, kind.api_version());
+}
+
+fn put_version(object: &mut Value, version: String) {
+    if let Some(fields) = object.as_object_mut() {
+        fields.insert("apiVersion".to_owned(), version.into());
+    }
+}
+
+fn is_first_autoscaler(kind: &Kind) -> bool {
+    &*kind.kind == "HorizontalPodAutoscaler" && &*kind.version == "v1"
 }
 
 fn is_new_event(kind: &Kind) -> bool {

@@ -50,6 +50,11 @@ fn each(object: &mut Value, key: &str, set: impl FnMut(&mut Value)) {
     }
 }
 
+/// Defaults of the spec of an autoscaler's second version.
+pub(crate) fn autoscaler(spec: &mut Value) {
+    workload::autoscaler_spec(spec);
+}
+
 pub(crate) fn set(kind: &Kind, object: &mut Value) {
     if kind.schema().field("metadata").is_some() {
         put(object, "metadata", json!({}));

@@ -83,7 +83,7 @@ fn content(kind: &Kind, object: &Value, errors: &mut Errors) {
         "apps/daemonsets" => workload::daemon_set(spec, &path, errors),
         "apps/statefulsets" => workload::stateful_set::stateful_set(spec, &path, errors),
         "apps/controllerrevisions" => workload::controller_revision(object, errors),
-        "autoscaling/horizontalpodautoscalers" if &*kind.version == "v2" => autoscaler::autoscaler(spec, 1, errors),
+        "autoscaling/horizontalpodautoscalers" => autoscaler::create(kind, object, errors),
         _ => {}
     }
 }
@@ -103,10 +103,7 @@ fn update_content(kind: &Kind, object: &Value, old: &Value, errors: &mut Errors)
         "apps/controllerrevisions" => workload::controller_revision_update(object, old, errors),
         "batch/jobs" => job::update::update(object, old, errors),
         "batch/cronjobs" => job::cron::update(object, old, errors),
-        "autoscaling/horizontalpodautoscalers" if &*kind.version == "v2" => {
-            let least = if old["spec"]["minReplicas"] == 0 { 0 } else { 1 };
-            autoscaler::autoscaler(&object["spec"], least, errors);
-        }
+        "autoscaling/horizontalpodautoscalers" => autoscaler::update(kind, object, old, errors),
         collection => {
             content(kind, object, errors);
             match collection {

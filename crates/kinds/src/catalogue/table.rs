@@ -163,6 +163,11 @@ pub(super) static KINDS: &[Row] = &[
         .short(&["hpa"])
         .category(EVERYTHING)
         .subs(&[STATUS]),
+    local("autoscaling", "v1", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
+        .short(&["hpa"])
+        .category(EVERYTHING)
+        .subs(&[STATUS])
+        .stored_as("autoscaling", "v2"),
     local("batch", "v1", "CronJob", "cronjobs").short(&["cj"]).category(EVERYTHING).subs(&[STATUS]),
     local("batch", "v1", "Job", "jobs").category(EVERYTHING).subs(&[STATUS]),
     global("certificates.k8s.io", "v1", "CertificateSigningRequest", "certificatesigningrequests")

@@ -122,30 +122,33 @@ pub(super) fn cron_job(spec: &mut Value) {
 }
 
 pub(super) fn autoscaler(kind: &Kind, object: &mut Value) {
-    within(object, "spec", |spec| {
-        put(spec, "minReplicas", 1);
-        if &*kind.version != "v2" {
-            return;
-        }
-        if size(spec, "metrics") == 0 {
-            let cpu = json!({"type": "Resource", "resource": {"name": "cpu",
-                "target": {"type": "Utilization", "averageUtilization": 80}}});
-            spec["metrics"] = json!([cpu]);
-        }
-        within(spec, "behavior", |behavior| {
-            let fast = json!([{"type": "Pods", "value": 4, "periodSeconds": 15},
-                {"type": "Percent", "value": 100, "periodSeconds": 15}]);
-            let slow = json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]);
-            // Once there is a behaviour, both directions are written out.
-            always(behavior, "scaleUp", |rules| {
-                put(rules, "stabilizationWindowSeconds", 0);
-                put(rules, "selectPolicy", "Max");
-                put(rules, "policies", fast);
-            });
-            always(behavior, "scaleDown", |rules| {
-                put(rules, "selectPolicy", "Max");
-                put(rules, "policies", slow);
-            });
+    within(object, "spec", |spec| match &*kind.version {
+        "v2" => autoscaler_spec(spec),
+        // The first version gets a target when it becomes the second.
+        _ => put(spec, "minReplicas", 1),
+    });
+}
+
+pub(super) fn autoscaler_spec(spec: &mut Value) {
+    put(spec, "minReplicas", 1);
+    if size(spec, "metrics") == 0 {
+        let cpu = json!({"type": "Resource", "resource": {"name": "cpu",
+            "target": {"type": "Utilization", "averageUtilization": 80}}});
+        spec["metrics"] = json!([cpu]);
+    }
+    within(spec, "behavior", |behavior| {
+        let fast = json!([{"type": "Pods", "value": 4, "periodSeconds": 15},
+            {"type": "Percent", "value": 100, "periodSeconds": 15}]);
+        let slow = json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]);
+        // Once there is a behaviour, both directions are written out.
+        always(behavior, "scaleUp", |rules| {
+            put(rules, "stabilizationWindowSeconds", 0);
+            put(rules, "selectPolicy", "Max");
+            put(rules, "policies", fast);
+        });
+        always(behavior, "scaleDown", |rules| {
+            put(rules, "selectPolicy", "Max");
+            put(rules, "policies", slow);
         });
     });
 }

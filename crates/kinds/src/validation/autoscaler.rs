@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::resources::{container_resource_name, quantity};
 use super::{Errors, none_negative, one_of, required_follows};
 use crate::field_error::FieldError;
+use crate::kind::Kind;
 use crate::name;
 use crate::path::{Path, has, list, text};
 
@@ -26,8 +27,28 @@ const SOURCES: [(&str, &str); 5] = [
 
 const TYPES: [&str; 5] = ["ContainerResource", "External", "Object", "Pods", "Resource"];
 
+/// A new one; the first version is judged as the second that it becomes.
+pub(super) fn create(kind: &Kind, object: &Value, errors: &mut Errors) {
+    spec(kind, object, 1, errors);
+}
+
+/// One that is to replace `old`, which may have been allowed to scale to nothing.
+pub(super) fn update(kind: &Kind, object: &Value, old: &Value, errors: &mut Errors) {
+    let least = if old["spec"]["minReplicas"] == 0 { 0 } else { 1 };
+    spec(kind, object, least, errors);
+}
+
+fn spec(kind: &Kind, object: &Value, least: i64, errors: &mut Errors) {
+    if kind.is_storage_version() {
+        return autoscaler(&object["spec"], least, errors);
+    }
+    let mut second = object.clone();
+    kind.to_storage(&mut second);
+    autoscaler(&second["spec"], least, errors);
+}
+
 /// The spec; `least` is the smallest number of replicas.
-pub(super) fn autoscaler(spec: &Value, least: i64, errors: &mut Errors) {
+fn autoscaler(spec: &Value, least: i64, errors: &mut Errors) {
     let path = Path::new("spec");
     let most = spec["maxReplicas"].as_i64().unwrap_or(0);
     if let Some(few) = spec["minReplicas"].as_i64() {
