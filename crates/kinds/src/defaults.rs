@@ -73,7 +73,12 @@ pub(crate) fn set(kind: &Kind, object: &mut Value) {
         ("batch", "Job") => workload::job(object),
         ("batch", "CronJob") => within(object, "spec", workload::cron_job),
         ("autoscaling", "HorizontalPodAutoscaler") => workload::autoscaler(kind, object),
-        ("", "Service") => within(object, "spec", service),
+        ("", "Service") => {
+            within(object, "spec", service);
+            if text(object, "spec.type") == "LoadBalancer" {
+                within(object, "status", |status| within(status, "loadBalancer", balancer_addresses));
+            }
+        }
         ("", "Endpoints") => each(object, "subsets", |subset| {
             each(subset, "ports", |port| put_text(port, "protocol", "TCP"));
         }),
@@ -147,6 +152,15 @@ fn service(spec: &mut Value) {
     if kind == "LoadBalancer" {
         put(spec, "allocateLoadBalancerNodePorts", true);
     }
+}
+
+/// An address of a load balancer is one that packets keep as their destination, unless somebody says otherwise.
+fn balancer_addresses(status: &mut Value) {
+    each(status, "ingress", |point| {
+        if !text(point, "ip").is_empty() {
+            put(point, "ipMode", "VIP");
+        }
+    });
 }
 
 fn namespace(object: &mut Value) {

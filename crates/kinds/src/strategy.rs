@@ -1,5 +1,6 @@
 //! What happens to an object between decoding and validation: which parts the endpoint keeps, and the generation.
 
+mod pod;
 mod service;
 
 use serde_json::{Map, Value, json};
@@ -92,10 +93,7 @@ pub(crate) fn prepare_create(kind: &Kind, object: &mut Value) {
         }
     }
     match (&*kind.group, &*kind.kind) {
-        ("", "Pod") => {
-            let class = quality_of_service(at(object, "spec"));
-            object["status"]["qosClass"] = Value::from(class);
-        }
+        ("", "Pod") => pod::create(object),
         ("", "Secret") => write_string_data(object),
         ("", "Namespace") => namespace_finalizer(object),
         ("", "Service") => service::create(object),

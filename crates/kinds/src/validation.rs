@@ -14,7 +14,7 @@ mod metadata;
 mod namespace;
 mod node;
 mod persistent_volume;
-mod pod;
+pub(crate) mod pod;
 mod quota;
 mod resources;
 mod selector;

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{always, any_has, each, put, put_text, within};
-use crate::path::{at, flag, text};
+use crate::path::{at, flag, size, text};
+use crate::validation::pod::whole::requested;
 
 /// The mode of files in volumes made from objects: 0644.
 const FILE_MODE: i32 = 0o644;
@@ -14,9 +15,14 @@ pub(super) fn pod(object: &mut Value) {
         for containers in ["initContainers", "containers"] {
             each(spec, containers, |container| within(container, "resources", requests_from_limits));
         }
-        within(spec, "resources", requests_from_limits);
+        whole_requests(spec);
         put(spec, "enableServiceLinks", true);
         self::spec(spec);
+        if flag(spec, "hostNetwork") {
+            for containers in ["initContainers", "containers"] {
+                each(spec, containers, |container| each(container, "ports", host_port));
+            }
+        }
     });
 }
 
@@ -31,6 +37,30 @@ fn requests_from_limits(resources: &mut Value) {
         always(resources, "requests", |requests| {
             limits.into_iter().for_each(|(key, value)| put(requests, &key, value))
         });
+    }
+}
+
+/// A pod with limits of its own asks for what its containers ask for, and otherwise for what it is limited to.
+fn whole_requests(spec: &mut Value) {
+    if size(spec, "resources.limits") == 0 {
+        return;
+    }
+    let basics = requested(spec).into_iter().filter(|(resource, _)| matches!(*resource, "cpu" | "memory"));
+    let basics: Vec<(String, String)> =
+        basics.map(|(resource, amount)| (resource.to_owned(), amount.to_string())).collect();
+    within(spec, "resources", |resources| {
+        always(resources, "requests", |requests| {
+            basics.into_iter().for_each(|(resource, amount)| put(requests, &resource, amount));
+        });
+        requests_from_limits(resources);
+    });
+}
+
+/// On the network of the host, a port of a container is the host's.
+fn host_port(port: &mut Value) {
+    if matches!(at(port, "hostPort").as_i64(), None | Some(0)) {
+        let number = at(port, "containerPort").clone();
+        port["hostPort"] = number;
     }
 }
 
@@ -49,9 +79,8 @@ fn spec(spec: &mut Value) {
         spec["serviceAccount"] = Value::from(account.as_str());
         spec["serviceAccountName"] = Value::from(account);
     }
-    let host_network = flag(spec, "hostNetwork");
     for containers in ["initContainers", "containers", "ephemeralContainers"] {
-        each(spec, containers, |container| self::container(container, host_network));
+        each(spec, containers, container);
     }
     each(spec, "volumes", volume);
 }
@@ -67,7 +96,7 @@ fn pull_policy(image: &str) -> &'static str {
     }
 }
 
-fn container(container: &mut Value, host_network: bool) {
+fn container(container: &mut Value) {
     if text(container, "imagePullPolicy").is_empty() {
         let policy = pull_policy(text(container, "image"));
         put_text(container, "imagePullPolicy", policy);
@@ -75,13 +104,7 @@ fn container(container: &mut Value, host_network: bool) {
     put_text(container, "terminationMessagePath", "/dev/termination-log");
     put_text(container, "terminationMessagePolicy", "File");
     put(container, "resources", json!({}));
-    each(container, "ports", |port| {
-        put_text(port, "protocol", "TCP");
-        if host_network && matches!(at(port, "hostPort").as_i64(), None | Some(0)) {
-            let number = at(port, "containerPort").clone();
-            port["hostPort"] = number;
-        }
-    });
+    each(container, "ports", |port| put_text(port, "protocol", "TCP"));
     each(container, "env", |variable| {
         within(variable, "valueFrom", |from| {
             within(from, "fieldRef", |field| put_text(field, "apiVersion", "v1"));

@@ -62,7 +62,10 @@ pub(super) fn stateful_set(spec: &mut Value) {
     always(spec, "updateStrategy", |strategy| {
         put_text(strategy, "type", "RollingUpdate");
         if text(strategy, "type") == "RollingUpdate" {
-            always(strategy, "rollingUpdate", |rolling| put(rolling, "partition", 0));
+            always(strategy, "rollingUpdate", |rolling| {
+                put(rolling, "partition", 0);
+                put(rolling, "maxUnavailable", 1);
+            });
         }
     });
     always(spec, "persistentVolumeClaimRetentionPolicy", |policy| {

@@ -51,18 +51,17 @@ fn spec(kind: &Kind, object: &Value, least: i64, errors: &mut Errors) {
 fn autoscaler(spec: &Value, least: i64, errors: &mut Errors) {
     let path = Path::new("spec");
     let most = spec["maxReplicas"].as_i64().unwrap_or(0);
-    if let Some(few) = spec["minReplicas"].as_i64() {
-        if few < least {
-            let detail = format!("must be greater than or equal to {least}");
-            errors.push(FieldError::invalid(path.child("minReplicas"), few, detail));
-        }
-        if most < few {
-            let detail = "must be greater than or equal to `minReplicas`";
-            errors.push(FieldError::invalid(path.child("maxReplicas"), most, detail));
-        }
+    let few = spec["minReplicas"].as_i64();
+    if let Some(few) = few.filter(|few| *few < least) {
+        let detail = format!("must be greater than or equal to {least}");
+        errors.push(FieldError::invalid(path.child("minReplicas"), few, detail));
     }
     if most < 1 {
         errors.push(FieldError::invalid(path.child("maxReplicas"), most, "must be greater than 0"));
+    }
+    if few.is_some_and(|few| most < few) {
+        let detail = "must be greater than or equal to `minReplicas`";
+        errors.push(FieldError::invalid(path.child("maxReplicas"), most, detail));
     }
     reference(&spec["scaleTargetRef"], &path.child("scaleTargetRef"), errors);
     let metrics = path.child("metrics");

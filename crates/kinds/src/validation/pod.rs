@@ -14,7 +14,7 @@ mod resolver;
 mod security;
 pub(super) mod status;
 pub(super) mod update;
-mod whole;
+pub(crate) mod whole;
 mod windows;
 
 use std::collections::BTreeSet;

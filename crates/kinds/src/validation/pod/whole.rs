@@ -38,7 +38,8 @@ pub(super) fn resources(spec: &Value, claims: &BTreeSet<&str>, path: &Path<'_>, 
     }
 }
 
-type Amounts<'a> = BTreeMap<&'a str, Quantity>;
+/// Amounts by resource.
+pub(crate) type Amounts<'a> = BTreeMap<&'a str, Quantity>;
 
 fn asked(container: &Value) -> impl Iterator<Item = (&str, Quantity)> {
     let given = entries(&container["resources"], "requests");
@@ -46,7 +47,7 @@ fn asked(container: &Value) -> impl Iterator<Item = (&str, Quantity)> {
 }
 
 /// What the containers ask for together, at the time when they ask for most.
-fn requested(spec: &Value) -> Amounts<'_> {
+pub(crate) fn requested(spec: &Value) -> Amounts<'_> {
     let mut running = Amounts::new();
     for (resource, amount) in list(spec, "containers").iter().flat_map(asked) {
         let sum = running.entry(resource).or_default();
