@@ -154,7 +154,7 @@ fn run(kind: &Kind, choices: &mut Choices) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_panics_on_any_object(seed in 1..u64::MAX) {

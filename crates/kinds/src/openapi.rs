@@ -31,6 +31,7 @@ fn hash(kinds: &[&Kind]) -> String {
     digest.update(include_bytes!(concat!(env!("OUT_DIR"), "/descriptions.z")));
     digest.update(include_bytes!("openapi/definitions.rs"));
     digest.update(include_bytes!("openapi/paths.rs"));
+    digest.update(include_bytes!("openapi/paths/connect.rs"));
     for kind in kinds {
         digest
             .update(format!("{}/{}/{}/{:?}/{:?};", kind.group, kind.version, kind.kind, kind.verbs, kind.subresources));
@@ -165,6 +166,43 @@ mod tests {
             patch["parameters"].as_array().expect("a list").iter().map(|parameter| &parameter["name"]).collect();
         assert_eq!(names, ["dryRun", "fieldManager", "fieldValidation", "force"]);
         assert!(patch["requestBody"]["content"].get("application/apply-patch+yaml").is_some());
+    }
+
+    #[test]
+    fn operations_have_upstreams_names() {
+        let document = v2_document(&Catalogue::builtin());
+        let check = |path: &str, method: &str, expected: &str, parameters: &[&str]| {
+            let item = &document["paths"][path];
+            let operation = &item[method];
+            assert_eq!(operation["operationId"], expected, "{path}");
+            let of = |holder: &Value| -> Vec<String> {
+                let list = holder["parameters"].as_array().map(Vec::as_slice).unwrap_or_default();
+                list.iter().filter_map(|each| each["name"].as_str().map(str::to_owned)).collect()
+            };
+            let names: Vec<String> = of(operation).into_iter().chain(of(item)).collect();
+            for parameter in parameters {
+                assert!(names.iter().any(|name| name == parameter), "{path} takes {parameter}: {names:?}");
+            }
+        };
+        let pods = "/api/v1/namespaces/{namespace}/pods";
+        check(pods, "delete", "deleteCoreV1CollectionNamespacedPod", &["labelSelector", "gracePeriodSeconds", "body"]);
+        check(pods, "get", "listCoreV1NamespacedPod", &["namespace", "watch"]);
+        check("/api/v1/pods", "get", "listCoreV1PodForAllNamespaces", &["limit"]);
+        let pod = |rest: &str| format!("{pods}/{{name}}/{rest}");
+        check(&pod("exec"), "post", "connectCoreV1PostNamespacedPodExec", &["command", "stdin", "name", "namespace"]);
+        check(&pod("log"), "get", "readCoreV1NamespacedPodLog", &["container", "follow", "tailLines", "pretty"]);
+        check(&pod("proxy"), "head", "connectCoreV1HeadNamespacedPodProxy", &["path"]);
+        check(&pod("proxy/{path}"), "put", "connectCoreV1PutNamespacedPodProxyWithPath", &["path", "name"]);
+        check(&pod("eviction"), "post", "createCoreV1NamespacedPodEviction", &["dryRun"]);
+        let roles = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
+        check(roles, "delete", "deleteRbacAuthorizationV1CollectionClusterRole", &["continue"]);
+        check("/apis/apps/v1/", "get", "getAppsV1APIResources", &[]);
+        let scale = "/apis/apps/v1/namespaces/{namespace}/deployments/{name}/scale";
+        check(scale, "get", "readAppsV1NamespacedDeploymentScale", &["name"]);
+        assert_eq!(document["paths"][scale]["get"]["description"], "read scale of the specified Deployment");
+        let produced = |path: &str| document["paths"][path]["get"]["produces"].clone();
+        assert_eq!(produced("/api/v1/pods")[3], "application/json;stream=watch");
+        assert_eq!(produced(&pod("log"))[0], "text/plain");
     }
 
     #[test]

@@ -19,6 +19,10 @@ enum Counts {
     Spec,
     /// When anything but metadata changes.
     Content,
+    /// When anything but metadata changes, or the labels do.
+    ContentAndLabels,
+    /// Once, at birth.
+    Birth,
 }
 
 fn counts(kind: &Kind) -> Counts {
@@ -28,9 +32,9 @@ fn counts(kind: &Kind) -> Counts {
         ("", "Pod" | "ReplicationController" | "PodTemplate") => Counts::Spec,
         ("networking.k8s.io", "Ingress" | "NetworkPolicy" | "IngressClass") => Counts::Spec,
         ("apiextensions.k8s.io", "CustomResourceDefinition") => Counts::Spec,
-        ("discovery.k8s.io", "EndpointSlice") => Counts::Content,
+        ("discovery.k8s.io", "EndpointSlice") => Counts::ContentAndLabels,
         ("admissionregistration.k8s.io", _) => Counts::Content,
-        ("scheduling.k8s.io", "PriorityClass") => Counts::Content,
+        ("scheduling.k8s.io", "PriorityClass") => Counts::Birth,
         ("resource.k8s.io", "DeviceClass" | "ResourceSlice") => Counts::Spec,
         _ => Counts::Never,
     }
@@ -210,9 +214,12 @@ pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subre
     let metadata = object.get("metadata").cloned().unwrap_or_default();
     let before = int(old, "metadata.generation").unwrap_or(0);
     let changed = match (counts(kind), subresource) {
-        (Counts::Never, _) | (_, Some("status" | "approval" | "finalize")) => false,
+        (Counts::Never | Counts::Birth, _) | (_, Some("status" | "approval" | "finalize")) => false,
         (Counts::Spec, _) => at(object, "spec") != at(old, "spec"),
         (Counts::Content, _) => content(object) != content(old),
+        (Counts::ContentAndLabels, _) => {
+            content(object) != content(old) || at(object, "metadata.labels") != at(old, "metadata.labels")
+        }
     };
     // The start of a graceful deletion counts as a change of the spec for those that count.
     let dying = at(old, "metadata.deletionTimestamp").is_null() && !at(&metadata, "deletionTimestamp").is_null();
@@ -420,6 +427,29 @@ mod tests {
             Some("status"),
             json!({"metadata": {"generation": 2, "labels": {"c": "d"}}, "spec": {"replicas": 1}, "status": {"x": 2}}),
         );
+    }
+
+    #[test]
+    fn generations() {
+        let check = |api_version: &str, name: &str, change: &str, value: Value, expected: i64| {
+            let old = json!({"metadata": {"generation": 1}});
+            let mut new = merged(old.clone(), change, value);
+            kind(api_version, name).prepare_update(&mut new, &old, None);
+            assert_eq!(new["metadata"]["generation"], expected, "{name} {change}");
+        };
+        fn merged(mut object: Value, at: &str, value: Value) -> Value {
+            match at.split_once('.') {
+                Some((first, rest)) => object[first] = merged(object[first].take(), rest, value),
+                None => object[at] = value,
+            }
+            object
+        }
+        check("discovery.k8s.io/v1", "EndpointSlice", "metadata.labels", json!({"a": "b"}), 2);
+        check("discovery.k8s.io/v1", "EndpointSlice", "metadata.annotations", json!({"a": "b"}), 1);
+        check("discovery.k8s.io/v1", "EndpointSlice", "endpoints", json!([{}]), 2);
+        check("scheduling.k8s.io/v1", "PriorityClass", "description", json!("d"), 1);
+        check("networking.k8s.io/v1", "IngressClass", "spec", json!({"controller": "c"}), 2);
+        check("networking.k8s.io/v1", "Ingress", "metadata.labels", json!({"a": "b"}), 1);
     }
 
     #[test]

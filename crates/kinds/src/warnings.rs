@@ -3,6 +3,7 @@
 //!
 //! Source: `pkg/api/*/warnings.go` and the `WarningsOn…` functions of `pkg/registry/*/strategy.go` of Kubernetes 1.36.
 
+mod network;
 mod paths;
 mod pod;
 mod service;
@@ -73,6 +74,14 @@ pub(crate) fn of(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<String
         "core/services" => service::service(object, &mut warnings),
         "core/persistentvolumes" => storage::volume(object, &mut warnings),
         "core/persistentvolumeclaims" => storage::claim(object, &mut warnings),
+        "discovery.k8s.io/endpointslices" => network::endpoint_slice(object, &mut warnings),
+        "networking.k8s.io/ingresses" if old.is_none() => network::ingress(object, &mut warnings),
+        "networking.k8s.io/networkpolicies" => network::policy(object, &mut warnings),
+        "node.k8s.io/runtimeclasses" => storage::runtime_class(object, &mut warnings),
+        "storage.k8s.io/csistoragecapacities" => {
+            storage::label_terms(&object["nodeTopology"], &Path::new("nodeTopology"), &mut warnings);
+        }
+        "storage.k8s.io/storageclasses" => storage::class(object, &mut warnings),
         "core/serviceaccounts" => {
             let annotation = "kubernetes.io/enforce-mountable-secrets";
             if has_annotation(object, annotation) && !old.is_some_and(|old| has_annotation(old, annotation)) {

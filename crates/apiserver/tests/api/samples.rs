@@ -113,7 +113,7 @@ pub(crate) fn object(kind: &Kind) -> Value {
         }
         ("admissionregistration.k8s.io", "MutatingAdmissionPolicy") => {
             json!({"spec": {"matchConstraints": matched(), "reinvocationPolicy": "Never", "mutations": [{
-                "patchType": "JSONPatch", "jsonPatch": {"expression": "[]"}}]}})
+                "patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: \"remove\", path: \"/spec/a\"}]"}}]}})
         }
         ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding") => {
             json!({"spec": {"policyName": "none", "validationActions": ["Deny"]}})

@@ -1,5 +1,7 @@
 //! The paths of resources: which operations there are, what they take and what they answer.
 
+mod connect;
+
 use serde_json::{Map, Value, json};
 
 use super::definitions::{DELETE_OPTIONS, Definitions, Dialect, PATCH, STATUS, group_version_kind};
@@ -7,13 +9,25 @@ use crate::catalogue::type_name;
 use crate::kind::{Kind, Subresource, Verb};
 use crate::schema::Types;
 
+const RESOURCE_LIST: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList";
+
 const PATCH_TYPES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
-const ANSWER_TYPES: &[&str] = &["application/json", "application/yaml"];
+const ANSWER_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const STREAM_TYPES: &[&str] = &[
+    "application/json",
+    "application/yaml",
+    "application/vnd.kubernetes.protobuf",
+    "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
+const ANY: &[&str] = &["*/*"];
+const TEXT_TYPES: &[&str] =
+    &["text/plain", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 /// Name, type and description of a query parameter.
 type Parameter = (&'static str, &'static str, &'static str);
@@ -75,12 +89,17 @@ const DELETE: &[Parameter] = &[
     DRY_RUN,
     ("gracePeriodSeconds", "integer", "The duration in seconds before the object should be deleted."),
     ("orphanDependents", "boolean", "Deprecated: please use the PropagationPolicy."),
+    (
+        "ignoreStoreReadErrorWithClusterBreakingPotential",
+        "boolean",
+        "Whether an object that cannot be read any more is deleted all the same.",
+    ),
     ("propagationPolicy", "string", "Whether and how garbage collection will be performed."),
 ];
 const WRITE: &[Parameter] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION];
 const APPLY: &[Parameter] = &[DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE];
 
-fn parameter(dialect: Dialect, (name, kind, description): Parameter, place: &str) -> Value {
+fn parameter(dialect: Dialect, (name, kind, description): (&str, &str, &str), place: &str) -> Value {
     let mut value = json!({"name": name, "in": place, "description": description});
     if place == "path" {
         value["required"] = true.into();
@@ -106,6 +125,7 @@ struct Operation<'a> {
     parameters: Vec<Parameter>,
     body: Option<(Value, &'static [&'static str])>,
     answer: Value,
+    answer_types: &'static [&'static str],
     codes: &'static [(&'static str, &'static str)],
 }
 
@@ -137,7 +157,7 @@ impl Operation<'_> {
         for (code, description) in self.codes {
             let response = match dialect {
                 Dialect::V2 => json!({"description": description, "schema": self.answer}),
-                Dialect::V3 => json!({"description": description, "content": content(&self.answer, ANSWER_TYPES)}),
+                Dialect::V3 => json!({"description": description, "content": content(&self.answer, self.answer_types)}),
             };
             responses.insert((*code).to_owned(), response);
         }
@@ -151,7 +171,7 @@ impl Operation<'_> {
             "x-kubernetes-group-version-kind": self.gvk,
         });
         if dialect == Dialect::V2 {
-            value["produces"] = json!(ANSWER_TYPES);
+            value["produces"] = json!(self.answer_types);
             value["schemes"] = json!(["https"]);
             value["consumes"] = self.body.as_ref().map_or_else(|| json!(["*/*"]), |(_, types)| json!(types));
         }
@@ -186,7 +206,6 @@ const OK: &[(&str, &str)] = &[("200", "OK")];
 const OK_CREATED: &[(&str, &str)] = &[("200", "OK"), ("201", "Created")];
 const OK_CREATED_ACCEPTED: &[(&str, &str)] = &[("200", "OK"), ("201", "Created"), ("202", "Accepted")];
 const OK_ACCEPTED: &[(&str, &str)] = &[("200", "OK"), ("202", "Accepted")];
-const ANY: &[&str] = &["*/*"];
 
 /// Where an operation stands: the kind's own paths or one of its subresources.
 struct Place<'a> {
@@ -204,11 +223,16 @@ impl Place<'_> {
         let named = type_name(group, version, name);
         let object = |definitions: &mut Definitions| definitions.reference(&named);
         let what = format!("the specified {}", kind.kind);
-        let (method, word, mut action, summary) = match verb {
+        let sub_name = self.sub.map_or("", |sub| &*sub.name);
+        let what = if sub_name.is_empty() { what } else { format!("{sub_name} of {what}") };
+        let (method, word, action, summary) = match verb {
+            Verb::Create if !sub_name.is_empty() => {
+                ("post", "create", "post", format!("create {sub_name} of a {}", kind.kind))
+            }
             Verb::Create => ("post", "create", "post", format!("create a {}", kind.kind)),
             Verb::Delete => ("delete", "delete", "delete", format!("delete a {}", kind.kind)),
             Verb::DeleteCollection => {
-                ("delete", "deleteCollection", "deletecollection", format!("delete collection of {}", kind.kind))
+                ("delete", "delete", "deletecollection", format!("delete collection of {}", kind.kind))
             }
             Verb::Get => ("get", "read", "get", format!("read {what}")),
             Verb::List => ("get", "list", "list", format!("list or watch objects of kind {}", kind.kind)),
@@ -217,18 +241,13 @@ impl Place<'_> {
             // A watch is a list with `watch=true`.
             Verb::Watch => return None,
         };
-        let sub_name = self.sub.map_or("", |sub| &*sub.name);
-        let connects = matches!(sub_name, "exec" | "attach" | "portforward" | "proxy");
-        let text = connects || sub_name == "log" || Types::builtin().named(&named).is_none();
-        let mut word = word.to_owned();
-        if connects {
-            action = "connect";
-            word = format!("connect{}", capital(method));
-        }
+        let log = sub_name == "log";
+        let text = log || Types::builtin().named(&named).is_none();
+        let collection = if verb == Verb::DeleteCollection { "Collection" } else { "" };
         let scope = if kind.namespaced && !self.all_namespaces { "Namespaced" } else { "" };
         let tail = if self.all_namespaces { "ForAllNamespaces" } else { "" };
         let (parameters, body, codes): (Vec<Parameter>, _, _) = match verb {
-            _ if connects => (Vec::new(), None, OK),
+            _ if log => (connect::LOG.to_vec(), None, OK),
             Verb::Create => (WRITE.to_vec(), Some((object(definitions), ANY)), OK_CREATED_ACCEPTED),
             Verb::Update => (WRITE.to_vec(), Some((object(definitions), ANY)), OK_CREATED),
             Verb::Patch => (APPLY.to_vec(), Some((definitions.reference(PATCH), PATCH_TYPES)), OK_CREATED),
@@ -249,13 +268,13 @@ impl Place<'_> {
         };
         let operation = Operation {
             id: format!(
-                "{word}{}{}{scope}{}{}{tail}",
+                "{word}{}{}{collection}{scope}{}{}{tail}",
                 camel(&kind.group),
                 capital(&kind.version),
                 kind.kind,
                 capital(sub_name)
             ),
-            summary: if sub_name.is_empty() { summary } else { format!("{summary}: {sub_name}") },
+            summary,
             action,
             gvk: group_version_kind(group, version, name),
             group: &kind.group,
@@ -263,6 +282,11 @@ impl Place<'_> {
             parameters,
             body,
             answer,
+            answer_types: match verb {
+                _ if log => TEXT_TYPES,
+                Verb::List => STREAM_TYPES,
+                _ => ANSWER_TYPES,
+            },
             codes,
         };
         Some((method, operation.render(definitions.dialect)))
@@ -276,18 +300,51 @@ impl Place<'_> {
             }
         }
         let dialect = definitions.dialect;
-        let mut parameters = Vec::new();
-        if named {
-            parameters.push(parameter(dialect, ("name", "string", "name of the object"), "path"));
-        }
-        if self.kind.namespaced && !self.all_namespaces {
-            let description = "object name and auth scope, such as for teams and projects";
-            parameters.push(parameter(dialect, ("namespace", "string", description), "path"));
+        let mut parameters = placed(self.kind, named, dialect);
+        if self.all_namespaces {
+            parameters.retain(|parameter| parameter["name"] != "namespace");
         }
         parameters.push(parameter(dialect, PRETTY, "query"));
         item.insert("parameters".to_owned(), Value::Array(parameters));
         Value::Object(item)
     }
+}
+
+/// The parameters that stand in the path of a kind's objects.
+fn placed(kind: &Kind, named: bool, dialect: Dialect) -> Vec<Value> {
+    let mut parameters = Vec::new();
+    if named {
+        let description = format!("name of the {}", kind.kind);
+        parameters.push(parameter(dialect, ("name", "string", &description), "path"));
+    }
+    if kind.namespaced {
+        let description = "object name and auth scope, such as for teams and projects";
+        parameters.push(parameter(dialect, ("namespace", "string", description), "path"));
+    }
+    parameters
+}
+
+/// The operation that lists the resources of a group and version.
+fn resources(kind: &Kind, definitions: &mut Definitions) -> Value {
+    let operation = Operation {
+        id: format!("get{}{}APIResources", camel(&kind.group), capital(&kind.version)),
+        summary: "get available resources".to_owned(),
+        action: "",
+        gvk: Value::Null,
+        group: &kind.group,
+        version: &kind.version,
+        parameters: Vec::new(),
+        body: None,
+        answer: definitions.reference(RESOURCE_LIST),
+        answer_types: ANSWER_TYPES,
+        codes: OK,
+    };
+    let mut operation = operation.render(definitions.dialect);
+    if let Some(fields) = operation.as_object_mut() {
+        // It is about no resource.
+        fields.retain(|name, _| !name.starts_with("x-kubernetes-"));
+    }
+    json!({"get": operation})
 }
 
 /// The paths of `kinds`.
@@ -296,6 +353,10 @@ pub(super) fn render(kinds: &[&Kind], definitions: &mut Definitions) -> Value {
     for &kind in kinds.iter().filter(|kind| !kind.verbs.is_empty()) {
         let prefix = format!("/{}", super::group_version_path(&kind.group, &kind.version));
         let plural = &kind.plural;
+        let root = format!("{prefix}/");
+        if !paths.contains_key(&root) {
+            paths.insert(root, resources(kind, definitions));
+        }
         let collection = if kind.namespaced {
             format!("{prefix}/namespaces/{{namespace}}/{plural}")
         } else {
@@ -314,8 +375,13 @@ pub(super) fn render(kinds: &[&Kind], definitions: &mut Definitions) -> Value {
             paths.insert(format!("{prefix}/{plural}"), all.item(&[Verb::List], false, definitions));
         }
         for sub in &kind.subresources {
+            let base = format!("{collection}/{{name}}/{}", sub.name);
+            if connect::is_connection(sub) {
+                connect::render(kind, sub, &base, definitions, &mut paths);
+                continue;
+            }
             let place = Place { kind, sub: Some(sub), all_namespaces: false };
-            paths.insert(format!("{collection}/{{name}}/{}", sub.name), place.item(&sub.verbs, true, definitions));
+            paths.insert(base, place.item(&sub.verbs, true, definitions));
         }
     }
     Value::Object(paths)

@@ -59,7 +59,7 @@ fn addresses(spec: &Value, field: &str, path: &Path<'_>, warnings: &mut Warnings
     }
 }
 
-fn address(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
+pub(super) fn address(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
     let Ok(IpAddr::V6(parsed)) = given.parse::<IpAddr>() else { return };
     let canonical = parsed.to_string();
     if canonical != given {
@@ -67,7 +67,7 @@ fn address(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
     }
 }
 
-fn network(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
+pub(super) fn network(given: &str, path: &Path<'_>, warnings: &mut Warnings) {
     let Some((address, length)) = name::parse_cidr(given) else { return };
     let canonical = format!("{address}/{length}");
     if address.is_ipv6() && canonical != given {

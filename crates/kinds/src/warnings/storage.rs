@@ -1,9 +1,9 @@
-//! PersistentVolume and PersistentVolumeClaim.
+//! PersistentVolume, PersistentVolumeClaim and StorageClass, and what else names labels of nodes.
 
 use serde_json::Value;
 
-use super::{Warnings, fractional, has_annotation, node_term};
-use crate::path::{Path, list, text};
+use super::{Warnings, fractional, has_annotation, node_term, replaced_label};
+use crate::path::{Path, entries, list, text};
 
 const ANNOTATIONS: [(&str, &str); 2] = [
     ("volume.beta.kubernetes.io/storage-class", "deprecated since v1.8; use \"storageClassName\" attribute instead"),
@@ -59,5 +59,44 @@ pub(super) fn claim_spec(spec: &Value, path: &Path<'_>, warnings: &mut Warnings)
     let path = path.child("resources");
     for field in ["requests", "limits"] {
         fractional(&spec["resources"][field]["storage"], &path.child(field).key("storage"), warnings);
+    }
+}
+
+fn label(key: &str, path: &Path<'_>, warnings: &mut Warnings) {
+    if let Some(message) = replaced_label(key) {
+        warnings.push(format!("{path}: {key} is {message}"));
+    }
+}
+
+/// The terms of a label selector over nodes.
+pub(super) fn label_terms(selector: &Value, path: &Path<'_>, warnings: &mut Warnings) {
+    for (key, _) in entries(selector, "matchLabels") {
+        label(key, &path.child("matchLabels").key(key), warnings);
+    }
+    let place = path.child("matchExpressions");
+    for (index, term) in list(selector, "matchExpressions").iter().enumerate() {
+        label(text(term, "key"), &place.index(index).child("key"), warnings);
+    }
+}
+
+pub(super) fn class(class: &Value, warnings: &mut Warnings) {
+    let place = Path::new("allowedTopologies");
+    for (index, term) in list(class, "allowedTopologies").iter().enumerate() {
+        let path = place.index(index);
+        let place = path.child("matchLabelExpressions");
+        for (index, expression) in list(term, "matchLabelExpressions").iter().enumerate() {
+            label(text(expression, "key"), &place.index(index).child("key"), warnings);
+        }
+    }
+}
+
+pub(super) fn runtime_class(class: &Value, warnings: &mut Warnings) {
+    let place = Path::new("scheduling.nodeSelector");
+    for (key, _) in entries(class, "scheduling.nodeSelector") {
+        label(key, &place.key(key), warnings);
+    }
+    let place = Path::new("overhead.podFixed");
+    for (resource, amount) in entries(class, "overhead.podFixed").filter(|(resource, _)| *resource == "memory") {
+        fractional(amount, &place.key(resource), warnings);
     }
 }

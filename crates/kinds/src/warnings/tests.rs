@@ -93,3 +93,50 @@ fn others() {
         ],
     );
 }
+
+#[test]
+fn other_groups() {
+    let of = |api_version: &str, kind: &str, mut object: Value, expected: &[&str]| {
+        object["apiVersion"] = api_version.into();
+        object["kind"] = kind.into();
+        check(object, expected);
+    };
+    of(
+        "networking.k8s.io/v1",
+        "Ingress",
+        json!({"metadata": {"annotations": {"kubernetes.io/ingress.class": "a"}}}),
+        &["annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead"],
+    );
+    of(
+        "networking.k8s.io/v1",
+        "NetworkPolicy",
+        json!({"spec": {"egress": [{"to": [{"ipBlock": {"cidr": "FD00::/8", "except": ["fd00:1::/32"]}}]}]}}),
+        &[
+            "spec.egress[0].to[0].ipBlock.cidr: IPv6 CIDR value \"FD00::/8\" should be in RFC 5952 canonical format (\"fd00::/8\")",
+        ],
+    );
+    of(
+        "discovery.k8s.io/v1",
+        "EndpointSlice",
+        json!({"addressType": "IPv6", "endpoints": [{"addresses": ["FD00::1"]}]}),
+        &["endpoints[0].addresses[0]: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")"],
+    );
+    let beta = "failure-domain.beta.kubernetes.io/zone";
+    of(
+        "storage.k8s.io/v1",
+        "StorageClass",
+        json!({"allowedTopologies": [{"matchLabelExpressions": [{"key": beta, "values": ["a"]}]}]}),
+        &["allowedTopologies[0].matchLabelExpressions[0].key: failure-domain.beta.kubernetes.io/zone is deprecated \
+           since v1.17; use \"topology.kubernetes.io/zone\" instead"],
+    );
+    of(
+        "node.k8s.io/v1",
+        "RuntimeClass",
+        json!({"scheduling": {"nodeSelector": {"beta.kubernetes.io/os": "linux"}}, "overhead": {"podFixed": {"memory": "1m"}}}),
+        &[
+            "scheduling.nodeSelector[beta.kubernetes.io/os]: beta.kubernetes.io/os is deprecated since v1.14; use \
+             \"kubernetes.io/os\" instead",
+            "overhead.podFixed[memory]: fractional byte value \"1m\" is invalid, must be an integer",
+        ],
+    );
+}

@@ -4,6 +4,7 @@
 //! Nothing is written when nothing differs, so a restart costs reads only.
 
 mod controllers;
+mod flow;
 mod roles;
 
 use std::net::IpAddr;
@@ -94,6 +95,14 @@ pub fn objects(config: &Config) -> Vec<Desired> {
     for (namespace, name, role, subjects) in roles::BINDINGS {
         let resource = if namespace.is_empty() { "clusterrolebindings" } else { "rolebindings" };
         add(rbac, "v1", resource, roles::binding_object(namespace, name, role, subjects));
+    }
+
+    let flow_control = "flowcontrol.apiserver.k8s.io";
+    for level in flow::levels() {
+        add(flow_control, "v1", "prioritylevelconfigurations", level);
+    }
+    for schema in flow::schemas() {
+        add(flow_control, "v1", "flowschemas", schema);
     }
 
     if !config.service_cidrs.is_empty() {
@@ -190,7 +199,8 @@ fn family(address: &IpAddr) -> &'static str {
 ///
 /// When `stored` is absent the object is to be created as desired. Otherwise the answer is the stored object, changed:
 /// roles get missing rules back and bindings missing subjects, unless the annotation
-/// `rbac.authorization.kubernetes.io/autoupdate` is `"false"`; the service and endpoints of the API server follow its
+/// `rbac.authorization.kubernetes.io/autoupdate` is `"false"`; flow schemas and priority levels that are marked as ours
+/// get their spec back; the service and endpoints of the API server follow its
 /// addresses; everything else is left to its owner.
 pub fn reconcile(desired: &Value, stored: Option<&Value>) -> Option<Value> {
     let Some(stored) = stored else { return Some(desired.clone()) };
@@ -224,6 +234,12 @@ pub fn reconcile(desired: &Value, stored: Option<&Value>) -> Option<Value> {
             for (key, value) in desired["data"].as_object().into_iter().flatten() {
                 changed["data"][key] = value.clone();
             }
+        }
+        // Whoever takes the annotation away wants to keep changes of their own.
+        "FlowSchema" | "PriorityLevelConfiguration"
+            if stored["metadata"]["annotations"][flow::AUTOUPDATE] == "true" =>
+        {
+            changed["spec"] = desired["spec"].clone();
         }
         "Endpoints" => changed["subsets"] = desired["subsets"].clone(),
         "EndpointSlice" => {
