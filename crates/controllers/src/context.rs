@@ -3,13 +3,16 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Endpoints, Namespace, Node, Service};
+use k8s_openapi::api::core::v1::{
+    Endpoints, Namespace, Node, PersistentVolumeClaim, ReplicationController, ResourceQuota, Service,
+};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kobune_scheduler::recorder::Recorder;
 use kube::runtime::watcher;
+use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,6 +39,30 @@ pub struct Caches {
     pub jobs: Arc<Store<Job>>,
     pub cron_jobs: Arc<Store<CronJob>>,
     pub disruption_budgets: Arc<Store<PodDisruptionBudget>>,
+    pub replication_controllers: Arc<Store<ReplicationController>>,
+    pub controller_revisions: Arc<Store<ControllerRevision>>,
+    pub claims: Arc<Store<PersistentVolumeClaim>>,
+    pub quotas: Arc<Store<ResourceQuota>>,
+}
+
+type TouchHandler = Box<dyn Fn(&str, &str, &str) + Send + Sync>;
+
+/// Tells who wants to know that an object of some kind has changed, without saying how.
+#[derive(Default)]
+pub struct Touched(RwLock<Vec<TouchHandler>>);
+
+impl Touched {
+    /// Calls `handler` with the group, the plural name and the namespace of each object that changes. It must not block.
+    pub fn on_touch(&self, handler: impl Fn(&str, &str, &str) + Send + Sync + 'static) {
+        self.0.write().push(Box::new(handler));
+    }
+
+    /// An object in a namespace has changed.
+    pub fn touch(&self, group: &str, plural: &str, namespace: &str) {
+        for handler in self.0.read().iter() {
+            handler(group, plural, namespace);
+        }
+    }
 }
 
 /// What a controller works with.
@@ -46,6 +73,8 @@ pub struct Context {
     pub config: Config,
     /// The shared caches.
     pub caches: Caches,
+    /// Changes of objects of every kind, as the garbage collector sees them.
+    pub touched: Touched,
     /// Events; each controller makes its own with `for_component`.
     pub recorder: Recorder,
     /// Cancelled when everything is to stop.
@@ -104,6 +133,10 @@ impl Context {
         self.follow::<Job, _>("jobs", &caches.jobs);
         self.follow::<CronJob, _>("cronjobs", &caches.cron_jobs);
         self.follow::<PodDisruptionBudget, _>("poddisruptionbudgets", &caches.disruption_budgets);
+        self.follow::<ReplicationController, _>("replicationcontrollers", &caches.replication_controllers);
+        self.follow::<ControllerRevision, _>("controllerrevisions", &caches.controller_revisions);
+        self.follow::<PersistentVolumeClaim, _>("persistentvolumeclaims", &caches.claims);
+        self.follow::<ResourceQuota, _>("resourcequotas", &caches.quotas);
     }
 
     /// Starts a controller: waits for `ready`, then runs `pass` over the keys of `queue`.
@@ -142,6 +175,24 @@ pub fn enqueue_owners<C: Cached>(store: &Store<C>, kind: &'static str, queue: &A
         for object in [before, after].into_iter().flatten() {
             if let Some(owner) = object.controller().filter(|owner| owner.kind == kind) {
                 queue.add(ObjectKey::new(&object.key().namespace, &owner.name));
+            }
+        }
+    });
+}
+
+/// Puts the objects that select an orphaned pod into `queue`: any of them may adopt it.
+pub fn enqueue_selecting<C: Cached>(
+    pods: &Store<Pod>,
+    owners: &Arc<Store<C>>,
+    queue: &Arc<Queue>,
+    selects: fn(&C, &Pod) -> bool,
+) {
+    let (owners, queue) = (owners.clone(), queue.clone());
+    pods.on_change(move |_, after| {
+        let Some(pod) = after.filter(|pod| pod.controller().is_none() && !pod.deleting()) else { return };
+        for owner in owners.in_namespace(pod.namespace()) {
+            if selects(&owner, pod) {
+                queue.add(owner.key());
             }
         }
     });

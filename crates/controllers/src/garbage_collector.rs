@@ -175,6 +175,9 @@ async fn run(context: Arc<Context>) {
                     if collector.defines_kinds(kind) && !matches!(change, Change::Init | Change::InitApply(_)) {
                         discover = Some(Box::pin(tokio::time::sleep(SETTLED)));
                     }
+                    if let Some(followed) = &collector.kinds[kind] {
+                        tell(&context, &followed.kind, &change);
+                    }
                     collector.note(kind, change);
                 }
                 Err(error) => {
@@ -210,6 +213,14 @@ async fn at(time: &mut Option<Pin<Box<Sleep>>>) {
     match time {
         Some(time) => time.await,
         None => std::future::pending().await,
+/// Tells other controllers that an object in a namespace has changed: these watches see all kinds.
+fn tell(context: &Context, kind: &Kind, change: &Change) {
+    let object = match change {
+        watcher::Event::Apply(object) | watcher::Event::Delete(object) | watcher::Event::InitApply(object) => object,
+        watcher::Event::Init | watcher::Event::InitDone => return,
+    };
+    if let Some(namespace) = &object.metadata.namespace {
+        context.touched.touch(&kind.resource.group, &kind.resource.plural, namespace);
     }
 }
 

@@ -6,15 +6,20 @@
 mod certificates;
 mod cluster_role_aggregation;
 mod context;
+mod cron_job;
 mod csr_approving;
 mod csr_cleaner;
 mod csr_signing;
+mod daemon_set;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
+mod hash;
 mod informer;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
@@ -25,9 +30,14 @@ mod pod_control;
 mod pod_garbage_collector;
 mod queue;
 mod replica_set;
+mod resource_quota;
+mod revisions;
 mod root_ca;
 mod service_account;
 mod service_endpoints;
+mod share;
+mod stateful_set;
+mod ttl_after_finished;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,7 +48,7 @@ use kobune_scheduler::recorder::Recorder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::context::{Caches, Context};
+use crate::context::{Caches, Context, Touched};
 
 /// What the controllers need to know about the cluster.
 #[derive(Clone, Debug)]
@@ -85,6 +95,7 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
         client,
         config,
         caches: Caches::default(),
+        touched: Touched::default(),
         recorder,
         token: token.clone(),
         tasks: TaskTracker::new(),
@@ -96,6 +107,13 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     cluster_role_aggregation::start(&context);
     deployment::start(&context);
     replica_set::start(&context);
+    stateful_set::start(&context);
+    daemon_set::start(&context);
+    job::start(&context);
+    cron_job::start(&context);
+    ttl_after_finished::start(&context);
+    disruption::start(&context);
+    resource_quota::start(&context);
     endpoint_slice::start(&context);
     endpoints::start(&context);
     node_lifecycle::start(&context);

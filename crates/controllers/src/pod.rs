@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use jiff::Timestamp;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{
-    ContainerPort, ObjectReference, Pod as ApiPod, PodCondition, PodIP, PodSchedulingGate, Toleration,
+    Affinity, ContainerPort, ObjectReference, Pod as ApiPod, PodCondition, PodIP, PodSchedulingGate, Toleration,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kobune_scheduler::labels::Labels;
@@ -14,8 +14,11 @@ use serde::Deserialize;
 use crate::object::{Cached, ObjectKey};
 
 /// Annotations that a controller reads.
-const ANNOTATIONS: [&str; 2] =
-    ["batch.kubernetes.io/job-completion-index", "controller.kubernetes.io/pod-deletion-cost"];
+const ANNOTATIONS: [&str; 3] = [
+    "batch.kubernetes.io/job-completion-index",
+    "batch.kubernetes.io/job-index-failure-count",
+    "controller.kubernetes.io/pod-deletion-cost",
+];
 
 /// The fields of a Pod that the watch decodes.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +38,7 @@ struct SpecInput {
     containers: Vec<ContainerInput>,
     init_containers: Option<Vec<ContainerInput>>,
     tolerations: Option<Vec<Toleration>>,
+    affinity: Option<Affinity>,
     scheduling_gates: Option<Vec<PodSchedulingGate>>,
 }
 
@@ -56,6 +60,7 @@ struct StatusInput {
     pod_ips: Option<Vec<PodIP>>,
     start_time: Option<Time>,
     container_statuses: Option<Vec<ContainerStatusInput>>,
+    init_container_statuses: Option<Vec<ContainerStatusInput>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -158,6 +163,8 @@ pub struct Pod {
     pub deletion_grace: Option<i64>,
     /// The node it is bound to.
     pub node: Option<Box<str>>,
+    /// The one node that its affinity names, as that of a DaemonSet's pod does.
+    pub target: Option<Box<str>>,
     /// Its phase.
     pub phase: Phase,
     /// Whether condition `Ready` is True, and since when.
@@ -174,6 +181,8 @@ pub struct Pod {
     pub ports: Box<[NamedPort]>,
     /// Most restarts of a container.
     pub restarts: i32,
+    /// Restarts of all containers together.
+    pub all_restarts: i32,
     /// `status.startTime`.
     pub started: Option<Timestamp>,
     /// When the last container ended, once all have.
@@ -246,8 +255,13 @@ impl From<PodInput> for Pod {
             ports: ports.collect(),
             ips,
             restarts: statuses.iter().map(|container| container.restart_count).max().unwrap_or(0),
+            all_restarts: statuses
+                .iter()
+                .chain(status.init_container_statuses.as_deref().unwrap_or_default())
+                .fold(0, |sum, container| sum.saturating_add(container.restart_count)),
             started: status.start_time.map(|time| time.0),
             finished: statuses.iter().filter_map(|c| Some(c.state.terminated.as_ref()?.finished_at.as_ref()?.0)).max(),
+            target: spec.affinity.as_ref().and_then(target),
             node: text(spec.node_name),
             hostname: text(spec.hostname),
             subdomain: text(spec.subdomain),
@@ -259,6 +273,14 @@ impl From<PodInput> for Pod {
                 .collect(),
         }
     }
+}
+
+/// The node that a required affinity names by its name.
+fn target(affinity: &Affinity) -> Option<Box<str>> {
+    let required = affinity.node_affinity.as_ref()?.required_during_scheduling_ignored_during_execution.as_ref()?;
+    let fields = required.node_selector_terms.iter().flat_map(|term| term.match_fields.iter().flatten());
+    let mut names = fields.filter(|field| field.key == "metadata.name" && field.operator == "In");
+    Some(names.next()?.values.as_ref()?.first()?.as_str().into())
 }
 
 impl Cached for Pod {
@@ -302,6 +324,11 @@ impl Pod {
     /// Whether it counts as one of its controller's pods: it has not ended and is not going away.
     pub fn active(&self) -> bool {
         !self.ended() && self.deletion.is_none()
+    }
+
+    /// Whether it is going away and has not ended yet.
+    pub fn deleting_alive(&self) -> bool {
+        self.deletion.is_some() && !self.ended()
     }
 
     /// Whether it has been ready for `min_ready_seconds`.

@@ -69,31 +69,29 @@ pub fn error_text(error: &kube::Error) -> String {
 }
 
 impl PodControl {
-    /// Creates one pod. `about` is the owner, for events.
-    pub async fn create(&self, new: &NewPod, about: &ObjectReference) -> Result<Pod, kube::Error> {
+    /// Creates one pod and says nothing about it.
+    pub async fn create_silently(&self, new: &NewPod) -> Result<Pod, kube::Error> {
         let body = serde_json::to_vec(&new.pod).map_err(kube::Error::SerdeError)?;
         let key = ObjectKey::new(&new.namespace, "");
         let request = kube::core::Request::new(url::<PodInput>(&key)).create(&PostParams::default(), body);
-        match self.client.request::<PodInput>(request.map_err(kube::Error::BuildRequest)?).await {
-            Ok(created) => {
-                let pod = Pod::from(created);
-                self.recorder.event(
-                    about,
-                    Severity::Normal,
-                    "SuccessfulCreate",
-                    format!("Created pod: {}", pod.name()),
-                );
-                self.pods.wrote(pod.clone());
+        let created = self.client.request::<PodInput>(request.map_err(kube::Error::BuildRequest)?).await?;
+        let pod = Pod::from(created);
+        self.pods.wrote(pod.clone());
+        Ok(pod)
+    }
+
+    /// Creates one pod. `about` is the owner, for events.
+    pub async fn create(&self, new: &NewPod, about: &ObjectReference) -> Result<Pod, kube::Error> {
+        match self.create_silently(new).await {
+            Ok(pod) => {
+                let message = format!("Created pod: {}", pod.name());
+                self.recorder.event(about, Severity::Normal, "SuccessfulCreate", message);
                 Ok(pod)
             }
             Err(error) => {
                 if !namespace_is_terminating(&error) && !is_already_exists(&error) {
-                    self.recorder.event(
-                        about,
-                        Severity::Warning,
-                        "FailedCreate",
-                        format!("Error creating: {}", error_text(&error)),
-                    );
+                    let message = format!("Error creating: {}", error_text(&error));
+                    self.recorder.event(about, Severity::Warning, "FailedCreate", message);
                 }
                 Err(error)
             }

@@ -1,77 +1,178 @@
-//! ReplicaSets: as many pods of a template as wanted.
+//! ReplicaSets, and ReplicationControllers, which are the same under an older name: as many pods of a template as wanted.
 //!
 //! Upstream: <https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/replicaset/replica_set.go>.
 
+use std::borrow::Cow;
 use std::cmp::{Ordering, Reverse};
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetStatus};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::apps::v1::{ReplicaSet, ReplicaSetCondition, ReplicaSetSpec, ReplicaSetStatus};
+use k8s_openapi::api::core::v1::{ReplicationController, ReplicationControllerCondition, ReplicationControllerStatus};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, Time};
 use kobune_scheduler::labels;
 use kube::Resource;
-use kube::api::{Api, PostParams};
+use kube::api::PostParams;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::context::{Context, enqueue_changes, enqueue_owners};
+use crate::context::{Caches, Context, enqueue_changes, enqueue_owners, enqueue_selecting};
+use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
-use crate::ownership::{claim_all, controller_reference};
+use crate::ownership::{claim_all, controller_reference, url};
 use crate::pod::{Phase, Pod, PodInput};
 use crate::pod_control::{NewPod, PodControl, error_text, namespace_is_terminating};
-use crate::queue::{Doing, PassError, Queue, Revisit};
+use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
 
 /// Pods created or deleted in one pass, as upstream.
 const BURST: usize = 500;
 
-/// Starts the controller.
+/// A kind that keeps a number of pods.
+pub trait Replicated:
+    Resource<DynamicType = ()> + Cached + DeserializeOwned + Serialize + Clone + Debug + Sized
+{
+    /// The component that events come from.
+    const COMPONENT: &'static str;
+    /// The name of the controller's task.
+    const TASK: &'static str;
+    /// Where the objects are cached.
+    fn store(caches: &Caches) -> &Arc<Store<Self>>;
+    /// The object as a ReplicaSet.
+    fn as_replica_set(&self) -> ReplicaSet;
+    /// The object with the status of its ReplicaSet.
+    fn with_status(&self, status: ReplicaSetStatus) -> Self;
+}
+
+impl Replicated for ReplicaSet {
+    const COMPONENT: &'static str = "replicaset-controller";
+    const TASK: &'static str = "replicaset";
+
+    fn store(caches: &Caches) -> &Arc<Store<Self>> {
+        &caches.replica_sets
+    }
+
+    fn as_replica_set(&self) -> ReplicaSet {
+        self.clone()
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+impl Replicated for ReplicationController {
+    const COMPONENT: &'static str = "replication-controller";
+    const TASK: &'static str = "replicationcontroller";
+
+    fn store(caches: &Caches) -> &Arc<Store<Self>> {
+        &caches.replication_controllers
+    }
+
+    fn as_replica_set(&self) -> ReplicaSet {
+        let spec = self.spec.clone().unwrap_or_default();
+        let status = self.status.clone().map(|status| ReplicaSetStatus {
+            available_replicas: status.available_replicas,
+            conditions: status.conditions.map(|conditions| conditions.into_iter().map(to_set_condition).collect()),
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            observed_generation: status.observed_generation,
+            ready_replicas: status.ready_replicas,
+            replicas: status.replicas,
+            terminating_replicas: None,
+        });
+        ReplicaSet {
+            metadata: self.metadata.clone(),
+            spec: Some(ReplicaSetSpec {
+                min_ready_seconds: spec.min_ready_seconds,
+                replicas: spec.replicas,
+                selector: LabelSelector { match_labels: spec.selector, match_expressions: None },
+                template: spec.template,
+            }),
+            status,
+        }
+    }
+
+    fn with_status(&self, status: ReplicaSetStatus) -> Self {
+        let conditions = status.conditions.map(|conditions| conditions.into_iter().map(from_set_condition).collect());
+        let status = ReplicationControllerStatus {
+            available_replicas: status.available_replicas,
+            conditions,
+            fully_labeled_replicas: status.fully_labeled_replicas,
+            observed_generation: status.observed_generation,
+            ready_replicas: status.ready_replicas,
+            replicas: status.replicas,
+        };
+        Self { status: Some(status), ..self.clone() }
+    }
+}
+
+fn to_set_condition(from: ReplicationControllerCondition) -> ReplicaSetCondition {
+    let ReplicationControllerCondition { last_transition_time, message, reason, status, type_ } = from;
+    ReplicaSetCondition { last_transition_time, message, reason, status, type_ }
+}
+
+fn from_set_condition(from: ReplicaSetCondition) -> ReplicationControllerCondition {
+    let ReplicaSetCondition { last_transition_time, message, reason, status, type_ } = from;
+    ReplicationControllerCondition { last_transition_time, message, reason, status, type_ }
+}
+
+/// Starts the controllers of both kinds.
 pub fn start(context: &Arc<Context>) {
+    enqueue_and_run::<ReplicaSet>(context);
+    enqueue_and_run::<ReplicationController>(context);
+}
+
+fn enqueue_and_run<K: Replicated>(context: &Arc<Context>) {
     let queue = Arc::<Queue>::default();
     let caches = &context.caches;
-    enqueue_changes(&caches.replica_sets, &queue);
-    enqueue_owners(&caches.pods, "ReplicaSet", &queue);
-    // An orphan may be adopted by any set of its namespace that selects it.
-    let (sets, wake) = (caches.replica_sets.clone(), queue.clone());
-    caches.pods.on_change(move |_, after| {
-        let Some(pod) = after.filter(|pod| pod.controller().is_none() && !pod.deleting()) else { return };
-        for set in sets.in_namespace(pod.namespace()) {
-            if set.spec.as_ref().is_some_and(|spec| labels::selects(&spec.selector, &pod.labels)) {
-                wake.add(set.key());
-            }
-        }
+    enqueue_changes(K::store(caches), &queue);
+    enqueue_owners(&caches.pods, kind_name::<K>(), &queue);
+    enqueue_selecting(&caches.pods, K::store(caches), &queue, |set, pod| {
+        set.as_replica_set().spec.is_some_and(|spec| labels::selects(&spec.selector, &pod.labels))
     });
     let control = PodControl {
         client: context.client.clone(),
         pods: caches.pods.clone(),
-        recorder: context.recorder.for_component("replicaset-controller"),
+        recorder: context.recorder.for_component(K::COMPONENT),
     };
-    let (pods, sets) = (caches.pods.clone(), caches.replica_sets.clone());
+    let (pods, sets) = (caches.pods.clone(), K::store(caches).clone());
     let ready = async move {
         pods.synced().await;
         sets.synced().await;
     };
     let context_of_pass = context.clone();
-    context.run_controller("replicaset", queue, ready, move |key| pass(context_of_pass.clone(), control.clone(), key));
+    context.run_controller(K::TASK, queue, ready, move |key| pass::<K>(context_of_pass.clone(), control.clone(), key));
 }
 
-async fn pass(context: Arc<Context>, control: PodControl, key: ObjectKey) -> Result<Revisit, PassError> {
+/// The kind's name, which its type knows without allocating.
+fn kind_name<K: Replicated>() -> &'static str {
+    match K::kind(&()) {
+        Cow::Borrowed(name) => name,
+        Cow::Owned(_) => unreachable!("a kind that is known at compile time has a constant name"),
+    }
+}
+
+async fn pass<K: Replicated>(context: Arc<Context>, control: PodControl, key: ObjectKey) -> Result<Revisit, PassError> {
     let caches = &context.caches;
-    let Some(set) = caches.replica_sets.get(&key) else { return Ok(None) };
+    let Some(own) = K::store(caches).get(&key) else { return Ok(None) };
+    let set = own.as_replica_set();
     let Some(spec) = set.spec.as_ref() else { return Ok(None) };
-    let mut candidates = caches.pods.controlled_by(set.uid());
+    let mut candidates = caches.pods.controlled_by(own.uid());
     candidates.extend(
         caches.pods.orphans(&key.namespace).into_iter().filter(|pod| labels::selects(&spec.selector, &pod.labels)),
     );
     // Ended pods are not adopted, as upstream.
     candidates.retain(|pod| pod.controller().is_some() || !pod.ended());
     let selector = spec.selector.clone();
-    let pods = claim_all::<_, PodInput, _>(&context.client, &*set, &caches.pods, candidates, move |pod: &Pod| {
+    let pods = claim_all::<_, PodInput, _>(&context.client, &*own, &caches.pods, candidates, move |pod: &Pod| {
         labels::selects(&selector, &pod.labels)
     })
     .await?;
 
-    let about = set.object_ref(&());
+    let about = own.object_ref(&());
     let mut failure = None;
     if !set.deleting() {
         match plan(spec.replicas.unwrap_or(1), &pods, || nearby(&context, &set)) {
@@ -80,7 +181,7 @@ async fn pass(context: Arc<Context>, control: PodControl, key: ObjectKey) -> Res
                 let new = spec
                     .template
                     .as_ref()
-                    .map(|template| NewPod::from_template(template, &key.namespace, controller_reference(&*set)));
+                    .map(|template| NewPod::from_template(template, &key.namespace, controller_reference(&*own)));
                 if let Some(new) = new {
                     let (_, error) = control.create_slowly(&new, count, &about).await;
                     failure = error.map(|error| ("FailedCreate", error));
@@ -94,18 +195,21 @@ async fn pass(context: Arc<Context>, control: PodControl, key: ObjectKey) -> Res
     }
 
     // What was created or deleted just now is in the cache already.
-    let pods: Vec<Arc<Pod>> = caches.pods.controlled_by(set.uid());
+    let pods: Vec<Arc<Pod>> = caches.pods.controlled_by(own.uid());
     let now = Timestamp::now();
     let told = failure.as_ref().map(|(reason, error)| (*reason, error_text(error)));
     let status = status(&set, &pods, told, now);
     if set.status.as_ref() != Some(&status) {
-        let mut changed = (*set).clone();
-        changed.status = Some(status);
-        let api = Api::<ReplicaSet>::namespaced(context.client.clone(), &key.namespace);
-        match api.replace_status(&key.name, &PostParams::default(), &changed).await {
-            Ok(written) => caches.replica_sets.wrote(written),
-            Err(error) if crate::queue::is_not_found(&error) => return Ok(None),
-            Err(error) => return Err(error).doing("writing the status of a replica set"),
+        let changed = own.with_status(status);
+        let path = url::<K>(&key);
+        let body = serde_json::to_vec(&changed).map_err(kube::Error::SerdeError).doing("writing a status down")?;
+        let request =
+            kube::core::Request::new(path).replace_subresource("status", &key.name, &PostParams::default(), body);
+        let request = request.map_err(kube::Error::BuildRequest).doing("building a request")?;
+        match context.client.request::<K>(request).await {
+            Ok(written) => K::store(caches).wrote(written),
+            Err(error) if is_not_found(&error) => return Ok(None),
+            Err(error) => return Err(error).doing("writing the status of a set of replicas"),
         }
     }
     match failure {

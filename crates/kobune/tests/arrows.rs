@@ -15,7 +15,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("runtime", &[]),
         ("node", &["network", "runtime"]),
         ("scheduler", &[]),
-        ("controllers", &["pki", "scheduler"]),
+        ("controllers", &["kinds", "pki", "scheduler"]),
         ("cli", &[]),
         ("tools", &[]),
         ("testbed", &[]),

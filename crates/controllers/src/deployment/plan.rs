@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::replica_sets::{
     DESIRED_REPLICAS, MAX_REPLICAS, REVISION, annotation, changed_annotations, new_replica_set, revision,
     same_template, size_annotations,
 };
 use super::status;
+use crate::share::resolve;
 
 /// One write.
 #[derive(Clone, Debug, PartialEq)]
@@ -58,19 +58,6 @@ pub struct Plan {
     pub status: DeploymentStatus,
     /// When the progress deadline passes.
     pub revisit: Option<Duration>,
-}
-
-fn resolve(value: Option<&IntOrString>, total: i32, round_up: bool) -> i32 {
-    match value {
-        Some(IntOrString::Int(number)) => *number,
-        Some(IntOrString::String(text)) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let product = percent * i64::from(total);
-            let share = if round_up { (product + 99) / 100 } else { product / 100 };
-            i32::try_from(share).unwrap_or(i32::MAX)
-        }
-        None => 0,
-    }
 }
 
 fn replicas_wanted(deployment: &Deployment) -> i32 {

@@ -1,13 +1,13 @@
 //! The ReplicaSets of a Deployment: which one is new, how it is named and annotated.
 
 use std::collections::BTreeMap;
-use std::hash::Hasher;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec};
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::plan::max_surge;
+use crate::hash::short_hash;
 use crate::ownership::controller_reference;
 
 /// The label that keeps the pods of one template apart.
@@ -31,40 +31,6 @@ const NOT_COPIED: [&str; 6] = [
 ];
 /// Longest revision history in characters, as upstream.
 const HISTORY_LENGTH: usize = 2000;
-
-/// FNV-1a with 32 bits, which upstream names pods by as well.
-#[derive(Clone, Copy)]
-struct Fnv(u32);
-
-impl Hasher for Fnv {
-    fn finish(&self) -> u64 {
-        u64::from(self.0)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u32::from(*byte)).wrapping_mul(16_777_619);
-        }
-    }
-}
-
-/// Upstream's alphabet for generated names: no vowels, so no words.
-fn safe(text: &str) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes().map(|byte| char::from(ALPHABET[usize::from(byte) % ALPHABET.len()])).collect()
-}
-
-/// A short name for anything that can be serialized; equal things have equal names.
-pub fn short_hash(value: &impl serde::Serialize, collisions: Option<i32>) -> String {
-    let mut hash = Fnv(2_166_136_261);
-    // Through `Value` the keys come in a fixed order.
-    let canonical = serde_json::to_value(value).map(|value| value.to_string()).unwrap_or_default();
-    hash.write(canonical.as_bytes());
-    if let Some(collisions) = collisions {
-        hash.write(&collisions.to_le_bytes());
-    }
-    safe(&hash.finish().to_string())
-}
 
 fn without_hash(template: &PodTemplateSpec) -> PodTemplateSpec {
     let mut template = template.clone();

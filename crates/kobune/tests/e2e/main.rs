@@ -9,6 +9,7 @@ mod kubectl;
 mod lives;
 mod pods;
 mod streams;
+mod workloads;
 
 use std::time::Duration;
 

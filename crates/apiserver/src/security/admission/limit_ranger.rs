@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use kobune_kinds::quantity::Quantity;
+use kobune_kinds::quota::{Resources, pod_total, resources};
 use serde_json::Value;
 
 use super::fields::{items, object_mut, text};
@@ -13,9 +13,6 @@ use crate::security::Refusal;
 use crate::security::lookup::Lookup;
 
 const COLLECTION: &str = "core/limitranges";
-
-/// Resources by name.
-pub(super) type Resources = BTreeMap<String, Quantity>;
 
 /// Puts default requests and limits into the containers of a new pod.
 pub(super) async fn set_defaults(lookup: &Lookup, request: &Request<'_>, pod: &mut Value) -> Result<(), Refusal> {
@@ -49,19 +46,6 @@ pub(super) async fn validate(
         }
     }
     Ok(())
-}
-
-/// Reads a map of quantities; what is no quantity cannot have passed validation.
-pub(super) fn resources(value: Option<&Value>) -> Resources {
-    let map = value.and_then(Value::as_object).into_iter().flatten();
-    map.filter_map(|(name, quantity)| {
-        let quantity = match quantity {
-            Value::String(text) => text.parse().ok()?,
-            number => number.to_string().parse().ok()?,
-        };
-        Some((name.clone(), quantity))
-    })
-    .collect()
 }
 
 fn limits_of<'a>(range: &'a Value, kind: &'a str) -> impl Iterator<Item = &'a Value> {
@@ -124,56 +108,6 @@ fn pod_problems(pod: &Value, range: &Value) -> Vec<String> {
         check(limit, "Pod", &pod_total(spec, "requests"), &pod_total(spec, "limits"), &mut problems);
     }
     problems
-}
-
-/// What a pod needs at most at one time: the sum of its containers (and of init containers that go on running), or the
-/// largest init container beside those that run already.
-pub(super) fn pod_total(spec: &Value, field: &str) -> Resources {
-    let own = |container: &Value| resources(container.get("resources").and_then(|all| all.get(field)));
-    let add = |total: &mut Resources, more: &Resources| {
-        for (name, quantity) in more {
-            let sum = total.get(name).map_or(*quantity, |own| *own + *quantity);
-            total.insert(name.clone(), sum);
-        }
-    };
-    let raise = |total: &mut Resources, other: &Resources| {
-        for (name, quantity) in other {
-            let largest = total.get(name).map_or(*quantity, |own| (*own).max(*quantity));
-            total.insert(name.clone(), largest);
-        }
-    };
-    let mut total = Resources::new();
-    for container in items(spec, "containers") {
-        add(&mut total, &own(container));
-    }
-    let (mut sidecars, mut starting) = (Resources::new(), Resources::new());
-    for container in items(spec, "initContainers") {
-        let mut at_once = own(container);
-        if text(container, "restartPolicy") == "Always" {
-            add(&mut total, &at_once);
-            add(&mut sidecars, &at_once);
-            raise(&mut starting, &sidecars);
-        } else {
-            add(&mut at_once, &sidecars);
-            raise(&mut starting, &at_once);
-        }
-    }
-    raise(&mut total, &starting);
-    // Resources that the pod itself names stand in place of the sum.
-    for (name, quantity) in resources(spec.get("resources").and_then(|all| all.get(field))) {
-        total.insert(name, quantity);
-    }
-    let overhead = resources(spec.get("overhead"));
-    if field == "requests" {
-        add(&mut total, &overhead);
-    } else {
-        for (name, quantity) in overhead {
-            if let Some(own) = total.get_mut(&name) {
-                *own = *own + quantity;
-            }
-        }
-    }
-    total
 }
 
 fn check(limit: &Value, kind: &str, requests: &Resources, limits: &Resources, problems: &mut Vec<String>) {
@@ -304,20 +238,5 @@ mod tests {
         let pod = json!({ "type": "Pod", "max": { "cpu": "1" } });
         check(pod.clone(), both("400m", "500m"), &[]);
         check(pod, both("400m", "600m"), &["maximum cpu usage per Pod is 1, but limit is 1200m"]);
-    }
-
-    #[test]
-    fn totals_of_pods() {
-        let container = |cpu: &str| json!({ "resources": { "requests": { "cpu": cpu } } });
-        let mut sidecar = container("1");
-        sidecar["restartPolicy"] = "Always".into();
-        let check = |spec: Value, expected: &str| {
-            assert_eq!(pod_total(&spec, "requests")["cpu"].to_string(), expected, "{spec}");
-        };
-        check(json!({ "containers": [container("1"), container("2")] }), "3");
-        check(json!({ "containers": [container("1")], "initContainers": [container("4")] }), "4");
-        check(json!({ "containers": [container("2")], "initContainers": [sidecar, container("1")] }), "3");
-        check(json!({ "containers": [container("2")], "initContainers": [sidecar, container("4")] }), "5");
-        check(json!({ "containers": [container("1")], "overhead": { "cpu": "250m" } }), "1250m");
     }
 }

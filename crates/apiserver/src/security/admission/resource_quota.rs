@@ -3,24 +3,20 @@
 //! What is used is counted from what exists, not from the quota's status, which trails behind. Writes that were admitted but are not
 //! stored yet count too, so that a burst of creations cannot slip past together.
 
-mod usage;
-
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use kobune_kinds::quantity::Quantity;
+use kobune_kinds::quota::{Measured, Resources, measure, resources};
 use kobune_store::{EventKind, Key, Record, Revision, Watch};
 use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::fields::text;
-use super::limit_ranger::{Resources, resources};
 use super::{Operation, Request};
 use crate::security::Refusal;
 use crate::security::lookup::Lookup;
-
-use usage::Measured;
 
 const COLLECTION: &str = "core/resourcequotas";
 /// How long an admitted creation may take to be stored before its share is free again. It takes milliseconds; one that failed blocks
@@ -91,7 +87,7 @@ impl QuotaBook {
             tracing::error!(key = %record.key, %error, "a stored object is unreadable");
             Refusal::internal(format_args!("cannot read {}", record.key))
         })?;
-        let measured = Arc::new(usage::measure(group, resource, &object));
+        let measured = Arc::new(measure(group, resource, &object));
         let mut entries = self.entries.lock();
         if entries.measured.len() >= MEASURED {
             entries.measured.clear();
@@ -141,9 +137,9 @@ pub(super) async fn validate(
     if quotas.is_empty() {
         return Ok(());
     }
-    let wanted = Arc::new(usage::measure(request.group, request.resource, object));
+    let wanted = Arc::new(measure(request.group, request.resource, object));
     let before = old.filter(|_| request.operation == Operation::Update);
-    let before = before.map(|old| usage::measure(request.group, request.resource, old));
+    let before = before.map(|old| measure(request.group, request.resource, old));
     let mut growing = Vec::new();
     for quota in quotas.iter().filter(|quota| wanted.in_scope(quota)) {
         let hard = resources(quota.pointer("/spec/hard"));
@@ -222,7 +218,7 @@ mod tests {
         let hard = resources(Some(&json!({ "pods": "2", "requests.cpu": "1", "services": "1" })));
         let pod = |cpu: &str| {
             let object = json!({ "spec": { "containers": [{ "resources": { "requests": { "cpu": cpu } } }] } });
-            usage::measure("", "pods", &object)
+            measure("", "pods", &object)
         };
         let check = |existing: &[&str], wanted: &str, expected: Option<&str>| {
             let existing: Vec<Measured> = existing.iter().map(|cpu| pod(cpu)).collect();

@@ -3,9 +3,9 @@
 use serde_json::Value;
 
 use super::super::{Errors, none_negative, required_one_of};
+use crate::cron::Schedule;
 use crate::field_error::FieldError;
 use crate::path::{Path, text};
-use crate::schedule;
 
 /// A new one.
 pub(in crate::validation) fn create(job: &Value, errors: &mut Errors) {
@@ -29,8 +29,8 @@ fn spec(spec: &Value, old: Option<&Value>, errors: &mut Errors) {
     if given.is_empty() {
         errors.push(FieldError::required(place, ""));
     } else {
-        if let Err(error) = schedule::check(given) {
-            errors.push(FieldError::invalid(place, given, error.to_string()));
+        if let Err(error) = Schedule::parse(given) {
+            errors.push(FieldError::invalid(place, given, error));
         }
         let allowed = old.is_some_and(|old| text(old, "schedule").contains("TZ"));
         let detail = match (given.contains("TZ"), allowed) {

@@ -1,21 +1,87 @@
-//! What one object uses of a quota, and which quotas it falls under.
+//! What one object uses of a quota, which quotas it falls under, and what a pod needs in all.
+//!
+//! Admission refuses by it, and the controller of quotas fills in their status by it.
 
 use std::collections::BTreeMap;
 
-use kobune_kinds::quantity::Quantity;
 use serde_json::Value;
 
-use super::super::fields::{is_set, items, metadata, text};
-use super::super::limit_ranger::{Resources, pod_total, resources};
+use crate::quantity::Quantity;
+
+/// Resources by name.
+pub type Resources = BTreeMap<String, Quantity>;
+
+/// Reads a map of quantities; what is no quantity cannot have passed validation.
+pub fn resources(value: Option<&Value>) -> Resources {
+    let map = value.and_then(Value::as_object).into_iter().flatten();
+    map.filter_map(|(name, quantity)| {
+        let quantity = match quantity {
+            Value::String(text) => text.parse().ok()?,
+            number => number.to_string().parse().ok()?,
+        };
+        Some((name.clone(), quantity))
+    })
+    .collect()
+}
+
+/// What a pod needs at most at one time: the sum of its containers (and of init containers that go on running), or the
+/// largest init container beside those that run already.
+pub fn pod_total(spec: &Value, field: &str) -> Resources {
+    let own = |container: &Value| resources(container.get("resources").and_then(|all| all.get(field)));
+    let add = |total: &mut Resources, more: &Resources| {
+        for (name, quantity) in more {
+            let sum = total.get(name).map_or(*quantity, |own| *own + *quantity);
+            total.insert(name.clone(), sum);
+        }
+    };
+    let raise = |total: &mut Resources, other: &Resources| {
+        for (name, quantity) in other {
+            let largest = total.get(name).map_or(*quantity, |own| (*own).max(*quantity));
+            total.insert(name.clone(), largest);
+        }
+    };
+    let mut total = Resources::new();
+    for container in items(spec, "containers") {
+        add(&mut total, &own(container));
+    }
+    let (mut sidecars, mut starting) = (Resources::new(), Resources::new());
+    for container in items(spec, "initContainers") {
+        let mut at_once = own(container);
+        if text(container, "restartPolicy") == "Always" {
+            add(&mut total, &at_once);
+            add(&mut sidecars, &at_once);
+            raise(&mut starting, &sidecars);
+        } else {
+            add(&mut at_once, &sidecars);
+            raise(&mut starting, &at_once);
+        }
+    }
+    raise(&mut total, &starting);
+    // Resources that the pod itself names stand in place of the sum.
+    for (name, quantity) in resources(spec.get("resources").and_then(|all| all.get(field))) {
+        total.insert(name, quantity);
+    }
+    let overhead = resources(spec.get("overhead"));
+    if field == "requests" {
+        add(&mut total, &overhead);
+    } else {
+        for (name, quantity) in overhead {
+            if let Some(own) = total.get_mut(&name) {
+                *own = *own + quantity;
+            }
+        }
+    }
+    total
+}
 
 /// The resources that every container must name when a quota bounds them.
 const COMPUTE: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
 /// An object's use of quotas.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(in crate::security::admission) struct Measured {
+pub struct Measured {
     /// How much of each resource it uses.
-    pub(super) used: Resources,
+    pub used: Resources,
     /// For a pod, what scopes ask for.
     pod: Option<PodScopes>,
 }
@@ -31,7 +97,7 @@ struct PodScopes {
 }
 
 /// Measures an object of a resource.
-pub(super) fn measure(group: &str, resource: &str, object: &Value) -> Measured {
+pub fn measure(group: &str, resource: &str, object: &Value) -> Measured {
     let mut used = Resources::new();
     let one = Quantity::from_milli(1000);
     let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
@@ -93,7 +159,9 @@ fn measure_service(spec: &Value, used: &mut Resources, one: Quantity) {
 }
 
 fn measure_claim(claim: &Value, used: &mut Resources, one: Quantity) {
-    let class = metadata(claim, "annotations", "volume.beta.kubernetes.io/storage-class")
+    let class = claim
+        .pointer("/metadata/annotations/volume.beta.kubernetes.io~1storage-class")
+        .and_then(Value::as_str)
         .unwrap_or_else(|| text(&claim["spec"], "storageClassName"));
     let storage = resources(claim.pointer("/spec/resources/requests")).get("storage").copied();
     used.insert("persistentvolumeclaims".into(), one);
@@ -145,7 +213,7 @@ fn scopes_of(pod: &Value) -> PodScopes {
 
 impl Measured {
     /// Whether a quota's scopes take the object in. Only pods fall under quotas with scopes.
-    pub(super) fn in_scope(&self, quota: &Value) -> bool {
+    pub fn in_scope(&self, quota: &Value) -> bool {
         let spec = &quota["spec"];
         let plain = items(spec, "scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
         let chosen = items(&spec["scopeSelector"], "matchExpressions").iter().map(|expression| {
@@ -174,7 +242,7 @@ impl Measured {
     }
 
     /// The compute resources that a quota bounds and some containers do not name, as upstream's message lists them.
-    pub(super) fn unspecified(&self, hard: &Resources) -> Option<String> {
+    pub fn unspecified(&self, hard: &Resources) -> Option<String> {
         let pod = self.pod.as_ref()?;
         let mut parts: Vec<String> = Vec::new();
         for name in COMPUTE.iter().filter(|name| hard.contains_key(**name)) {
@@ -188,6 +256,21 @@ impl Measured {
         parts.sort();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
+}
+
+/// A text field, or the empty text.
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A list field, or no items.
+fn items<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Whether a field is there and not null.
+fn is_set(value: &Value, key: &str) -> bool {
+    value.get(key).is_some_and(|field| !field.is_null())
 }
 
 #[cfg(test)]
@@ -283,5 +366,20 @@ mod tests {
         check(pod(json!({})), Some("cpu for: a; limits.memory for: a"));
         check(pod(json!({ "requests": { "cpu": "1" } })), Some("limits.memory for: a"));
         check(pod(json!({ "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } })), None);
+    }
+
+    #[test]
+    fn totals_of_pods() {
+        let container = |cpu: &str| json!({ "resources": { "requests": { "cpu": cpu } } });
+        let mut sidecar = container("1");
+        sidecar["restartPolicy"] = "Always".into();
+        let check = |spec: Value, expected: &str| {
+            assert_eq!(pod_total(&spec, "requests")["cpu"].to_string(), expected, "{spec}");
+        };
+        check(json!({ "containers": [container("1"), container("2")] }), "3");
+        check(json!({ "containers": [container("1")], "initContainers": [container("4")] }), "4");
+        check(json!({ "containers": [container("2")], "initContainers": [sidecar, container("1")] }), "3");
+        check(json!({ "containers": [container("2")], "initContainers": [sidecar, container("4")] }), "5");
+        check(json!({ "containers": [container("1")], "overhead": { "cpu": "250m" } }), "1250m");
     }
 }
