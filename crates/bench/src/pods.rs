@@ -39,8 +39,7 @@ pub fn measure(cluster: &Cluster) -> Result<()> {
 fn run(cluster: &Cluster, prefix: &str, count: usize, at_once: bool) -> Result<Vec<f64>> {
     on_host(cluster, |config| async move {
         let client = kube::Client::try_from(config)?;
-        let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod"));
-        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), "default", &resource);
+        let api = pods(&client);
         let version =
             api.list_metadata(&Default::default()).await?.metadata.resource_version.context("a list has a version")?;
         let mut events = api.watch(&WatchParams::default(), &version).await?.boxed();
@@ -69,10 +68,31 @@ fn run(cluster: &Cluster, prefix: &str, count: usize, at_once: bool) -> Result<V
     })
 }
 
-/// Deletes all pods and waits until they are gone.
+/// Deletes all pods in one request and waits until the last is gone. kubectl would ask for each of them and hold back
+/// its own requests.
 fn clear(cluster: &Cluster) -> Result<()> {
-    cluster.kubectl(["delete", "pods", "--all", "--timeout=180s"])?.ok();
-    Ok(())
+    on_host(cluster, |config| async move {
+        let client = kube::Client::try_from(config)?;
+        let api = pods(&client);
+        let before = api.list_metadata(&Default::default()).await?;
+        let version = before.metadata.resource_version.context("a list has a version")?;
+        let mut left = before.items.len();
+        let mut events = api.watch(&WatchParams::default(), &version).await?.boxed();
+        send(&client, "DELETE", PODS, None).await?;
+        while left > 0 {
+            let event = tokio::time::timeout(Duration::from_secs(120), events.try_next()).await;
+            match event.context("no pod went for two minutes")?? {
+                Some(WatchEvent::Deleted(_)) => left -= 1,
+                Some(_) => {}
+                None => bail!("the watch ended"),
+            }
+        }
+        Ok(())
+    })
+}
+
+fn pods(client: &kube::Client) -> Api<DynamicObject> {
+    Api::namespaced_with(client.clone(), "default", &ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "Pod")))
 }
 
 fn pod(name: &str) -> String {

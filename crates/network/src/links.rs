@@ -175,6 +175,8 @@ pub(crate) enum Target {
     Link { index: u32, source: Option<IpAddr> },
     /// To a gateway that is reachable through a link although no range says so.
     Gateway { index: u32, gateway: IpAddr },
+    /// To another machine, on whichever link has its address.
+    Node { gateway: IpAddr },
     /// Nowhere: the sender is told at once.
     Unreachable,
 }
@@ -205,6 +207,7 @@ fn route_message(destination: IpNet, target: &Target) -> RouteMessage {
             message.attributes.push(RouteAttribute::Gateway(inner(*gateway)));
             message.attributes.push(RouteAttribute::Oif(*index));
         }
+        Target::Node { gateway } => message.attributes.push(RouteAttribute::Gateway(inner(*gateway))),
         Target::Unreachable => {
             message.header.kind = RouteType::Unreachable;
             message.attributes.push(RouteAttribute::Priority(LAST_RESORT));
@@ -216,6 +219,47 @@ fn route_message(destination: IpNet, target: &Target) -> RouteMessage {
 /// Makes a route, or puts it in the place of one to the same destination.
 pub(crate) fn add_route(netlink: &mut Netlink, destination: IpNet, target: &Target) -> io::Result<()> {
     netlink.create(RouteNetlinkMessage::NewRoute(route_message(destination, target)), Existing::Replace)
+}
+
+/// kobune's routes by way of other machines.
+pub(crate) fn node_routes(netlink: &mut Netlink) -> io::Result<Vec<(IpNet, IpAddr)>> {
+    let outer = |address: &RouteAddress| match address {
+        RouteAddress::Inet(v4) => Some(IpAddr::V4(*v4)),
+        RouteAddress::Inet6(v6) => Some(IpAddr::V6(*v6)),
+        _ => None,
+    };
+    let mut found = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(question))? {
+            let RouteNetlinkMessage::NewRoute(message) = answer else { continue };
+            let (mut destination, mut gateway) = (None, None);
+            for attribute in &message.attributes {
+                match attribute {
+                    RouteAttribute::Destination(address) => destination = outer(address),
+                    RouteAttribute::Gateway(address) => gateway = outer(address),
+                    _ => {}
+                }
+            }
+            let (Some(destination), Some(gateway)) = (destination, gateway) else { continue };
+            let range = IpNet::new(destination, message.header.destination_prefix_length);
+            if let Ok(range) = range
+                && message.header.protocol == PROTOCOL
+            {
+                found.push((range, gateway));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Removes a route by way of another machine. One that is not there is fine.
+pub(crate) fn delete_node_route(netlink: &mut Netlink, destination: IpNet, gateway: IpAddr) -> io::Result<()> {
+    match netlink.change(RouteNetlinkMessage::DelRoute(route_message(destination, &Target::Node { gateway }))) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other,
+    }
 }
 
 /// Removes kobune's unreachable route to a destination. One that is not there is fine.

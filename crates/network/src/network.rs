@@ -21,13 +21,14 @@
 //! gone, so leftover files mean nothing and are removed; therefore records need no fsync.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -504,6 +505,45 @@ impl Network {
         self.host_ports_changed.subscribe()
     }
 
+    /// Makes the routes to the pods of other nodes what is given, and takes away those that are not wanted any more.
+    /// Gives back the ones that lead to machines on none of our links.
+    pub(crate) async fn set_node_routes(
+        self: &Arc<Self>,
+        wanted: &BTreeMap<IpNet, IpAddr>,
+    ) -> Result<BTreeMap<IpNet, IpAddr>, NetworkError> {
+        let (own, wanted) = (Arc::clone(self), wanted.clone());
+        blocking(move || {
+            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+            let there = links::node_routes(&mut netlink).map_err(Step::List.failed())?;
+            for (range, gateway) in &there {
+                let ours = own.config.cluster_cidrs.iter().any(|cluster| cluster.contains(range));
+                if ours && wanted.get(range) != Some(gateway) {
+                    links::delete_node_route(&mut netlink, *range, *gateway).map_err(Step::MakeRoute.failed())?;
+                }
+            }
+            let mut unreachable = BTreeMap::new();
+            for (range, gateway) in wanted {
+                if there.contains(&(range, gateway)) {
+                    continue;
+                }
+                match links::add_route(&mut netlink, range, &Target::Node { gateway }) {
+                    Ok(()) => {}
+                    Err(error)
+                        if matches!(
+                            error.raw_os_error(),
+                            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL)
+                        ) =>
+                    {
+                        unreachable.insert(range, gateway);
+                    }
+                    Err(error) => return Err(Step::MakeRoute.failed()(error)),
+                }
+            }
+            Ok(unreachable)
+        })
+        .await
+    }
+
     /// Removes everything an instance made: table, links, routes, namespaces, state files. Needs no running instance;
     /// what is not there is fine. Forwarding of packets stays on: other programs may have come to need it.
     pub async fn purge(config: &Config) -> Result<(), NetworkError> {
@@ -523,6 +563,11 @@ impl Network {
             for link in links::list(&mut netlink).map_err(Step::List.failed())? {
                 if link.name == here.bridge || is_pod_link(&link.name, &prefix) {
                     links::delete(&mut netlink, &link.name).map_err(Step::RemoveLink.failed())?;
+                }
+            }
+            for (range, gateway) in links::node_routes(&mut netlink).map_err(Step::List.failed())? {
+                if here.cluster_cidrs.iter().any(|cluster| cluster.contains(&range)) {
+                    links::delete_node_route(&mut netlink, range, gateway).map_err(Step::MakeRoute.failed())?;
                 }
             }
             for range in &here.pod_cidrs {
@@ -592,8 +637,8 @@ fn forward_packets(config: &Config) -> Result<(), NetworkError> {
     };
     let (mut v4, mut v6) = (false, false);
     for range in &config.pod_cidrs {
-        v4 |= matches!(range, ipnet::IpNet::V4(_));
-        v6 |= matches!(range, ipnet::IpNet::V6(_));
+        v4 |= matches!(range, IpNet::V4(_));
+        v6 |= matches!(range, IpNet::V6(_));
     }
     if v4 {
         switch("/proc/sys/net/ipv4/ip_forward")?;

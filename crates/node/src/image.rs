@@ -49,6 +49,11 @@ fn registry(image: &str) -> (&str, &str) {
     }
 }
 
+/// Whether no registry has this image: it was made or loaded on the machine under a name of kobune's own domain.
+pub fn is_local(image: &str) -> bool {
+    registry(image).0 == "kobune.local"
+}
+
 /// The credentials that the pod's pull secrets have for an image, best match first.
 pub fn credentials(image: &str, secrets: &[Content]) -> Vec<Auth> {
     let (host, path) = registry(image);

@@ -1,18 +1,15 @@
-//! A whole cluster: `kobune up` on a host of its own, and the clients that speak to it.
+//! A whole cluster: `kobune up` on a host of its own, the machines that join it, and the clients that speak to it.
 
 use std::ffi::OsStr;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use anyhow::Result;
 
 use crate::host::{Host, Lan};
+use crate::instance::Instance;
 use crate::process::{Finished, Running};
-use crate::wait::Deadline;
 
 /// How long a client's command may take.
 const CLIENT_LIMIT: Duration = Duration::from_secs(120);
@@ -24,11 +21,18 @@ const READY_LIMIT: Duration = Duration::from_secs(90);
 #[derive(Debug)]
 pub struct ClusterBuilder {
     executable: PathBuf,
+    command: &'static str,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
 
 impl ClusterBuilder {
+    /// Runs `kobune server`, which has no node, in place of `kobune up`.
+    pub fn server_only(mut self) -> Self {
+        self.command = "server";
+        self
+    }
+
     /// Adds an argument of `kobune up`.
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
@@ -44,142 +48,102 @@ impl ClusterBuilder {
     /// Makes the link, the host and the data folder, starts kobune and waits until its API server is ready.
     pub fn start(self) -> Result<Cluster> {
         let lan = Lan::new()?;
-        let host = lan.host()?;
-        // Not under a temporary folder that may be a tmpfs: overlayfs wants a file system that can be an upper layer.
-        let parent = std::env::var_os("KOBUNE_TEST_DATA").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
-        let data_dir = tempfile::Builder::new().prefix("kobune-test-").tempdir_in(parent)?;
-        let mut cluster = Cluster {
-            builder: self,
-            log: data_dir.path().with_extension("log"),
-            data_dir: Some(data_dir),
-            process: None,
-            host,
-            _lan: lan,
-        };
+        let mut first = Instance::new(self.executable, self.command, lan.host()?)?;
+        first.arguments.extend(self.arguments);
+        first.environment.extend(self.environment);
+        let mut cluster = Cluster { agents: Vec::new(), first, lan };
         cluster.start_again()?;
         Ok(cluster)
     }
 }
 
-/// A running cluster.
+/// A running cluster. What was started last is taken away first.
 #[derive(Debug)]
 pub struct Cluster {
-    builder: ClusterBuilder,
-    process: Option<Child>,
-    log: PathBuf,
-    data_dir: Option<tempfile::TempDir>,
-    host: Host,
-    _lan: Lan,
+    agents: Vec<Instance>,
+    first: Instance,
+    lan: Lan,
 }
 
 impl Cluster {
     /// A cluster of the given executable.
     pub fn builder(executable: impl Into<PathBuf>) -> ClusterBuilder {
-        ClusterBuilder { executable: executable.into(), arguments: Vec::new(), environment: Vec::new() }
+        let executable = executable.into();
+        ClusterBuilder { executable, command: "up", arguments: Vec::new(), environment: Vec::new() }
     }
 
-    /// The machine that the cluster runs on.
+    /// The machine that the cluster's server runs on.
     pub fn host(&self) -> &Host {
-        &self.host
+        self.first.host()
     }
 
     /// The data folder.
     pub fn data_dir(&self) -> &Path {
-        self.data_dir.as_ref().expect("the folder is there until the cluster is dropped").path()
+        self.first.data_dir()
     }
 
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.data_dir().join("admin.kubeconfig")
+        kubeconfig_of(&self.first)
     }
 
     /// The API server's address.
     pub fn url(&self) -> String {
-        format!("https://{}:6443", self.host.address())
+        format!("https://{}:6443", self.host().address())
     }
 
     /// The process id of `kobune up`.
     pub fn process_id(&self) -> u32 {
-        self.process.as_ref().expect("kobune runs").id()
+        self.first.process_id()
     }
 
     /// What kobune has logged until now.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_else(|error| format!("{}: {error}", self.log.display()))
+        self.first.log()
     }
 
     /// Starts `kobune up` on the data folder and waits until its API server is ready.
     pub fn start_again(&mut self) -> Result<()> {
-        if self.process.is_some() {
-            bail!("kobune runs already");
-        }
-        let log = std::fs::File::options().create(true).append(true).open(&self.log)?;
-        let mut command = self.host.command(&self.builder.executable);
-        command.arg("up").arg("--data-dir").arg(self.data_dir()).args(&self.builder.arguments);
-        command.envs(self.builder.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.process = Some(command.spawn().context("start kobune")?);
-        let deadline = Deadline::after(READY_LIMIT);
-        loop {
-            if let Some(status) =
-                self.process.as_mut().and_then(|process| process.try_wait().transpose()).transpose()?
-            {
-                self.process = None;
-                bail!("kobune up ended with {status}\n{}", self.log());
-            }
-            let ready = self.kubeconfig().exists() && self.kubectl(["get", "--raw", "/readyz"])?.status.success();
-            if ready {
-                return Ok(());
-            }
-            if deadline.is_over() {
-                bail!("the API server is not ready after {READY_LIMIT:?}\n{}", self.log());
-            }
-            std::thread::sleep(Duration::from_millis(30));
-        }
+        self.first.start()?;
+        self.first.ready("the API server", READY_LIMIT, |first| {
+            let mut probe = client_on(first, crate::tools().join("kubectl"));
+            probe.args(["get", "--raw", "/readyz"]);
+            Ok(kubeconfig_of(first).exists() && Running::start(probe, None)?.finish(CLIENT_LIMIT)?.status.success())
+        })
+    }
+
+    /// Starts `kobune agent` with the given arguments on a further host of the link.
+    pub fn join<A: Into<String>>(&mut self, arguments: impl IntoIterator<Item = A>) -> Result<&mut Instance> {
+        let mut agent = Instance::new(self.first.executable().to_owned(), "agent", self.lan.host()?)?;
+        agent.arguments.extend(arguments.into_iter().map(Into::into));
+        agent.start()?;
+        self.agents.push(agent);
+        Ok(self.agents.last_mut().expect("it was just added"))
+    }
+
+    /// The agents, in the order in which they joined.
+    pub fn agents(&mut self) -> &mut [Instance] {
+        &mut self.agents
     }
 
     /// Ends kobune as a power cut would: no handler runs. Its pods go on.
     pub fn kill(&mut self) -> Result<()> {
-        let mut process = self.process.take().context("kobune does not run")?;
-        process.kill()?;
-        let status = process.wait()?;
-        if status.signal() != Some(Signal::SIGKILL as i32) {
-            bail!("kobune ended with {status} before it was killed\n{}", self.log());
-        }
-        Ok(())
+        self.first.kill()
     }
 
     /// Asks kobune to end and waits for it. Its pods go on.
     pub fn stop(&mut self) -> Result<()> {
-        let Some(mut process) = self.process.take() else { return Ok(()) };
-        kill(Pid::from_raw(i32::try_from(process.id())?), Signal::SIGTERM)?;
-        let deadline = Deadline::after(Duration::from_secs(30));
-        loop {
-            match process.try_wait()? {
-                Some(status) if status.success() => return Ok(()),
-                Some(status) => bail!("kobune ended with {status}\n{}", self.log()),
-                None if deadline.is_over() => {
-                    process.kill()?;
-                    process.wait()?;
-                    bail!("kobune has not ended within 30 s of SIGTERM\n{}", self.log());
-                }
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        }
+        self.first.stop()
     }
 
     /// Runs `kobune` with the given arguments on the host.
     pub fn kobune<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Result<Finished> {
-        let mut command = self.host.command(&self.builder.executable);
-        command.args(arguments);
-        Running::start(command, None)?.finish(CLIENT_LIMIT)
+        self.first.kobune(arguments)
     }
 
     /// A client's command on the host, with the administrator's kubeconfig and a home folder of its own.
     pub fn client(&self, program: impl AsRef<OsStr>) -> Command {
-        let mut command = self.host.command(program);
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.data_dir().join("home"));
-        command
+        client_on(&self.first, program)
     }
 
     /// Runs kubectl to its end.
@@ -224,38 +188,14 @@ impl Cluster {
         command.arg("-");
         Running::start(command, Some(program))?.finish(CLIENT_LIMIT)
     }
-
-    fn take_away(&mut self) -> Result<()> {
-        let stopped = self.stop();
-        let purged = self.kobune([
-            OsStr::new("down"),
-            OsStr::new("--purge"),
-            OsStr::new("--data-dir"),
-            self.data_dir().as_os_str(),
-        ])?;
-        stopped?;
-        if !purged.status.success() {
-            bail!("{}: {}{}", purged.command, purged.stdout, purged.stderr);
-        }
-        Ok(())
-    }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        let panicking = std::thread::panicking();
-        if let Err(error) = self.take_away() {
-            eprintln!("testbed: the cluster could not be taken away: {error:#}");
-        }
-        if panicking {
-            let log = self.log();
-            let tail: Vec<&str> = log.lines().rev().take(60).collect();
-            eprintln!("testbed: the end of {}, which is kept:", self.log.display());
-            for line in tail.iter().rev() {
-                eprintln!("  {line}");
-            }
-        } else if let Err(error) = std::fs::remove_file(&self.log) {
-            eprintln!("testbed: {}: {error}", self.log.display());
-        }
-    }
+fn kubeconfig_of(server: &Instance) -> PathBuf {
+    server.data_dir().join("admin.kubeconfig")
+}
+
+fn client_on(server: &Instance, program: impl AsRef<OsStr>) -> Command {
+    let mut command = server.host().command(program);
+    command.env("KUBECONFIG", kubeconfig_of(server)).env("HOME", server.data_dir().join("home"));
+    command
 }

@@ -2,16 +2,19 @@
 //! and faults on demand.
 //!
 //! A [`Lan`] is an Ethernet link that leads nowhere else; a [`Host`] is a network namespace on it with an address and a
-//! default route that ends at the link. A [`Cluster`] is `kobune up` on such a host with a data folder of its own.
+//! default route that ends at the link. A [`Cluster`] is `kobune up` on such a host with a data folder of its own; further
+//! hosts join it with `kobune agent`.
 //! Everything is taken away when the value is dropped, also when the test panics; then the logs are kept.
 
 mod cluster;
 mod host;
+mod instance;
 mod process;
 mod wait;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use host::{Host, Lan};
+pub use instance::Instance;
 pub use process::{Finished, Running};
 pub use wait::{Deadline, eventually};
 

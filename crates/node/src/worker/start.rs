@@ -17,7 +17,7 @@ use crate::context::Context;
 use crate::env::environment;
 use crate::errors::chain;
 use crate::events::Severity;
-use crate::image::{PullPolicy, credentials};
+use crate::image::{PullPolicy, credentials, is_local};
 use crate::plan::IMAGE_ANNOTATION;
 use crate::pod::{self, Member};
 use crate::probes::Target;
@@ -145,7 +145,11 @@ impl Starter {
             return Err(failure("InvalidImageName", message));
         }
         let images = self.context.config.runtime.images();
-        let policy = PullPolicy::of(&member.container);
+        // No tag means "always ask the registry" to the API; these have none.
+        let policy = match PullPolicy::of(&member.container) {
+            PullPolicy::Always if is_local(&wanted) => PullPolicy::IfNotPresent,
+            policy => policy,
+        };
         let present = images.get(&wanted);
         match (policy, present) {
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
