@@ -44,7 +44,7 @@ struct Applied {
 
 /// Applies the manifests and waits for them.
 pub async fn apply(options: ApplyOptions) -> Result<()> {
-    let client = client(&options).await?;
+    let client = crate::client(options.kubeconfig.as_deref()).await?;
     let mut objects = Vec::new();
     for source in &options.filename {
         objects.extend(manifests::read(source)?);
@@ -62,18 +62,6 @@ pub async fn apply(options: ApplyOptions) -> Result<()> {
         Ok(result) => result.map(drop),
         Err(_) => bail!("not everything is ready after {} s", options.timeout),
     }
-}
-
-async fn client(options: &ApplyOptions) -> Result<kube::Client> {
-    let config = match &options.kubeconfig {
-        Some(path) => {
-            let kubeconfig =
-                kube::config::Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?
-        }
-        None => kube::Config::infer().await.context("find a kubeconfig: set KUBECONFIG or give --kubeconfig")?,
-    };
-    kube::Client::try_from(config).context("make a client of the cluster")
 }
 
 async fn apply_one(client: &kube::Client, options: &ApplyOptions, mut object: DynamicObject) -> Result<Applied> {

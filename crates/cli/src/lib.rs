@@ -3,5 +3,28 @@
 mod apply;
 mod manifests;
 mod readiness;
+mod token;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
 
 pub use apply::{ApplyOptions, apply};
+pub use token::{TokenCommand, token};
+
+/// The settings of a kubeconfig, or of the place where kubectl would look.
+async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {
+    match kubeconfig {
+        Some(path) => {
+            let kubeconfig =
+                kube::config::Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
+            Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?)
+        }
+        None => kube::Config::infer().await.context("find a kubeconfig: set KUBECONFIG or give --kubeconfig"),
+    }
+}
+
+/// A client of the cluster that a kubeconfig names.
+async fn client(kubeconfig: Option<&Path>) -> Result<kube::Client> {
+    kube::Client::try_from(config(kubeconfig).await?).context("make a client of the cluster")
+}

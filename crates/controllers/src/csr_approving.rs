@@ -1,14 +1,20 @@
 //! Approves the client certificates of node agents: their first one, and later ones for themselves, where the sender has the
 //! right to have it approved (`create certificatesigningrequests/nodeclient` and `…/selfnodeclient`).
+//!
+//! The certificate of a node's HTTP API is approved too, where upstream leaves that to people or add-ons: a node may have
+//! one for its own name and for the addresses that its Node says it has. Nobody is on site to approve by hand.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SubjectAccessReview, SubjectAccessReviewSpec};
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
+use k8s_openapi::api::core::v1::Node;
 use kobune_pki::SigningRequest;
 use kube::api::{Api, PostParams};
 
-use crate::certificates::{KUBELET_CLIENT, Requests, check_kubelet_client, decided};
+use crate::certificates::{
+    KUBELET_CLIENT, KUBELET_SERVING, Requests, check_kubelet_client, check_kubelet_serving, decided,
+};
 use crate::context::{Context, enqueue_changes};
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
@@ -17,8 +23,20 @@ use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
 pub fn start(context: &Arc<Context>, requests: &Arc<Requests>) {
     let queue = Arc::<Queue>::default();
     enqueue_changes(&**requests, &queue);
+    // A request that came before the node said its addresses is looked at again.
+    let (waiting, wake) = (requests.clone(), queue.clone());
+    context.caches.nodes.on_change(move |before, after| {
+        let addresses = |node: Option<&Arc<Node>>| node.and_then(|node| node.status.as_ref()?.addresses.clone());
+        if addresses(before) != addresses(after) {
+            waiting.all().iter().filter(|csr| !decided(csr)).for_each(|csr| wake.add(csr.key()));
+        }
+    });
     let (own, known, synced) = (context.clone(), requests.clone(), requests.clone());
-    let ready = async move { synced.synced().await };
+    let nodes = context.caches.nodes.clone();
+    let ready = async move {
+        synced.synced().await;
+        nodes.synced().await;
+    };
     context.run_controller("csrapproving", queue, ready, move |key| pass(own.clone(), known.clone(), key));
 }
 
@@ -54,28 +72,72 @@ async fn pass(context: Arc<Context>, requests: Arc<Requests>, key: ObjectKey) ->
     // What does not parse was written before validation was this strict; nobody approves it here.
     let Ok(request) = SigningRequest::from_pem(&csr.spec.request.0) else { return Ok(None) };
     for rule in rules(&csr, &request) {
-        if !allowed(&context, &csr, rule.subresource).await? {
-            continue;
+        if allowed(&context, &csr, rule.subresource).await? {
+            approve(&context, &requests, &csr, rule.message).await?;
+            return Ok(None);
         }
-        let mut approved = (*csr).clone();
-        let condition = CertificateSigningRequestCondition {
-            type_: "Approved".to_owned(),
-            status: "True".to_owned(),
-            reason: Some("AutoApproved".to_owned()),
-            message: Some(rule.message.to_owned()),
-            ..CertificateSigningRequestCondition::default()
-        };
-        approved.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
-        let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
-        match api.replace_subresource("approval", &key.name, &PostParams::default(), &approved).await {
-            Ok(written) => requests.wrote(written),
-            // The watch tells of what is there now.
-            Err(error) if is_conflict(&error) || is_not_found(&error) => {}
-            Err(error) => return Err(error).doing("approving a signing request"),
+    }
+    if let Some(node) = serving_node(&csr, &request) {
+        // The addresses are written by the node before it asks; a request that names others waits for a person.
+        let known = context.caches.nodes.get(&ObjectKey::new("", node));
+        if known.is_some_and(|known| names_are_of(&known, &request)) {
+            approve(
+                &context,
+                &requests,
+                &csr,
+                "Auto approving kubelet serving certificate for the node's own addresses.",
+            )
+            .await?;
         }
-        return Ok(None);
     }
     Ok(None)
+}
+
+/// The node that asks for the certificate of its own HTTP API.
+fn serving_node<'r>(csr: &CertificateSigningRequest, request: &'r SigningRequest) -> Option<&'r str> {
+    let usages = csr.spec.usages.as_deref().unwrap_or_default();
+    let fits = csr.spec.signer_name == KUBELET_SERVING && check_kubelet_serving(request, usages).is_ok();
+    let user = request.subject.common_name.as_str();
+    (fits && csr.spec.username.as_deref() == Some(user)).then(|| user.strip_prefix("system:node:")).flatten()
+}
+
+/// Whether every name of a request is the node's name or an address that the node says is its own.
+fn names_are_of(node: &Node, request: &SigningRequest) -> bool {
+    let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
+    let own: Vec<&str> = addresses
+        .into_iter()
+        .flatten()
+        .map(|address| address.address.as_str())
+        .chain(node.metadata.name.as_deref())
+        .collect();
+    request.dns_names.iter().all(|name| own.contains(&name.as_str()))
+        && request.ip_addresses.iter().all(|address| own.contains(&address.to_string().as_str()))
+}
+
+async fn approve(
+    context: &Context,
+    requests: &Requests,
+    csr: &CertificateSigningRequest,
+    message: &str,
+) -> Result<(), PassError> {
+    let mut approved = csr.clone();
+    let condition = CertificateSigningRequestCondition {
+        type_: "Approved".to_owned(),
+        status: "True".to_owned(),
+        reason: Some("AutoApproved".to_owned()),
+        message: Some(message.to_owned()),
+        ..CertificateSigningRequestCondition::default()
+    };
+    approved.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
+    let api: Api<CertificateSigningRequest> = Api::all(context.client.clone());
+    let name = csr.metadata.name.as_deref().unwrap_or_default();
+    match api.replace_subresource("approval", name, &PostParams::default(), &approved).await {
+        Ok(written) => requests.wrote(written),
+        // The watch tells of what is there now.
+        Err(error) if is_conflict(&error) || is_not_found(&error) => {}
+        Err(error) => return Err(error).doing("approving a signing request"),
+    }
+    Ok(())
 }
 
 /// Asks the API server whether the sender of a request has a right.
@@ -121,5 +183,27 @@ mod tests {
         check("system:bootstrap:x", KUBELET_CLIENT, &usages, &["nodeclient"]);
         check("system:node:a", "kubernetes.io/kubelet-serving", &usages, &[]);
         check("system:node:a", KUBELET_CLIENT, &["server auth"], &[]);
+    }
+
+    #[test]
+    fn serving_certificates_are_for_the_node_itself() {
+        let node: Node =
+            serde_json::from_value(serde_json::json!({"metadata": {"name": "a"}, "status": {"addresses": [
+            {"type": "InternalIP", "address": "192.0.2.1"}, {"type": "Hostname", "address": "a.example"}]}}))
+            .unwrap();
+        let check = |sender: &str, names: &[&str], expected: bool| {
+            let usages = ["digital signature", "server auth"];
+            let mut csr = csr(KUBELET_SERVING, &usages, &pem("system:node:a", &["system:nodes"], names));
+            csr.spec.username = Some(sender.to_owned());
+            let request = SigningRequest::from_pem(&csr.spec.request.0).unwrap();
+            let approved = serving_node(&csr, &request) == Some("a") && names_are_of(&node, &request);
+            assert_eq!(approved, expected, "{sender} {names:?}");
+        };
+        check("system:node:a", &["a", "192.0.2.1"], true);
+        check("system:node:a", &["a.example"], true);
+        check("system:node:a", &["a", "192.0.2.2"], false);
+        check("system:node:a", &["b"], false);
+        check("system:node:b", &["a"], false);
+        check("system:node:a", &[], false);
     }
 }

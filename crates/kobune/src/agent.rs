@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::AgentOptions;
+use crate::join::{self, Membership, Renewal};
 use crate::settings::{self, Names, NodeSettings, address_at};
 use crate::{admin, instance, up};
 
@@ -112,11 +113,18 @@ pub async fn start(
 }
 
 /// `kobune agent`.
-pub async fn join(options: AgentOptions, token: CancellationToken) -> Result<()> {
+pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> {
     let names = Names::of(&options.instance.data_dir)?;
     let _instance = instance::take(&names.data_dir)?;
+    let name = settings::node_name(&options.node)?;
+    let membership = tokio::select! {
+        // Dropping the wait loses nothing: nothing is kept before all of it was gained.
+        () = token.cancelled() => return Ok(()),
+        membership = Membership::take_up(&options, &name) => membership?,
+    };
+    let pod_cidr = *membership.pod_cidrs().first().context("the node has no range of pod addresses")?;
     let settings = NodeSettings {
-        name: settings::node_name(&options.node)?,
+        name,
         ip: options.node.node_ip,
         bind_address: options.bind_address,
         port: options.node.node_port,
@@ -124,30 +132,29 @@ pub async fn join(options: AgentOptions, token: CancellationToken) -> Result<()>
         max_pods: options.node.max_pods,
         service_cidr: options.service_cidr,
         cluster_cidr: options.cluster_cidr,
-        pod_cidr: options.pod_cidr,
+        pod_cidr,
         cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
     };
-    let kubeconfig = kube::config::Kubeconfig::read_from(&options.kubeconfig)
-        .with_context(|| format!("read {}", options.kubeconfig.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
-        .await
-        .with_context(|| format!("use {}", options.kubeconfig.display()))?;
-    let roots = config
-        .root_cert
-        .as_ref()
-        .and_then(|roots| roots.first())
-        .context("the kubeconfig names no certificate authority")?;
-    let cluster_ca = kobune_pki::certificate_pem(roots);
-    let client = kube::Client::try_from(config).context("make a client of the cluster")?;
-
     let machine = Machine::open(&names, &settings).await?;
-    // A kubelet's own authority signs its serving certificate until the cluster's does; clients must be the cluster's.
+    // Until the cluster has signed a certificate for the node's HTTP API, one of its own has to do.
     let authority = Authority::load_or_create(&names.data_dir.join("pki"))?;
-    let sans = [San::parse(&settings.name), San::Ip(machine.ip)];
-    let pair = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &sans)?;
-    let tls = tls::server_config(tls::ServingCertificate::new(&pair)?, &cluster_ca)?;
+    let own_names = join::names(&settings.name, machine.ip);
+    let own = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &own_names)?;
+    let serving = tls::ServingCertificate::new(&membership.serving(&own_names, own))?;
+    let tls = tls::server_config(Arc::clone(&serving), membership.authority_pem())?;
+    let (client, identity) = membership.client()?;
+    let renewal = Renewal {
+        name: settings.name.clone(),
+        data_dir: names.data_dir.clone(),
+        client: client.clone(),
+        identity,
+        serving,
+        names: own_names,
+    };
     let mut parts = JoinSet::new();
     start(&machine, Identity { proxy: client.clone(), client, tls }, &names, &settings, &mut parts, &token).await?;
+    let certificates = membership.keep(renewal, token.clone());
+    parts.spawn(async { ("certificates", certificates.await) });
     let admin = admin::serve(&names.data_dir, Arc::clone(&machine.runtime), token.clone())?;
     parts.spawn(async { ("admin socket", admin.await) });
     tracing::info!(node = settings.name, "the node runs");

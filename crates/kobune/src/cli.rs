@@ -27,6 +27,9 @@ pub enum Command {
     Agent(AgentOptions),
     /// Apply manifests to a cluster and wait until everything is ready
     Apply(kobune_cli::ApplyOptions),
+    /// Make, list and delete tokens with which machines join
+    #[command(subcommand)]
+    Token(kobune_cli::TokenCommand),
     /// Stop kobune and its pods; with --purge take away everything it made
     Down(DownOptions),
     /// Load, pull, list and remove container images
@@ -114,9 +117,19 @@ pub struct NodeOptions {
 pub struct AgentOptions {
     #[command(flatten)]
     pub instance: InstanceOptions,
-    /// A kubeconfig of the cluster, with the rights of its node
-    #[arg(long, value_name = "FILE", env = "KOBUNE_AGENT_KUBECONFIG")]
-    pub kubeconfig: PathBuf,
+    /// The API server of the cluster to join, such as https://192.0.2.1:6443
+    #[arg(long, value_name = "URL", env = "KOBUNE_SERVER", requires = "token")]
+    pub server: Option<String>,
+    /// The token to join with, of `kobune token create` or kubeadm
+    #[arg(long, value_name = "TOKEN", env = "KOBUNE_TOKEN", hide_env_values = true, requires = "server")]
+    pub token: Option<String>,
+    /// Hashes that the public key of the cluster's authority must have one of, sha256:<hex> [default: the token's
+    /// signature is enough]
+    #[arg(long, value_name = "HASH", env = "KOBUNE_CA_CERT_HASH", value_delimiter = ',')]
+    pub discovery_token_ca_cert_hash: Vec<String>,
+    /// A kubeconfig that may ask for the node's certificate, in place of a token
+    #[arg(long, value_name = "FILE", env = "KOBUNE_AGENT_KUBECONFIG", conflicts_with = "server")]
+    pub kubeconfig: Option<PathBuf>,
     /// The address to listen on for the node's HTTP API [default: every address]
     #[arg(long, value_name = "ADDRESS", env = "KOBUNE_BIND_ADDRESS")]
     pub bind_address: Option<IpAddr>,
@@ -126,9 +139,9 @@ pub struct AgentOptions {
     /// The addresses of all pods of the cluster
     #[arg(long, value_name = "CIDR", env = "KOBUNE_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
     pub cluster_cidr: ipnet::IpNet,
-    /// The addresses of this node's pods
+    /// The addresses of this node's pods [default: what the cluster gives it]
     #[arg(long, value_name = "CIDR", env = "KOBUNE_POD_CIDR")]
-    pub pod_cidr: ipnet::IpNet,
+    pub pod_cidr: Option<ipnet::IpNet>,
     /// The domain of Services
     #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,

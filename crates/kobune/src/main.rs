@@ -4,9 +4,11 @@ mod admin;
 mod agent;
 mod api_options;
 mod cli;
+mod discovery;
 mod down;
 mod image;
 mod instance;
+mod join;
 mod process;
 mod server;
 mod settings;
@@ -47,8 +49,9 @@ fn run(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Up(options) => process::run(|token| up::run(options, up::Parts::All, token)),
         Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
-        Command::Agent(options) => process::run(|token| agent::join(options, token)),
+        Command::Agent(options) => process::run(|token| agent::run(options, token)),
         Command::Apply(options) => process::offline(kobune_cli::apply(options)),
+        Command::Token(command) => process::offline(kobune_cli::token(command)),
         Command::Down(options) => down::run(&options),
         Command::Image { command } => image::run(command),
         Command::Config { command: ConfigCommand::Show(options) } => settings::show(options),

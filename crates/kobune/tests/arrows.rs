@@ -16,7 +16,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("node", &["network", "runtime"]),
         ("scheduler", &[]),
         ("controllers", &["kinds", "pki", "scheduler"]),
-        ("cli", &[]),
+        ("cli", &["pki"]),
         ("tools", &[]),
         ("testbed", &[]),
         ("bench", &["testbed"]),

@@ -42,6 +42,16 @@ impl San {
     pub fn parse(text: &str) -> San {
         text.parse().map_or_else(|_| San::Dns(text.to_owned()), San::Ip)
     }
+
+    /// The name as the certificate library takes it.
+    pub(crate) fn for_certificate(&self) -> Result<SanType> {
+        Ok(match self {
+            San::Ip(address) => SanType::IpAddress(*address),
+            San::Dns(name) => {
+                SanType::DnsName(name.as_str().try_into().map_err(|source| Error::Name { name: name.clone(), source })?)
+            }
+        })
+    }
 }
 
 /// Every name and address under which clients reach the API server.
@@ -163,12 +173,7 @@ impl Authority {
         let mut parameters = leaf_parameters(common_name, &[], Timestamp::now())?;
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         for san in sans {
-            parameters.subject_alt_names.push(match san {
-                San::Ip(address) => SanType::IpAddress(*address),
-                San::Dns(name) => SanType::DnsName(
-                    name.as_str().try_into().map_err(|source| Error::Name { name: name.clone(), source })?,
-                ),
-            });
+            parameters.subject_alt_names.push(san.for_certificate()?);
         }
         self.sign(common_name, parameters)
     }

@@ -25,8 +25,8 @@ pub use error::Error;
 pub use files::{write_private, write_public};
 pub use issue::Validity;
 pub use kubeconfig::kubeconfig;
-pub use pem::{certificate_pem, check_certificates, end_of_certificate};
-pub use request::{RequestError, SigningRequest};
+pub use pem::{certificate_der, certificate_pem, check_certificates, end_of_certificate, public_key_hash};
+pub use request::{RequestError, SigningRequest, new_request};
 pub use subject::Subject;
 pub use tokens::{Bound, Claims, Reference, ServiceAccountTokens, TokenError};
 

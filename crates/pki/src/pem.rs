@@ -40,6 +40,19 @@ pub fn end_of_certificate(pem: &[u8]) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
+/// The first certificate of a PEM text in DER.
+pub fn certificate_der(text: &str) -> Result<Vec<u8>> {
+    Ok(certificates("the certificate", text)?[0].to_vec())
+}
+
+/// The SHA-256 of the first certificate's public key with its algorithm (RFC 7469), in hexadecimal digits.
+pub fn public_key_hash(text: &str) -> Result<String> {
+    let der = certificate_der(text)?;
+    let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| malformed("the certificate", &error))?;
+    let digest = ring::digest::digest(&ring::digest::SHA256, certificate.public_key().raw);
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// A certificate as PEM text.
 pub fn certificate_pem(der: &[u8]) -> String {
     use base64::Engine;

@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{FromDer, GeneralName};
 
-use crate::Subject;
+use crate::{Error, San, Subject};
 
 /// The longest request that is looked at: the largest key with hundreds of names fits.
 const MAXIMUM_LENGTH: usize = 64 * 1024;
@@ -49,6 +50,22 @@ pub struct SigningRequest {
     pub(crate) raw_subject: Vec<u8>,
     /// The public key with its algorithm, in DER.
     pub(crate) raw_public_key: Vec<u8>,
+}
+
+/// A request for a certificate of this user in this group that answers for these names, and its new key, both PEM.
+pub fn new_request(user: &str, group: &str, sans: &[San]) -> crate::Result<(String, String)> {
+    let issue = |source| Error::Issue { subject: user.to_owned(), source };
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)
+        .map_err(|source| Error::Key { what: user.to_owned(), source })?;
+    let mut parameters = CertificateParams::default();
+    parameters.distinguished_name = DistinguishedName::new();
+    parameters.distinguished_name.push(DnType::OrganizationName, group);
+    parameters.distinguished_name.push(DnType::CommonName, user);
+    for name in sans {
+        parameters.subject_alt_names.push(name.for_certificate()?);
+    }
+    let request = parameters.serialize_request(&key).and_then(|request| request.pem()).map_err(issue)?;
+    Ok((request, key.serialize_pem()))
 }
 
 impl SigningRequest {

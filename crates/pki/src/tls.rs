@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, RwLock};
 
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -46,6 +47,37 @@ impl ResolvesServerCert for ServingCertificate {
     }
 }
 
+/// The certificate that a client presents; it can be replaced, and is used from the next connection on.
+#[derive(Debug)]
+pub struct ClientIdentity {
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ClientIdentity {
+    /// Starts with this certificate.
+    pub fn new(pair: &Pair) -> Result<Arc<ClientIdentity>> {
+        Ok(Arc::new(ClientIdentity { current: RwLock::new(Arc::new(certified_key(pair)?)) }))
+    }
+
+    /// Presents this certificate in every handshake from now on; connections that exist stay.
+    pub fn replace(&self, pair: &Pair) -> Result<()> {
+        let fresh = Arc::new(certified_key(pair)?);
+        // As for a server's: the value is whole whatever happened to another thread.
+        *self.current.write().unwrap_or_else(std::sync::PoisonError::into_inner) = fresh;
+        Ok(())
+    }
+}
+
+impl ResolvesClientCert for ClientIdentity {
+    fn resolve(&self, _authorities: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.current.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
 /// A server that accepts clients with a certificate of this authority and clients without any, over HTTP/2 and HTTP/1.1.
 pub fn server_config(certificate: Arc<ServingCertificate>, client_ca_pem: &str) -> Result<Arc<ServerConfig>> {
     let roots = Arc::new(roots(client_ca_pem)?);
@@ -71,6 +103,14 @@ pub fn client_config(ca_pem: &str, identity: Option<&Pair>) -> Result<ClientConf
             pem::private_key("client key", &pair.key_pem)?,
         )?,
     })
+}
+
+/// A client that trusts this authority alone and shows whatever certificate the identity holds at the moment.
+pub fn client_config_of(ca_pem: &str, identity: Arc<ClientIdentity>) -> Result<ClientConfig> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots(ca_pem)?)
+        .with_client_cert_resolver(identity))
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -289,6 +289,8 @@ pub(super) const BINDINGS: &[(&str, &str, &str, &[&str])] = &[
         &["group:system:authenticated", "group:system:unauthenticated"],
     ),
     ("", "system:node-proxier", "system:node-proxier", &["user:system:kube-proxy"]),
+    // An agent keeps the rules of services in the name of its node: there is no second program to be kube-proxy.
+    ("", "kobune:node-proxier", "system:node-proxier", &["group:system:nodes"]),
     ("", "system:kube-controller-manager", "system:kube-controller-manager", &["user:system:kube-controller-manager"]),
     ("", "system:kube-dns", "system:kube-dns", &["sa:kube-dns"]),
     ("", "system:kube-scheduler", "system:kube-scheduler", &["user:system:kube-scheduler"]),
