@@ -213,6 +213,9 @@ async fn at(time: &mut Option<Pin<Box<Sleep>>>) {
     match time {
         Some(time) => time.await,
         None => std::future::pending().await,
+    }
+}
+
 /// Tells other controllers that an object in a namespace has changed: these watches see all kinds.
 fn tell(context: &Context, kind: &Kind, change: &Change) {
     let object = match change {
