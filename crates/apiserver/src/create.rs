@@ -156,7 +156,7 @@ impl ApiServer {
         }
         warnings.extend(kind.warnings(&object, None));
         warnings.extend(self.review(call, Operation::Create, &name, Some(&object), None).await?);
-        let claim = self.claim_on_create(kind, &mut object)?;
+        let claim = self.claim(kind, &mut object, None, call.dry_run).await?;
         if ownership == Ownership::Update {
             crate::fields::track(None, &mut object, call)?;
         }
@@ -173,16 +173,20 @@ impl ApiServer {
         let write = Write { key, op: Op::Create(draft), durability: durability(kind) };
         match self.store.commit(write).await {
             Ok(record) => {
-                claim.keep();
+                claim.keep().await;
                 Ok(Made::created(Produced::Stored(record)).with_warnings(warnings))
             }
             Err(CommitError::Exists(existing)) => {
+                claim.give_back().await;
                 if is_dying(&existing.value) {
                     return Err(ApiError::being_deleted(kind, &name));
                 }
                 Err(ApiError::already_exists(kind, &name))
             }
-            Err(error) => Err(ApiError::from_commit(kind, &name, &error)),
+            Err(error) => {
+                claim.give_back().await;
+                Err(ApiError::from_commit(kind, &name, &error))
+            }
         }
     }
 

@@ -418,7 +418,7 @@ impl ApiServer {
                 let last = encode::draft(self.storage_kind(kind), &object);
                 let op = Op::Delete { expected: record.revision, last };
                 let deleted = self.commit_deletion(call, name, record, op).await?;
-                self.deleted(kind, &deleted);
+                self.deleted(kind, &deleted).await;
                 Ok(Made::ok(self.removed(kind, name, &uid, Produced::Stored(deleted))).with_warnings(warnings))
             }
         }

@@ -265,10 +265,16 @@ impl ApiError {
             .retry_after(1)
     }
 
+    /// The cluster behind the store does not answer; it may in a moment.
+    fn no_store(cause: &kobune_store::Cause) -> Self {
+        Self::service_unavailable(format!("the store does not answer: {cause}")).retry_after(1)
+    }
+
     /// A read of the store failed.
     pub(crate) fn from_store(error: &StoreError) -> Self {
         match error {
             StoreError::Expired { .. } => Self::expired_list(None),
+            StoreError::Unavailable { source } => Self::no_store(source),
             other => Self::internal(other),
         }
     }
@@ -280,6 +286,7 @@ impl ApiError {
             CommitError::Conflict { current: Some(_) } => Self::stale(kind, name),
             CommitError::Conflict { current: None } => Self::not_found(kind, name),
             CommitError::Closed => Self::service_unavailable("the server is shutting down"),
+            CommitError::Unavailable { source } => Self::no_store(source),
             other => Self::internal(other),
         }
     }

@@ -121,6 +121,9 @@ impl ApiServer {
                 method_verb(request.method())
             }
         };
+        if matches!(route, Route::Resource(_)) {
+            self.catch_up(told.verb, &query).await?;
+        }
         let peer = caller.peer();
         let authenticated = match self.identify(&caller, request.headers()).await {
             Ok(user) => user,
@@ -187,6 +190,24 @@ impl ApiServer {
         let _slot = self.slot(&caller, &user, verb)?;
         let limit = self.time_limit(&query)?;
         self.in_time(limit, self.serve_kind(user, kind, target, query, verb, request)).await
+    }
+
+    /// Waits until the state that the request meets is as new as what any server of the cluster has acknowledged, unless
+    /// the client says that an older one will do.
+    async fn catch_up(&self, verb: &str, query: &Query) -> Answer<()> {
+        let asked = query.get("resourceVersion").unwrap_or_default();
+        let content = match (verb, asked) {
+            ("get" | "list" | "watch", "") => false,
+            // A revision that another server has given out may not have arrived here yet.
+            ("get" | "list" | "watch", asked) => {
+                asked.parse::<u64>().is_ok_and(|asked| asked <= self.store.revision().0)
+            }
+            _ => false,
+        };
+        if content {
+            return Ok(());
+        }
+        self.store.fresh().await.map_err(|error| ApiError::from_store(&error))
     }
 
     /// Takes a place among the requests that are worked on. Parts of the same process and administrators are never turned

@@ -21,6 +21,7 @@ use crate::{
     metrics::Metrics,
     outgoing::trust::{Identity, TrustError},
     policy::AllPolicies,
+    reservations::Reservations,
     security::{self, Security, User, bootstrap},
     services::{Allocator, Cidr},
     webhook::{WebhookClient, Webhooks},
@@ -101,7 +102,8 @@ pub struct ApiServer {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) security: Arc<Security>,
-    pub(crate) allocator: Arc<Allocator>,
+    pub(crate) allocator: Allocator,
+    pub(crate) reservations: Reservations,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
     /// The servers behind this one.
@@ -168,11 +170,14 @@ impl ApiServer {
             front_proxy_authority: aggregation.authority().to_owned(),
         });
         for object in desired {
-            write_desired(&*store, &catalogue, &object).await?;
+            // Another server of the cluster may be doing the same at this moment.
+            while !write_desired(&*store, &catalogue, &object).await? {}
         }
         let allocator = Allocator::new(ranges, config.node_port_range.clone());
-        allocator.load(&*store).await.map_err(BuildError::Read)?;
+        let reservations = Reservations::new(Arc::clone(&store), &catalogue).expect("IPAddress is a built-in kind");
+        reservations.adopt().await.map_err(BuildError::Read)?;
         let shutdown = CancellationToken::new();
+        tokio::spawn(reservations.clone().tidy(shutdown.clone()));
         let security_config = security::Config::new(&config.service_account_issuer);
         let security = Security::start(security_config, Arc::clone(&store), Arc::new(tokens), shutdown.clone())
             .await
@@ -187,6 +192,7 @@ impl ApiServer {
             catalogue,
             security,
             allocator,
+            reservations,
             documents: Documents::default(),
             metrics: Metrics::default(),
             aggregation,
@@ -211,15 +217,16 @@ impl ApiServer {
     }
 }
 
-/// Writes one of the objects that every cluster begins with, if what is stored differs from it.
+/// Writes one of the objects that every cluster begins with, if what is stored differs from it. Answers whether it is
+/// there now; otherwise somebody else was faster, and what is stored must be looked at again.
 async fn write_desired(
     store: &dyn Store,
     catalogue: &Catalogue,
     desired: &bootstrap::Desired,
-) -> Result<(), BuildError> {
+) -> Result<bool, BuildError> {
     let Some(kind) = catalogue.by_resource(desired.group, desired.version, desired.resource) else {
         tracing::error!(resource = desired.resource, "a bootstrap object is of an unknown kind");
-        return Ok(());
+        return Ok(true);
     };
     let text = |field: &str| desired.object["metadata"][field].as_str().unwrap_or_default().to_owned();
     let (namespace, name) = (text("namespace"), text("name"));
@@ -233,7 +240,7 @@ async fn write_desired(
         ),
         None => None,
     };
-    let Some(mut object) = bootstrap::reconcile(&desired.object, stored.as_ref()) else { return Ok(()) };
+    let Some(mut object) = bootstrap::reconcile(&desired.object, stored.as_ref()) else { return Ok(true) };
     kind.default(&mut object);
     let op = match &record {
         None => {
@@ -251,9 +258,9 @@ async fn write_desired(
             Op::Update { expected: record.revision, draft: encode::draft(kind, &object) }
         }
     };
-    store
-        .commit(Write { key, op, durability: durability(kind) })
-        .await
-        .map_err(|source| BuildError::Bootstrap { what, source })?;
-    Ok(())
+    match store.commit(Write { key, op, durability: durability(kind) }).await {
+        Ok(_) => Ok(true),
+        Err(CommitError::Exists(_) | CommitError::Conflict { .. }) => Ok(false),
+        Err(source) => Err(BuildError::Bootstrap { what, source }),
+    }
 }

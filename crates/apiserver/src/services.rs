@@ -1,20 +1,18 @@
-//! Cluster addresses and node ports of services: what is in use is counted in memory, from what the store holds.
+//! Which cluster addresses and node ports a service gets. A choice is only that: it counts once it is reserved
+//! ([`crate::reservations`]).
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
-    sync::Arc,
 };
 
 use kobune_kinds::{FieldError, Kind};
-use kobune_store::{At, Range, Record, Store, StoreError};
-use parking_lot::Mutex;
+use kobune_store::Listing;
 use rand::Rng;
 use serde_json::{Value, json};
 
 use crate::{
-    ApiServer,
     create::meta,
     error::{Answer, ApiError},
 };
@@ -84,102 +82,56 @@ fn number(address: IpAddr) -> (u128, u32) {
     }
 }
 
-#[derive(Debug, Default)]
-struct Used {
-    addresses: HashMap<IpAddr, Arc<str>>,
-    ports: HashMap<u16, Arc<str>>,
-}
-
-/// The addresses and ports that services hold.
+/// The ranges that services get addresses and ports from.
 #[derive(Debug)]
 pub(crate) struct Allocator {
     ranges: Vec<Cidr>,
     ports: RangeInclusive<u16>,
-    used: Mutex<Used>,
-}
-
-/// What a write has taken and not yet kept. Dropped, it gives everything back.
-#[must_use]
-#[derive(Default)]
-pub(crate) struct Claim {
-    allocator: Option<Arc<Allocator>>,
-    taken: Holdings,
-    /// What the old state held and the new one does not.
-    freed: Holdings,
 }
 
 /// Addresses and ports of one service.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Holdings {
-    addresses: Vec<IpAddr>,
-    ports: Vec<u16>,
+pub(crate) struct Holdings {
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) ports: Vec<u16>,
 }
 
-impl Claim {
-    /// The write is done: what it took stays taken, what it left is free.
-    pub(crate) fn keep(mut self) {
-        self.taken = Holdings::default();
-        if let Some(allocator) = &self.allocator {
-            allocator.free(&self.freed);
+impl Holdings {
+    /// What is held here and not there.
+    pub(crate) fn without(&self, other: &Holdings) -> Holdings {
+        Holdings {
+            addresses: self.addresses.iter().filter(|address| !other.addresses.contains(address)).copied().collect(),
+            ports: self.ports.iter().filter(|port| !other.ports.contains(port)).copied().collect(),
         }
-        self.freed = Holdings::default();
     }
 }
 
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if let Some(allocator) = &self.allocator {
-            allocator.free(&self.taken);
-        }
+/// What is taken, as far as one choice is concerned.
+pub(crate) struct View {
+    /// The reserved addresses, by name.
+    pub(crate) addresses: Listing,
+    /// The reserved ports, by name.
+    pub(crate) ports: Listing,
+    /// What turned out to be taken since the listings were made, and what this choice has taken already.
+    pub(crate) also: Holdings,
+}
+
+impl View {
+    fn has_address(&self, address: IpAddr) -> bool {
+        self.also.addresses.contains(&address) || self.addresses.get("", &address.to_string()).is_some()
+    }
+
+    fn has_port(&self, port: u16) -> bool {
+        self.also.ports.contains(&port) || self.ports.get("", &port.to_string()).is_some()
     }
 }
 
 impl Allocator {
-    pub(crate) fn new(ranges: Vec<Cidr>, ports: RangeInclusive<u16>) -> Arc<Self> {
-        Arc::new(Self { ranges, ports, used: Mutex::default() })
+    pub(crate) fn new(ranges: Vec<Cidr>, ports: RangeInclusive<u16>) -> Self {
+        Self { ranges, ports }
     }
 
-    /// Counts what stored services hold.
-    pub(crate) async fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let range = Range::all("core/services");
-        let listing = store.list(&range, At::Latest).await?;
-        for record in listing.iter() {
-            self.adopt(record);
-        }
-        Ok(())
-    }
-
-    fn adopt(&self, record: &Record) {
-        let Ok(service) = serde_json::from_slice::<Value>(&record.value) else { return };
-        let held = held(&service);
-        let owner: Arc<str> = format!("{}/{}", record.key.namespace, record.key.name).into();
-        let mut used = self.used.lock();
-        for address in held.addresses {
-            used.addresses.insert(address, Arc::clone(&owner));
-        }
-        for port in held.ports {
-            used.ports.insert(port, Arc::clone(&owner));
-        }
-    }
-
-    fn free(&self, held: &Holdings) {
-        let mut used = self.used.lock();
-        for address in &held.addresses {
-            used.addresses.remove(address);
-        }
-        for port in &held.ports {
-            used.ports.remove(port);
-        }
-    }
-
-    /// Gives back what a service held that is gone.
-    pub(crate) fn release(&self, record: &Record) {
-        if let Ok(service) = serde_json::from_slice::<Value>(&record.value) {
-            self.free(&held(&service));
-        }
-    }
-
-    fn take_address(&self, wanted: IpAddr, owner: &Arc<str>) -> Result<(), String> {
+    fn take_address(&self, wanted: IpAddr, view: &mut View) -> Result<(), String> {
         let in_range = self.ranges.iter().find(|range| range.contains(wanted));
         let Some(range) = in_range else {
             let texts: Vec<&str> = self.ranges.iter().map(|range| range.text.as_str()).collect();
@@ -195,19 +147,17 @@ impl Allocator {
                 range.text
             ));
         }
-        let mut used = self.used.lock();
-        if used.addresses.contains_key(&wanted) {
+        if view.has_address(wanted) {
             return Err(format!("failed to allocate IP {wanted}: provided IP is already allocated"));
         }
-        used.addresses.insert(wanted, Arc::clone(owner));
+        view.also.addresses.push(wanted);
         Ok(())
     }
 
     /// A free address of a range. The lower part is left to addresses that people choose, as upstream does.
-    fn next_address(&self, range: &Cidr, owner: &Arc<str>) -> Option<IpAddr> {
+    fn next_address(&self, range: &Cidr, view: &mut View) -> Option<IpAddr> {
         let size = range.size();
         let reserved = if size < 32 { 0 } else { (size / 16).clamp(16, 256).min(size / 2) };
-        let mut used = self.used.lock();
         let mut random = rand::rng();
         let tries = (0..RANDOM_TRIES).map(|_| random.random_range(reserved..size)).collect::<Vec<_>>();
         let found = tries
@@ -215,12 +165,12 @@ impl Allocator {
             .chain(reserved..size)
             .chain(0..reserved)
             .map(|index| range.address(index))
-            .find(|address| !used.addresses.contains_key(address))?;
-        used.addresses.insert(found, Arc::clone(owner));
+            .find(|address| !view.has_address(*address))?;
+        view.also.addresses.push(found);
         Some(found)
     }
 
-    fn take_port(&self, wanted: u16, owner: &Arc<str>) -> Result<(), String> {
+    fn take_port(&self, wanted: u16, view: &mut View) -> Result<(), String> {
         if !self.ports.contains(&wanted) {
             return Err(format!(
                 "provided port is not in the valid range. The range of valid ports is {}-{}",
@@ -228,46 +178,44 @@ impl Allocator {
                 self.ports.end()
             ));
         }
-        let mut used = self.used.lock();
-        if used.ports.contains_key(&wanted) {
+        if view.has_port(wanted) {
             return Err("provided port is already allocated".to_owned());
         }
-        used.ports.insert(wanted, Arc::clone(owner));
+        view.also.ports.push(wanted);
         Ok(())
     }
 
-    fn next_port(&self, owner: &Arc<str>) -> Option<u16> {
-        let mut used = self.used.lock();
+    fn next_port(&self, view: &mut View) -> Option<u16> {
         let mut random = rand::rng();
         let tries = (0..RANDOM_TRIES).map(|_| random.random_range(self.ports.clone())).collect::<Vec<_>>();
-        let found = tries.into_iter().chain(self.ports.clone()).find(|port| !used.ports.contains_key(port))?;
-        used.ports.insert(found, Arc::clone(owner));
+        let found = tries.into_iter().chain(self.ports.clone()).find(|port| !view.has_port(*port))?;
+        view.also.ports.push(found);
         Some(found)
     }
 
-    /// Gives a new or changed service what it needs. `before` is what it holds already.
-    fn claim(self: &Arc<Self>, kind: &Kind, service: &mut Value, before: &Holdings) -> Answer<Claim> {
+    /// Fills into a new or changed service what it needs, and answers what of that must be reserved. `before` is what it
+    /// has already.
+    pub(crate) fn choose(
+        &self,
+        kind: &Kind,
+        service: &mut Value,
+        before: &Holdings,
+        view: &mut View,
+    ) -> Answer<Holdings> {
         let name = meta(service, "name").to_owned();
-        let owner: Arc<str> = format!("{}/{name}", meta(service, "namespace")).into();
-        let mut claim =
-            Claim { allocator: Some(Arc::clone(self)), taken: Holdings::default(), freed: Holdings::default() };
+        let mut taken = Holdings::default();
         let invalid = |errors: FieldError| ApiError::invalid(kind, &name, &[errors]);
-        self.claim_addresses(service, before, &owner, &mut claim).map_err(invalid)?;
-        self.claim_ports(service, before, &owner, &mut claim).map_err(invalid)?;
-        let now = held(service);
-        claim.freed = Holdings {
-            addresses: before.addresses.iter().filter(|address| !now.addresses.contains(address)).copied().collect(),
-            ports: before.ports.iter().filter(|port| !now.ports.contains(port)).copied().collect(),
-        };
-        Ok(claim)
+        self.claim_addresses(service, before, view, &mut taken).map_err(invalid)?;
+        self.claim_ports(service, before, view, &mut taken).map_err(invalid)?;
+        Ok(taken)
     }
 
     fn claim_addresses(
         &self,
         service: &mut Value,
         before: &Holdings,
-        owner: &Arc<str>,
-        claim: &mut Claim,
+        view: &mut View,
+        taken: &mut Holdings,
     ) -> Result<(), FieldError> {
         let spec = &service["spec"];
         if spec["type"] == "ExternalName" || spec["clusterIP"] == "None" {
@@ -283,14 +231,14 @@ impl Allocator {
             let address = match given.get(index) {
                 Some(address) => {
                     if !before.addresses.contains(address) {
-                        self.take_address(*address, owner).map_err(|detail| {
+                        self.take_address(*address, view).map_err(|detail| {
                             FieldError::invalid(
                                 "spec.clusterIPs",
                                 json!(given.iter().map(ToString::to_string).collect::<Vec<_>>()),
                                 detail,
                             )
                         })?;
-                        claim.taken.addresses.push(*address);
+                        taken.addresses.push(*address);
                     }
                     *address
                 }
@@ -299,7 +247,7 @@ impl Allocator {
                         let detail = format!("not configured on this cluster: {family}");
                         return Err(FieldError::invalid(format!("spec.ipFamilies[{index}]"), family.as_str(), detail));
                     };
-                    let Some(address) = self.next_address(range, owner) else {
+                    let Some(address) = self.next_address(range, view) else {
                         return Err(FieldError {
                             kind: kobune_kinds::FieldErrorKind::Internal,
                             field: "spec.clusterIPs".into(),
@@ -307,7 +255,7 @@ impl Allocator {
                             detail: "failed to allocate a serviceIP: range is full".into(),
                         });
                     };
-                    claim.taken.addresses.push(address);
+                    taken.addresses.push(address);
                     address
                 }
             };
@@ -324,8 +272,8 @@ impl Allocator {
         &self,
         service: &mut Value,
         before: &Holdings,
-        owner: &Arc<str>,
-        claim: &mut Claim,
+        view: &mut View,
+        taken: &mut Holdings,
     ) -> Result<(), FieldError> {
         if !wants_node_ports(&service["spec"]) {
             return Ok(());
@@ -342,9 +290,9 @@ impl Allocator {
             let protocol = port["protocol"].as_str().unwrap_or("TCP").to_owned();
             let shared = own.iter().any(|(taken, other)| *taken == wanted && *other != protocol);
             if !shared && !before.ports.contains(&wanted) {
-                self.take_port(wanted, owner)
+                self.take_port(wanted, view)
                     .map_err(|detail| FieldError::invalid(format!("spec.ports[{index}].nodePort"), wanted, detail))?;
-                claim.taken.ports.push(wanted);
+                taken.ports.push(wanted);
             }
             own.push((wanted, protocol));
         }
@@ -371,7 +319,7 @@ impl Allocator {
             let node = match twin {
                 Some(node) => node,
                 None => {
-                    let Some(node) = self.next_port(owner) else {
+                    let Some(node) = self.next_port(view) else {
                         return Err(FieldError {
                             kind: kobune_kinds::FieldErrorKind::Internal,
                             field: format!("spec.ports[{index}].nodePort"),
@@ -379,22 +327,22 @@ impl Allocator {
                             detail: "failed to allocate a nodePort: range is full".into(),
                         });
                     };
-                    claim.taken.ports.push(node);
+                    taken.ports.push(node);
                     node
                 }
             };
             by_port.insert((number, protocol), node);
             port["nodePort"] = node.into();
         }
-        self.claim_health_port(service, before, owner, claim)
+        self.claim_health_port(service, before, view, taken)
     }
 
     fn claim_health_port(
         &self,
         service: &mut Value,
         before: &Holdings,
-        owner: &Arc<str>,
-        claim: &mut Claim,
+        view: &mut View,
+        taken: &mut Holdings,
     ) -> Result<(), FieldError> {
         if !wants_health_port(&service["spec"]) {
             return Ok(());
@@ -406,13 +354,13 @@ impl Allocator {
         {
             Some(wanted) if before.ports.contains(&wanted) => {}
             Some(wanted) => {
-                self.take_port(wanted, owner)
+                self.take_port(wanted, view)
                     .map_err(|detail| FieldError::invalid("spec.healthCheckNodePort", wanted, detail))?;
-                claim.taken.ports.push(wanted);
+                taken.ports.push(wanted);
             }
             None => {
-                if let Some(port) = self.next_port(owner) {
-                    claim.taken.ports.push(port);
+                if let Some(port) = self.next_port(view) {
+                    taken.ports.push(port);
                     service["spec"]["healthCheckNodePort"] = port.into();
                 }
             }
@@ -445,7 +393,7 @@ fn addresses_of(spec: &Value) -> Vec<IpAddr> {
 }
 
 /// What a stored service holds.
-fn held(service: &Value) -> Holdings {
+pub(crate) fn held(service: &Value) -> Holdings {
     let spec = &service["spec"];
     let mut ports: Vec<u16> = spec["ports"]
         .as_array()
@@ -561,39 +509,24 @@ fn same_protocol(one: &Value, other: &Value) -> bool {
     one["protocol"].as_str().unwrap_or("TCP") == other["protocol"].as_str().unwrap_or("TCP")
 }
 
-impl ApiServer {
-    /// Takes what a new object needs from ranges that all objects share.
-    pub(crate) fn claim_on_create(&self, kind: &Kind, object: &mut Value) -> Answer<Claim> {
-        if &*kind.collection != "core/services" {
-            return Ok(Claim::default());
-        }
-        self.allocator.claim(kind, object, &Holdings::default())
-    }
-
-    /// Takes what a changed object needs beyond what it has.
-    pub(crate) fn claim_on_update(&self, kind: &Kind, object: &mut Value, old: &Value) -> Answer<Claim> {
-        if &*kind.collection != "core/services" {
-            return Ok(Claim::default());
-        }
-        self.allocator.claim(kind, object, &held(old))
-    }
-
-    /// Notes a deletion that is done.
-    pub(crate) fn deleted(&self, kind: &Kind, record: &Record) {
-        if &*kind.collection == "core/services" {
-            self.allocator.release(record);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use kobune_kinds::Catalogue;
+    use kobune_store::{At, Limits, Memory, Range, Revision};
 
     use super::*;
 
-    fn allocator() -> Arc<Allocator> {
+    fn allocator() -> Allocator {
         Allocator::new(vec![Cidr::parse("10.96.0.0/28").expect("a range")], 30000..=30003)
+    }
+
+    /// A view in which nothing is reserved but what was taken by choices before.
+    fn view() -> View {
+        let memory = Memory::new(Limits::default(), Revision(1), []);
+        let empty = |collection| memory.list(&Range::all(collection), At::Latest).expect("it is open");
+        View { addresses: empty("a"), ports: empty("p"), also: Holdings::default() }
     }
 
     fn service(spec: Value) -> Value {
@@ -621,35 +554,35 @@ mod tests {
     #[test]
     fn addresses_are_given_once() {
         let allocator = allocator();
+        let mut view = view();
         for _ in 0..14 {
             let mut one = service(json!({"ports": []}));
-            allocator.claim(&kind(), &mut one, &Holdings::default()).expect("there is room").keep();
+            let taken = allocator.choose(&kind(), &mut one, &Holdings::default(), &mut view).expect("there is room");
+            assert_eq!(one["spec"]["clusterIP"], json!(taken.addresses[0]));
             assert!(one["spec"]["clusterIP"].as_str().is_some_and(|ip| ip.starts_with("10.96.0.")), "{one}");
         }
         let mut full = service(json!({}));
-        assert!(allocator.claim(&kind(), &mut full, &Holdings::default()).is_err());
+        assert!(allocator.choose(&kind(), &mut full, &Holdings::default(), &mut view).is_err());
     }
 
     #[test]
-    fn what_is_not_kept_is_given_back() {
-        let allocator = allocator();
+    fn what_is_taken_is_refused() {
         let wanted = json!({"clusterIP": "10.96.0.3", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30001}, {"port": 81}]});
-        let mut first = service(wanted.clone());
-        drop(allocator.claim(&kind(), &mut first, &Holdings::default()).expect("free"));
-        let mut second = service(wanted.clone());
-        allocator.claim(&kind(), &mut second, &Holdings::default()).expect("free again").keep();
-        let Err(error) = allocator.claim(&kind(), &mut service(wanted), &Holdings::default()) else {
-            panic!("it is taken")
-        };
+        let (allocator, mut view) = (allocator(), view());
+        let taken = allocator.choose(&kind(), &mut service(wanted.clone()), &Holdings::default(), &mut view);
+        let taken = taken.expect("it is free");
+        assert_eq!((taken.addresses.len(), taken.ports.len(), taken.ports[0]), (1, 2, 30001));
+        let again = allocator.choose(&kind(), &mut service(wanted), &Holdings::default(), &mut view);
+        let error = again.expect_err("it is taken");
         assert_eq!(error.code(), 422);
         assert!(error.to_string().contains("spec.clusterIPs: Invalid value: [\"10.96.0.3\"]: failed to allocate IP 10.96.0.3: provided IP is already allocated"), "{error}");
     }
 
     #[test]
     fn changes_keep_what_was_given() {
-        let allocator = allocator();
+        let (allocator, mut view) = (allocator(), view());
         let mut old = service(json!({"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}));
-        allocator.claim(&kind(), &mut old, &Holdings::default()).expect("free").keep();
+        allocator.choose(&kind(), &mut old, &Holdings::default(), &mut view).expect("free");
         let mut new = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"type": "NodePort", "ports": [{"port": 80, "protocol": "TCP"}]}});
         keep_allocated(&mut new, &old);
         assert_eq!(new["spec"]["clusterIP"], old["spec"]["clusterIP"]);
@@ -657,7 +590,8 @@ mod tests {
         let mut plain = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": {"type": "ClusterIP", "ports": old["spec"]["ports"]}});
         keep_allocated(&mut plain, &old);
         assert!(plain["spec"]["ports"][0].get("nodePort").is_none());
-        allocator.claim(&kind(), &mut plain, &held(&old)).expect("nothing new").keep();
-        assert!(allocator.used.lock().ports.is_empty());
+        let taken = allocator.choose(&kind(), &mut plain, &held(&old), &mut view).expect("nothing new");
+        assert_eq!(taken, Holdings::default());
+        assert_eq!(held(&old).without(&held(&plain)).ports.len(), 1, "the port is given back");
     }
 }

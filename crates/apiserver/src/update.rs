@@ -14,8 +14,8 @@ use crate::{
     create::{Ownership, durability, meta, metadata, settle_namespace},
     delete, encode,
     error::{Answer, ApiError},
+    reservations::Claim,
     respond::{self, Made, Produced},
-    services::Claim,
 };
 
 /// How often a change that names no revision is tried again after a conflict; upstream's number.
@@ -191,7 +191,7 @@ impl ApiServer {
             } else {
                 self.review_inside(call, Operation::Update, name, Some(&object), Some(&old)).await?
             });
-            claim = self.claim_on_update(kind, &mut object, &old)?;
+            claim = self.claim(kind, &mut object, Some(&old), call.dry_run).await?;
             if ownership == Ownership::Update {
                 crate::fields::track(Some(&old), &mut object, call)?;
             }
@@ -204,7 +204,7 @@ impl ApiServer {
             return self.finish_deletion(call, record, object, claim).await.map(|made| made.with_warnings(warnings));
         }
         if same_but_times(&object, &old) {
-            drop(claim);
+            claim.give_back().await;
             return Ok(Made::ok(Produced::Stored(record.clone())).with_warnings(warnings));
         }
         if call.dry_run {
@@ -215,11 +215,17 @@ impl ApiServer {
         let op = Op::Update { expected: record.revision, draft };
         match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {
             Ok(written) => {
-                claim.keep();
+                claim.keep().await;
                 Ok(Made::ok(Produced::Stored(written)).with_warnings(warnings))
             }
-            Err(CommitError::Conflict { current: Some(_) }) => Err(WriteError::Raced),
-            Err(error) => Err(ApiError::from_commit(kind, name, &error).into()),
+            Err(error) => {
+                // Given back before the next try, which may want the same.
+                claim.give_back().await;
+                match error {
+                    CommitError::Conflict { current: Some(_) } => Err(WriteError::Raced),
+                    error => Err(ApiError::from_commit(kind, name, &error).into()),
+                }
+            }
         }
     }
 
@@ -240,12 +246,17 @@ impl ApiServer {
         let op = Op::Delete { expected: record.revision, last };
         match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {
             Ok(deleted) => {
-                drop(claim);
-                self.deleted(kind, &deleted);
+                claim.give_back().await;
+                self.deleted(kind, &deleted).await;
                 Ok(Made::ok(Produced::Stored(deleted)))
             }
-            Err(CommitError::Conflict { .. }) => Err(WriteError::Raced),
-            Err(error) => Err(ApiError::from_commit(kind, call.name(), &error).into()),
+            Err(error) => {
+                claim.give_back().await;
+                match error {
+                    CommitError::Conflict { .. } => Err(WriteError::Raced),
+                    error => Err(ApiError::from_commit(kind, call.name(), &error).into()),
+                }
+            }
         }
     }
 }

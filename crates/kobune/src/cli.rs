@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api_options::ApiOptions;
+use crate::storage::StorageOptions;
 
 /// Kubernetes for small machines and far places, in one executable.
 #[derive(Debug, Parser)]
@@ -86,6 +87,8 @@ pub struct UpOptions {
     /// The domain of Services
     #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    #[command(flatten)]
+    pub storage: StorageOptions,
     #[command(flatten)]
     pub api: ApiOptions,
     #[command(flatten)]

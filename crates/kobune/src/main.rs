@@ -6,12 +6,14 @@ mod api_options;
 mod cli;
 mod discovery;
 mod down;
+mod election;
 mod image;
 mod instance;
 mod join;
 mod process;
 mod server;
 mod settings;
+mod storage;
 mod up;
 
 use std::ffi::OsString;

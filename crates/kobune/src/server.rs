@@ -4,19 +4,22 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use kobune_apiserver::ApiServer;
 use kobune_apiserver::security::User;
 use kobune_pki::{Authority, San, api_server_sans, kubeconfig, tls, write_private};
-use kobune_store::SqliteStore;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::election::Candidate;
 use crate::settings::{ServerSettings, address_at};
 
 /// A server that answers in process and whose other parts are not started yet.
 pub struct Server {
     settings: ServerSettings,
+    host_name: String,
     authority: Arc<Authority>,
     api: Arc<ApiServer>,
     listener: TcpListener,
@@ -39,12 +42,7 @@ impl Server {
         let tls = tls::server_config(certificate, authority.certificate_pem())?;
 
         let catalogue = kobune_kinds::Catalogue::builtin();
-        let facets = kobune_apiserver::facets(&catalogue);
-        let path = data_dir.join("store.sqlite");
-        let store_config =
-            kobune_store::Config { seal: settings.api.seal(data_dir)?, ..kobune_store::Config::default() };
-        let opened = tokio::task::spawn_blocking(move || SqliteStore::open(path, store_config, facets));
-        let store = opened.await.context("open the store")?.context("open the store")?;
+        let store = settings.storage.open(data_dir, &catalogue, settings.api.seal(data_dir)?).await?;
         let mut config = kobune_apiserver::Config::new(data_dir.clone(), node_ip, port);
         config.service_cidrs = vec![settings.service_cidr.to_string()];
         config.node_port_range = settings.node_ports.first..=settings.node_ports.last;
@@ -53,7 +51,8 @@ impl Server {
         settings.api.configure(&mut config)?;
         let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
 
-        let server = Self { settings, authority: Arc::new(authority), api, listener, tls };
+        let server =
+            Self { settings, host_name: host_name.to_owned(), authority: Arc::new(authority), api, listener, tls };
         server.write_admin_kubeconfig(node_ip, port)?;
         Ok(server)
     }
@@ -85,6 +84,26 @@ impl Server {
         kube::Client::new(self.api.service_as(user_of(user, groups)), "default")
     }
 
+    /// Does work that only one of several servers may do: always here when the store is not shared, else while the lease
+    /// of this name is ours.
+    fn lead<F>(
+        &self,
+        lease: &'static str,
+        client: kube::Client,
+        token: &CancellationToken,
+        work: impl Fn(CancellationToken) -> F + Send + 'static,
+    ) -> BoxFuture<'static, Result<()>>
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        let token = token.clone();
+        if !self.settings.storage.is_shared() {
+            return work(token).boxed();
+        }
+        let identity = format!("{}_{}", self.host_name, uuid::Uuid::new_v4());
+        Candidate::new(client, lease, identity).run(token, work).boxed()
+    }
+
     /// Starts to answer, and starts the controllers and the scheduler; each part's end is a result in `parts`.
     ///
     /// The controllers stop with `token`; the API server goes on until `serving` is cancelled, so that what stops can
@@ -95,26 +114,27 @@ impl Server {
         token: &CancellationToken,
         serving: CancellationToken,
     ) {
-        let controllers = kobune_controllers::run(
-            // One client for all controllers: upstream's split into a service account each needs the rights of all of
-            // them together, and a garbage collector may touch every kind.
-            self.client_as("system:kube-controller-manager", &["system:masters"]),
-            kobune_controllers::Config {
-                cluster_cidr: self.settings.cluster_cidr.to_string(),
-                root_ca_pem: self.authority.certificate_pem().to_owned(),
-                authority: Some(Arc::clone(&self.authority)),
-                cluster_signing_duration: self.settings.api.cluster_signing_duration,
-                ..kobune_controllers::Config::default()
-            },
-            token.clone(),
-        );
-        parts.spawn(async { ("controllers", controllers.await.context("controllers")) });
-        let scheduler = kobune_scheduler::run(
-            self.client_as("system:kube-scheduler", &[]),
-            kobune_scheduler::Config::default(),
-            token.clone(),
-        );
-        parts.spawn(async { ("scheduler", scheduler.await.context("scheduler")) });
+        // One client for all controllers: upstream's split into a service account each needs the rights of all of them
+        // together, and a garbage collector may touch every kind.
+        let client = self.client_as("system:kube-controller-manager", &["system:masters"]);
+        let config = kobune_controllers::Config {
+            cluster_cidr: self.settings.cluster_cidr.to_string(),
+            root_ca_pem: self.authority.certificate_pem().to_owned(),
+            authority: Some(Arc::clone(&self.authority)),
+            cluster_signing_duration: self.settings.api.cluster_signing_duration,
+            ..kobune_controllers::Config::default()
+        };
+        let controllers = self.lead("kube-controller-manager", client.clone(), token, move |token| {
+            let run = kobune_controllers::run(client.clone(), config.clone(), token);
+            async { run.await.context("controllers") }
+        });
+        parts.spawn(async { ("controllers", controllers.await) });
+        let client = self.client_as("system:kube-scheduler", &[]);
+        let scheduler = self.lead("kube-scheduler", client.clone(), token, move |token| {
+            let run = kobune_scheduler::run(client.clone(), kobune_scheduler::Config::default(), token);
+            async { run.await.context("scheduler") }
+        });
+        parts.spawn(async { ("scheduler", scheduler.await) });
         let serve = self.api.serve(self.listener, self.tls, serving);
         parts.spawn(async { ("API server", serve.await.context("API server")) });
     }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::api_options::ApiOptions;
 use crate::cli::{NodeOptions, PortRange, UpOptions};
+use crate::storage::StorageOptions;
 
 /// The Kubernetes version that kobune speaks, with its own behind it.
 pub const VERSION: &str = concat!("v1.36.0+kobune", env!("CARGO_PKG_VERSION"));
@@ -61,6 +62,7 @@ pub struct ServerSettings {
     pub cluster_cidr: IpNet,
     pub cluster_domain: String,
     pub api: ApiOptions,
+    pub storage: StorageOptions,
 }
 
 /// What a node needs to know.
@@ -108,6 +110,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         cluster_cidr: options.cluster_cidr,
         cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
         api: options.api.clone(),
+        storage: options.storage.clone(),
     };
     let node = NodeSettings {
         name,
@@ -170,7 +173,7 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("service-node-port-range: {}", server.node_ports);
     println!("cluster-cidr: {}", server.cluster_cidr);
     println!("cluster-domain: {}", server.cluster_domain);
-    for (key, value) in server.api.show() {
+    for (key, value) in server.storage.show().into_iter().chain(server.api.show()) {
         println!("{key}: {value}");
     }
     println!("node-name: {}", node.name);

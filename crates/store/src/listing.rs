@@ -91,6 +91,12 @@ impl Listing {
         &self.range
     }
 
+    /// The object at a place of the range.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<&Record> {
+        let record = &self.objects.get(&Place { namespace, name })?.0;
+        self.range.admits(&record.key).then_some(record)
+    }
+
     /// All objects of the range, in the order of namespace and name.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
         self.iter_after("", "")

@@ -10,6 +10,7 @@ mod policies;
 mod protobuf;
 mod proxies;
 mod samples;
+mod services;
 mod verbs;
 mod watches;
 mod webhook_server;
@@ -120,6 +121,15 @@ impl Cluster {
         self.store.close().await;
     }
 
+    /// Another server of the same cluster, on the same store and with the same configuration.
+    pub(crate) async fn another_server(&self, change: impl FnOnce(&mut Config)) -> InProcess {
+        let mut config = Config::new(self.folder.path().to_owned(), "192.0.2.1".parse().expect("an address"), 6443);
+        config.service_cidrs = vec!["10.96.0.0/24".to_owned()];
+        change(&mut config);
+        let built = ApiServer::build(config, self.store.clone(), Catalogue::builtin()).await;
+        built.expect("a server").service_as(User::new("admin", &["system:masters"]))
+    }
+
     pub(crate) async fn send_as(
         &self,
         service: &InProcess,
@@ -128,7 +138,7 @@ impl Cluster {
         headers: &[(&str, &str)],
         body: &str,
     ) -> Reply {
-        self.send_bytes(service, method, path, headers, body.as_bytes()).await
+        send(service, method, path, headers, body.as_bytes()).await
     }
 
     /// Sends a body that is no text.
@@ -140,15 +150,7 @@ impl Cluster {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Reply {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
-        let response = service.clone().oneshot(request).await.expect("an answer");
-        let (parts, body) = response.into_parts();
-        let bytes = body.collect().await.expect("a whole body").to_bytes();
-        Reply { status: parts.status, headers: parts.headers, bytes }
+        send(service, method, path, headers, body).await
     }
 
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Reply {
@@ -210,6 +212,25 @@ impl Cluster {
         assert_eq!(response.status(), 200);
         Events { body: response.into_body(), buffer: Vec::new() }
     }
+}
+
+/// Sends a request and takes the whole answer.
+pub(crate) async fn send(
+    service: &InProcess,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Reply {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request");
+    let response = service.clone().oneshot(request).await.expect("an answer");
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.expect("a whole body").to_bytes();
+    Reply { status: parts.status, headers: parts.headers, bytes }
 }
 
 /// The events of a watch.

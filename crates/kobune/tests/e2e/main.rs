@@ -8,6 +8,7 @@ mod helm;
 mod kubectl;
 mod lives;
 mod pods;
+mod servers;
 mod split;
 mod streams;
 mod workloads;

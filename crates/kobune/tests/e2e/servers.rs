@@ -1,0 +1,139 @@
+//! Two servers on one etcd cluster: what one acknowledges the other shows, one of them runs the controllers, and when it
+//! is killed the other one does.
+
+use std::path::Path;
+use std::process::Command;
+
+use kobune_testbed::{Host, Lan, Running, eventually, tools};
+
+use crate::SETTLE;
+
+/// A server without a node.
+struct Server {
+    folder: tempfile::TempDir,
+    port: u16,
+}
+
+impl Server {
+    fn new(port: u16) -> Server {
+        Server { folder: tempfile::tempdir().expect("a temporary folder"), port }
+    }
+
+    /// The keys of a cluster are the same on all of its servers.
+    fn with_keys_of(port: u16, other: &Server) -> Server {
+        let server = Server::new(port);
+        let pki = server.folder.path().join("pki");
+        std::fs::create_dir(&pki).expect("the folder is new");
+        for entry in std::fs::read_dir(other.folder.path().join("pki")).expect("readable") {
+            let entry = entry.expect("readable");
+            std::fs::copy(entry.path(), pki.join(entry.file_name())).expect("keys are files");
+        }
+        server
+    }
+
+    fn kubeconfig(&self) -> std::path::PathBuf {
+        self.folder.path().join("admin.kubeconfig")
+    }
+
+    fn start(&self, host: &Host, etcd: &str) -> Running {
+        let mut command = host.command(env!("CARGO_BIN_EXE_kobune"));
+        command.arg("server").args(["--etcd-servers", etcd, "--port", &self.port.to_string()]);
+        command.arg("--data-dir").arg(self.folder.path()).args(["--node-name", &format!("server-{}", self.port)]);
+        Running::start(command, None).expect("the server starts")
+    }
+
+    fn kubectl(&self, host: &Host, arguments: &[&str]) -> String {
+        let output = kubectl(host, &self.kubeconfig()).args(arguments).output().expect("kubectl starts");
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("kubectl prints text")
+    }
+
+    fn wait_until_ready(&self, host: &Host, running: &Running) {
+        eventually("the server answers", SETTLE, || {
+            let output = kubectl(host, &self.kubeconfig()).args(["get", "--raw", "/readyz"]).output();
+            match output {
+                Ok(output) if output.status.success() => Ok(()),
+                other => Err(format!("{other:?}\n{}", running.stderr())),
+            }
+        });
+    }
+}
+
+fn kubectl(host: &Host, kubeconfig: &Path) -> Command {
+    let mut command = host.command(tools().join("kubectl"));
+    command.arg("--kubeconfig").arg(kubeconfig);
+    command
+}
+
+#[test]
+fn another_server_takes_over_when_the_leader_is_killed() {
+    let lan = Lan::new().expect("a link");
+    let host = lan.host().expect("a host");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let mut command = host.command(tools().join("etcd-3.5/etcd"));
+    command.arg("--data-dir").arg(folder.path()).args(["--log-level", "error"]);
+    let _etcd = Running::start(command, None).expect("etcd starts");
+    let url = "http://127.0.0.1:2379";
+
+    let one = Server::new(7001);
+    let first = one.start(&host, url);
+    one.wait_until_ready(&host, &first);
+    let two = Server::with_keys_of(7002, &one);
+    let second = two.start(&host, url);
+    two.wait_until_ready(&host, &second);
+
+    // Each write is read at the other server at once.
+    for number in 0..10 {
+        let name = format!("map-{number}");
+        let (writer, reader) = if number % 2 == 0 { (&one, &two) } else { (&two, &one) };
+        writer.kubectl(&host, &["create", "configmap", &name]);
+        reader.kubectl(&host, &["get", "configmap", &name]);
+    }
+    // Services that are made side by side never share an address or a port.
+    let mut made = Vec::new();
+    for number in 0..12 {
+        let server = if number % 2 == 0 { &one } else { &two };
+        let mut command = kubectl(&host, &server.kubeconfig());
+        command.args(["create", "service", "nodeport", &format!("s{number}"), "--tcp=80"]);
+        made.push(Running::start(command, None).expect("kubectl starts"));
+    }
+    for running in made {
+        running.finish(SETTLE).expect("it ends").ok();
+    }
+    let path = "jsonpath={range .items[*]}{.spec.clusterIP} {.spec.ports[0].nodePort}{\"\\n\"}{end}";
+    let services = one.kubectl(&host, &["get", "services", "-o", path]);
+    let mut words: Vec<&str> = services.split_whitespace().collect();
+    let count = words.len();
+    words.sort_unstable();
+    words.dedup();
+    assert_eq!(words.len(), count, "{services}");
+    assert_eq!(count, 13 + 12, "{services}");
+
+    two.kubectl(&host, &["create", "deployment", "web", "--image=none.invalid/none", "--replicas=2"]);
+    let pods = |server: &Server, running: &Running, expected: usize| {
+        eventually(&format!("there are {expected} pods"), SETTLE, || {
+            let found = server.kubectl(&host, &["get", "pods", "-o", "name"]).lines().count();
+            if found == expected { Ok(()) } else { Err(format!("{found}\n{}", running.stderr())) }
+        });
+    };
+    pods(&two, &first, 2);
+    let holder = || {
+        let path = "jsonpath={.spec.holderIdentity}";
+        two.kubectl(&host, &["get", "lease", "-n", "kube-system", "kube-controller-manager", "-o", path])
+    };
+    assert!(holder().starts_with("server-7001_"), "{}", holder());
+    // kill -9: the lease has to run out.
+    drop(first);
+    two.kubectl(&host, &["scale", "deployment", "web", "--replicas=3"]);
+    pods(&two, &second, 3);
+    assert!(holder().starts_with("server-7002_"), "{}", holder());
+
+    // The first one comes back as a candidate, and leads as soon as the second one stops cleanly.
+    let first = one.start(&host, url);
+    one.wait_until_ready(&host, &first);
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(second.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .expect("it runs");
+    second.finish(SETTLE).expect("it ends").ok();
+    one.kubectl(&host, &["scale", "deployment", "web", "--replicas=4"]);
+    pods(&one, &first, 4);
+}
