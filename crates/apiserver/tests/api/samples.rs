@@ -58,9 +58,10 @@ pub(crate) fn object(kind: &Kind) -> Value {
         ("", "ReplicationController") => json!({"spec": {"selector": {"app": "a"}, "template": template()}}),
         ("", "ResourceQuota") => json!({"spec": {"hard": {"count/widgets.example.com": "5"}}}),
         ("", "Service") => json!({"spec": {"type": "LoadBalancer", "ports": [{"port": 80}]}}),
+        // Local and available already, so that the aggregator has nothing to write in between.
         ("apiregistration.k8s.io", "APIService") => json!({"metadata": {"name": "v1.life.example.com"},
-            "spec": {"group": "life.example.com", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10,
-                "insecureSkipTLSVerify": true, "service": {"namespace": "default", "name": "none"}}}),
+            "spec": {"group": "life.example.com", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 10},
+            "status": {"conditions": [condition("Available")]}}),
         ("apps", "ControllerRevision") => json!({"revision": 1, "data": {"a": "b"}}),
         ("apps", "StatefulSet") => {
             let mut object = selected();
@@ -142,12 +143,13 @@ pub(crate) fn object(kind: &Kind) -> Value {
     }
 }
 
+fn condition(kind: &str) -> Value {
+    json!({"type": kind, "status": "True", "reason": "Tested", "message": "m",
+        "lastTransitionTime": "2026-01-01T00:00:00Z"})
+}
+
 /// A status that the endpoint of `kind` takes, with fields that no controller of this process writes.
 pub(crate) fn status(kind: &Kind) -> Value {
-    let condition = |kind: &str| {
-        json!({"type": kind, "status": "True", "reason": "Tested", "message": "m",
-            "lastTransitionTime": "2026-01-01T00:00:00Z"})
-    };
     match &*kind.kind {
         "Pod" => json!({"message": "m", "reason": "Tested"}),
         "Node" | "Namespace" | "PersistentVolumeClaim" => json!({"conditions": [condition("Life")]}),
@@ -171,7 +173,8 @@ pub(crate) fn status(kind: &Kind) -> Value {
                 "lastUpdateTime": "2026-01-01T00:00:00Z", "lastTransitionTime": "2026-01-01T00:00:00Z"}]})
         }
         "CustomResourceDefinition" => json!({"storedVersions": ["v1"]}),
-        "APIService" | "FlowSchema" | "PriorityLevelConfiguration" | "ServiceCIDR" => {
+        "APIService" => json!({"conditions": [condition("Available"), condition("Life")]}),
+        "FlowSchema" | "PriorityLevelConfiguration" | "ServiceCIDR" => {
             json!({"conditions": [condition("Life")]})
         }
         other => panic!("no sample of the status of {other}: add one"),
