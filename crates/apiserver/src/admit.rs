@@ -55,6 +55,7 @@ impl Call {
             dry_run: self.dry_run || options.is_some_and(|options| options["dryRun"].is_array()),
             options: options.cloned().unwrap_or_else(|| self.options(operation)),
             deadline: self.deadline,
+            trail: self.trail.as_deref(),
         }
     }
 

@@ -17,9 +17,11 @@ mod mutating;
 mod parameters;
 mod patch;
 mod source;
+mod subjects;
 mod type_check;
 mod validating;
 mod validation;
+mod verdicts;
 
 use std::{collections::HashMap, sync::Arc};
 

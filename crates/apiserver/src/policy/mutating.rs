@@ -13,7 +13,8 @@ use super::{
     inputs::{Inputs, Rights, Subject},
     patch::{self, PatchType},
     source::Source,
-    validating::{Subjects, refusal},
+    subjects::Subjects,
+    verdicts::refusal,
 };
 use crate::{
     ApiServer,

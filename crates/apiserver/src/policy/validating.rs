@@ -1,10 +1,7 @@
 //! ValidatingAdmissionPolicy: refuses, warns about, or notes requests.
 
-use std::sync::Arc;
-
 use kobune_expressions::{PER_OBJECT, Type, Value};
-use kobune_kinds::Kind;
-use serde_json::{Value as Json, json};
+use serde_json::Value as Json;
 
 use super::{
     conditions::MatchConditions,
@@ -12,11 +9,12 @@ use super::{
     expression::{Composition, Expression},
     inputs::{Inputs, Rights, Subject},
     source::{Binding, Source},
+    subjects::Subjects,
+    verdicts::{Denial, Outcome, Verdicts, refusal},
 };
 use crate::{
     ApiServer,
     error::{Answer, ApiError},
-    security::Refusal,
     webhook::{Matcher, Request},
 };
 
@@ -42,24 +40,6 @@ pub(crate) struct Policy {
     annotations: Vec<(String, Expression)>,
 }
 
-/// What came of evaluating a policy once.
-#[derive(Debug, Default, PartialEq)]
-struct Outcome {
-    /// Why the request is to be refused: reason and message.
-    denials: Vec<Denial>,
-    /// Annotations for the audit event.
-    annotations: Vec<(String, String)>,
-    /// What is wrong with annotations, which refuses the request whatever the binding says.
-    failures: Vec<String>,
-}
-
-#[derive(Debug, PartialEq)]
-struct Denial {
-    index: usize,
-    reason: &'static str,
-    message: String,
-}
-
 /// The reasons that a policy may give.
 fn reason(reason: &Json) -> &'static str {
     match reason.as_str() {
@@ -67,15 +47,6 @@ fn reason(reason: &Json) -> &'static str {
         Some("Forbidden") => "Forbidden",
         Some("RequestEntityTooLarge") => "RequestEntityTooLarge",
         _ => "Invalid",
-    }
-}
-
-fn code(reason: &str) -> u16 {
-    match reason {
-        "Unauthorized" => 401,
-        "Forbidden" => 403,
-        "RequestEntityTooLarge" => 413,
-        _ => 422,
     }
 }
 
@@ -185,76 +156,6 @@ impl Validation {
     }
 }
 
-/// What all policies say about a request.
-#[derive(Debug, Default)]
-struct Verdicts {
-    warnings: Vec<String>,
-    /// The first refusal: reason and words.
-    refusal: Option<(&'static str, String)>,
-    /// For the audit event.
-    annotations: Vec<(String, String)>,
-    noted: Vec<Json>,
-}
-
-impl Verdicts {
-    fn refuse(&mut self, reason: &'static str, policy: &str, binding: Option<&str>, message: &str) {
-        self.refusal.get_or_insert_with(|| {
-            let binding = binding.map(|binding| format!(" with binding '{binding}'")).unwrap_or_default();
-            (reason, format!("ValidatingAdmissionPolicy '{policy}'{binding} denied request: {message}"))
-        });
-    }
-
-    /// Notes a mistake in a policy or binding, which refuses the request unless the policy ignores failures.
-    fn misconfigured(&mut self, source: &Source, binding: Option<&str>, problem: &str) {
-        if source.spec["failurePolicy"] != "Ignore" {
-            let what = if binding.is_some() { "binding" } else { "policy" };
-            self.refuse("Invalid", &source.name, binding, &format!("failed to configure {what}: {problem}"));
-        }
-    }
-
-    fn take(&mut self, source: &Source, binding: &Binding, outcome: Outcome) {
-        let actions: Vec<&str> =
-            binding.spec["validationActions"].as_array().into_iter().flatten().filter_map(Json::as_str).collect();
-        let (policy, name) = (&source.name, &binding.name);
-        for denial in outcome.denials {
-            for action in &actions {
-                match *action {
-                    "Deny" => self.refuse(denial.reason, policy, Some(name), &denial.message),
-                    "Warn" => self.warnings.push(format!(
-                        "Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{name}': {}",
-                        denial.message
-                    )),
-                    "Audit" => self.noted.push(json!({
-                        "message": denial.message,
-                        "policy": policy,
-                        "binding": name,
-                        "expressionIndex": denial.index,
-                        "validationActions": actions,
-                    })),
-                    _ => {}
-                }
-            }
-        }
-        for failure in outcome.failures {
-            self.refuse("Invalid", policy, Some(name), &failure);
-        }
-        for (key, value) in outcome.annotations {
-            let key = format!("{policy}/{key}");
-            match self.annotations.iter_mut().find(|(known, _)| *known == key) {
-                Some((_, known)) if known.split(", ").any(|one| one == value) => {}
-                Some((_, known)) => {
-                    known.push_str(", ");
-                    known.push_str(&value);
-                }
-                None => self.annotations.push((key, value)),
-            }
-        }
-    }
-}
-
-/// The most failures that are noted of one request.
-const MOST_NOTED: usize = 50;
-
 impl ApiServer {
     /// Lets validating admission policies refuse a request; gives warnings.
     pub(crate) async fn review_by_policies(
@@ -309,13 +210,8 @@ impl ApiServer {
                 }
             }
         }
-        verdicts.noted.truncate(MOST_NOTED);
-        if !verdicts.noted.is_empty() {
-            let key = "validation.policy.admission.k8s.io/validation_failure".to_owned();
-            verdicts.annotations.push((key, Json::Array(verdicts.noted).to_string()));
-        }
-        for (key, value) in &verdicts.annotations {
-            tracing::info!(target: "audit", key, value, "noted by an admission policy");
+        if let Some(trail) = request.trail {
+            verdicts.annotations().iter().for_each(|(key, value)| trail.annotate(key, value));
         }
         match verdicts.refusal {
             None => Ok(verdicts.warnings),
@@ -325,14 +221,6 @@ impl ApiServer {
             }
         }
     }
-}
-
-/// The `Status` of a refusal.
-pub(super) fn refusal(request: &Request<'_>, reason: &'static str, words: &str) -> Refusal {
-    let kind = request.kind;
-    let mut refusal = Refusal::forbidden(&kind.group, &kind.plural, request.name, words);
-    refusal.details["causes"] = json!([{"message": words}]);
-    Refusal { code: code(reason), reason, ..refusal }
 }
 
 impl Binding {
@@ -347,55 +235,5 @@ impl Binding {
             None => Ok(Ok(true)),
             Some(criteria) => Ok(criteria.matches(matcher, object, old).await?.map(|kind| kind.is_some())),
         }
-    }
-}
-
-/// The request in each of the versions in which policies mean it, made when it is first needed.
-pub(super) struct Subjects<'a> {
-    server: &'a ApiServer,
-    request: &'a Request<'a>,
-    made: Vec<(Arc<Kind>, Subject)>,
-}
-
-impl<'a> Subjects<'a> {
-    pub(super) fn new(server: &'a ApiServer, request: &'a Request<'a>) -> Self {
-        Self { server, request, made: Vec::new() }
-    }
-
-    /// The namespace of the request's object.
-    pub(super) fn namespace(&self) -> &'a str {
-        if self.request.kind.namespaced { self.request.namespace } else { "" }
-    }
-
-    /// The request as policies see it that mean `kind`.
-    pub(super) async fn get(
-        &mut self,
-        kind: &Arc<Kind>,
-        object: Option<&Json>,
-        old: Option<&Json>,
-    ) -> Answer<&mut Subject> {
-        let known = self.made.iter().position(|(known, _)| Arc::ptr_eq(known, kind));
-        let index = match known {
-            Some(index) => index,
-            None => {
-                let subject = self.make(kind, object, old).await?;
-                self.made.push((Arc::clone(kind), subject));
-                self.made.len() - 1
-            }
-        };
-        Ok(&mut self.made[index].1)
-    }
-
-    async fn make(&self, kind: &Arc<Kind>, object: Option<&Json>, old: Option<&Json>) -> Answer<Subject> {
-        let namespace = match self.namespace() {
-            "" => Json::Null,
-            name => {
-                let key = kobune_store::Key::new("core/namespaces", "", name);
-                let record = self.server.read(&key).await?;
-                let record = record.ok_or_else(|| ApiError::not_found_named("", "namespaces", name))?;
-                serde_json::from_slice(&record.value).map_err(|error| ApiError::internal(&error))?
-            }
-        };
-        Ok(Subject { namespace, ..self.request.subject(kind, object, old) })
     }
 }

@@ -1,15 +1,18 @@
 //! What is wrong with a policy or a binding: upstream's checks, with what is wrong with the expressions.
 
+mod matching;
+
 use std::collections::HashSet;
 
 use kobune_expressions::{Environment, ObjectType, Type};
-use kobune_kinds::{FieldError, Kind, name, selector::LabelSelector};
+use kobune_kinds::{FieldError, Kind, name};
 use serde_json::Value;
 
 use super::{
     environment::{Declared, environment, variables},
     expression::Expression,
 };
+use matching::{match_resources, selector};
 
 type Errors = Vec<FieldError>;
 
@@ -290,99 +293,6 @@ fn conditions(errors: &mut Errors, path: &str, given: &Value, params: bool) {
     }
 }
 
-fn selector(errors: &mut Errors, path: String, selector: Option<&Value>) {
-    match selector {
-        None => errors.push(FieldError::required(path, "")),
-        Some(selector) => {
-            if let Err(error) = LabelSelector::from_object(selector) {
-                errors.push(FieldError::invalid(path, selector.clone(), error.to_string()));
-            }
-        }
-    }
-}
-
-fn match_resources(errors: &mut Errors, path: &str, resources: &Value) {
-    one_of(errors, format!("{path}.matchPolicy"), &resources["matchPolicy"], &["Equivalent", "Exact"]);
-    for field in ["namespaceSelector", "objectSelector"] {
-        selector(errors, format!("{path}.{field}"), resources.get(field));
-    }
-    for field in ["resourceRules", "excludeResourceRules"] {
-        for (index, rule) in list(&resources[field]).enumerate() {
-            rule_with_operations(errors, &format!("{path}.{field}[{index}]"), rule);
-        }
-    }
-}
-
-fn rule_with_operations(errors: &mut Errors, path: &str, rule: &Value) {
-    let mut names = HashSet::new();
-    for (index, resource_name) in list(&rule["resourceNames"]).enumerate() {
-        let place = format!("{path}.resourceNames[{index}]");
-        let resource_name = text(resource_name);
-        let problems = name::path_segment(resource_name);
-        errors.extend(problems.into_iter().map(|words| FieldError::invalid(&place, resource_name, words)));
-        if !names.insert(resource_name) {
-            errors.push(FieldError::duplicate(&place, resource_name));
-        }
-    }
-    for field in ["apiGroups", "apiVersions", "resources"] {
-        texts(errors, &format!("{path}.{field}"), &rule[field], field != "apiGroups");
-    }
-    resource_patterns(errors, &format!("{path}.resources"), &rule["resources"]);
-    let operations = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
-    let place = format!("{path}.operations");
-    texts(errors, &place, &rule["operations"], false);
-    for (index, operation) in list(&rule["operations"]).enumerate() {
-        if !operations.contains(&text(operation)) {
-            errors.push(FieldError::not_supported(format!("{place}[{index}]"), text(operation), &operations));
-        }
-    }
-    if rule.get("scope").is_some() && !["*", "Cluster", "Namespaced"].contains(&text(&rule["scope"])) {
-        let allowed = ["*", "Cluster", "Namespaced"];
-        errors.push(FieldError::not_supported(format!("{path}.scope"), text(&rule["scope"]), &allowed));
-    }
-}
-
-/// A list that may not be empty, and in which a wildcard stands alone.
-fn texts(errors: &mut Errors, path: &str, given: &Value, filled: bool) {
-    let count = list(given).count();
-    if count == 0 {
-        errors.push(FieldError::required(path, ""));
-    }
-    for (index, item) in list(given).enumerate() {
-        if filled && text(item).is_empty() {
-            errors.push(FieldError::required(format!("{path}[{index}]"), ""));
-        }
-    }
-    let wildcard = list(given).any(|item| text(item) == "*");
-    if wildcard && count > 1 && !path.ends_with("resources") {
-        let words = "if '*' is present, must not specify other values";
-        errors.push(FieldError::invalid(path, given.clone(), words));
-    }
-}
-
-/// Patterns of resources that other patterns contain already.
-fn resource_patterns(errors: &mut Errors, path: &str, given: &Value) {
-    let all: Vec<&str> = list(given).map(text).collect();
-    if all.contains(&"*/*") && all.len() > 1 {
-        let words = "if '*/*' is present, must not specify other resources";
-        errors.push(FieldError::invalid(path, given.clone(), words));
-    } else if all.contains(&"*") && all.iter().any(|pattern| *pattern != "*" && !pattern.contains('/')) {
-        let words = "if '*' is present, must not specify other resources without subresources";
-        errors.push(FieldError::invalid(path, given.clone(), words));
-    }
-    for (index, pattern) in all.iter().enumerate() {
-        let Some((resource, subresource)) = pattern.split_once('/') else { continue };
-        let place = format!("{path}[{index}]");
-        if subresource != "*" && all.contains(&format!("{resource}/*").as_str()) {
-            let words = format!("if '{resource}/*' is present, must not specify {pattern}");
-            errors.push(FieldError::invalid(place, *pattern, words));
-        } else if resource != "*" && all.contains(&format!("*/{subresource}").as_str()) {
-            let words = format!("if '*/{subresource}' is present, must not specify {pattern}");
-            errors.push(FieldError::invalid(place, *pattern, words));
-        }
-    }
-}
-
 fn binding(errors: &mut Errors, spec: &Value) {
     let policy = text(&spec["policyName"]);
     if policy.is_empty() {
@@ -445,120 +355,4 @@ fn actions(errors: &mut Errors, given: &Value) {
 }
 
 #[cfg(test)]
-mod tests {
-    use kobune_kinds::Catalogue;
-    use serde_json::json;
-
-    use super::*;
-
-    fn check(kind: &str, spec: Value, expected: &[&str]) {
-        let catalogue = Catalogue::builtin();
-        let kind = catalogue.by_kind("admissionregistration.k8s.io/v1", kind).expect("a kind");
-        let mut object = json!({"metadata": {"name": "p.example.com"}, "spec": spec});
-        kind.default(&mut object);
-        let errors: Vec<String> = validate(kind, &object).iter().map(FieldError::to_string).collect();
-        assert_eq!(errors, expected, "{object}");
-    }
-
-    fn policy_with(fields: Value) -> Value {
-        let mut spec = json!({
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods"], "operations": ["CREATE"],
-            }]},
-        });
-        spec.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
-        spec
-    }
-
-    #[test]
-    fn policies() {
-        let kind = "ValidatingAdmissionPolicy";
-        check(
-            kind,
-            policy_with(json!({"validations": [{"expression": "object.spec.x > 1", "reason": "Forbidden"}]})),
-            &[],
-        );
-        check(
-            kind,
-            json!({"failurePolicy": "Maybe"}),
-            &[
-                "spec.failurePolicy: Unsupported value: \"Maybe\": supported values: \"Fail\", \"Ignore\"",
-                "spec.matchConstraints: Required value",
-                "spec.validations: Required value: validations or auditAnnotations must contain at least one item",
-                "spec.auditAnnotations: Required value: validations or auditAnnotations must contain at least one item",
-            ],
-        );
-        check(
-            kind,
-            policy_with(json!({
-                "variables": [{"name": "a", "expression": "1"}, {"name": "b-c", "expression": "variables.a + 'x'"}],
-                "validations": [{"expression": "variables.a"}, {"expression": "params.x == 1", "message": "a\nb"}],
-            })),
-            &[
-                "spec.variables[1].name: Invalid value: \"b-c\": name is not a valid CEL identifier",
-                "spec.variables[1].expression: Invalid value: \"variables.a + 'x'\": compilation failed: ERROR: <input>:1:13: found no matching overload for '_+_' applied to '(int, string)'\n | variables.a + 'x'\n | ............^",
-                "spec.validations[0].expression: Invalid value: \"variables.a\": must evaluate to bool but got int",
-                "spec.validations[1].expression: Invalid value: \"params.x == 1\": compilation failed: ERROR: <input>:1:1: undeclared reference to 'params' (in container '')\n | params.x == 1\n | ^",
-                "spec.validations[1].message: Invalid value: \"a\\nb\": message must not contain line breaks",
-            ],
-        );
-        check(
-            kind,
-            policy_with(json!({
-                "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
-                "matchConditions": [{"name": "a", "expression": "params.data.a == 'x'"}, {"name": "a", "expression": ""}],
-                "auditAnnotations": [{"key": "k", "valueExpression": "1"}],
-            })),
-            &[
-                "spec.matchConditions[1].expression: Required value",
-                "spec.matchConditions[1].name: Duplicate value: \"a\"",
-                "spec.auditAnnotations[0].valueExpression: Invalid value: \"1\": must evaluate to one of [string null] but got int",
-            ],
-        );
-    }
-
-    #[test]
-    fn mutations() {
-        let kind = "MutatingAdmissionPolicy";
-        let apply = "Object{metadata: Object.metadata{labels: {'a': 'b'}}}";
-        check(
-            kind,
-            policy_with(json!({"reinvocationPolicy": "Never", "mutations": [
-                {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": apply}},
-                {"patchType": "JSONPatch", "jsonPatch": {"expression": "[JSONPatch{op: 'add', path: '/a', value: 1}]"}},
-            ]})),
-            &[],
-        );
-        check(
-            kind,
-            policy_with(json!({"reinvocationPolicy": "Sometimes", "mutations": [
-                {"patchType": "ApplyConfiguration", "applyConfiguration": {"expression": "1"}},
-                {"patchType": "JSONPatch", "applyConfiguration": {"expression": "1"}},
-            ]})),
-            &[
-                "spec.reinvocationPolicy: Unsupported value: \"Sometimes\": supported values: \"IfNeeded\", \"Never\"",
-                "spec.mutations[0].applyConfiguration.expression: Invalid value: \"1\": must evaluate to Object but got int",
-                "spec.mutations[1].applyConfiguration: Invalid value: {\"expression\":\"1\"}: must not be specified when patchType is not ApplyConfiguration",
-                "spec.mutations[1].jsonPatch: Required value: must be specified when patchType is JSONPatch",
-            ],
-        );
-    }
-
-    #[test]
-    fn bindings() {
-        let kind = "ValidatingAdmissionPolicyBinding";
-        check(kind, json!({"policyName": "a", "validationActions": ["Deny"]}), &[]);
-        check(
-            kind,
-            json!({"paramRef": {"name": "a", "selector": {}}, "validationActions": ["Deny", "Warn", "No"]}),
-            &[
-                "spec.policyName: Required value",
-                "spec.paramRef.name: Forbidden: name and selector are mutually exclusive",
-                "spec.paramRef.selector: Forbidden: name and selector are mutually exclusive",
-                "spec.paramRef.parameterNotFoundAction: Required value",
-                "spec.validationActions[2]: Unsupported value: \"No\": supported values: \"Audit\", \"Deny\", \"Warn\"",
-                "spec.validationActions: Invalid value: [\"Deny\",\"Warn\",\"No\"]: must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)",
-            ],
-        );
-    }
-}
+mod tests;

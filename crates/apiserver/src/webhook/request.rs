@@ -15,6 +15,7 @@ use super::{
 use crate::{
     ApiServer,
     admit::Operation,
+    audit::Trail,
     error::{Answer, ApiError},
     policy::{Rights, Subject},
     security::{Refusal, User},
@@ -43,6 +44,8 @@ pub(crate) struct Request<'a> {
     pub options: Value,
     /// When the request as a whole is given up.
     pub deadline: Instant,
+    /// Its audit trail, if there is one.
+    pub trail: Option<&'a Trail>,
 }
 
 /// A call that is to be made.
