@@ -27,8 +27,8 @@ pub(crate) async fn create(server: &ApiServer, call: &Call, body: &Bytes) -> Ans
     if call.target.name.is_none() {
         // The old path: the binding itself is posted to the namespace and names the pod.
         call.target.name = Some(meta(&binding, "name").to_owned());
-        let pods = server.catalogue.by_resource("", "v1", "pods").ok_or_else(ApiError::no_such_path)?;
-        call.kind = std::sync::Arc::clone(pods);
+        let pods = server.catalogue.load().by_resource("", "v1", "pods").cloned().ok_or_else(ApiError::no_such_path)?;
+        call.kind = std::sync::Arc::clone(&pods);
         call.target.subresource = Some("binding".to_owned());
     }
     let given = meta(&binding, "name");

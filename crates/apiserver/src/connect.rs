@@ -84,10 +84,10 @@ impl ApiServer {
 
     /// Where a node's HTTP API is.
     pub(crate) async fn node(&self, name: &str) -> Answer<Outbound> {
-        let nodes = self.catalogue.by_resource("", "v1", "nodes").ok_or_else(ApiError::no_such_path)?;
+        let nodes = self.catalogue.load().by_resource("", "v1", "nodes").cloned().ok_or_else(ApiError::no_such_path)?;
         let record =
-            self.read(&crate::call::key(nodes, "", name)).await?.ok_or_else(|| ApiError::not_found(nodes, name))?;
-        let node = respond::parse(nodes, &record)?;
+            self.read(&crate::call::key(&nodes, "", name)).await?.ok_or_else(|| ApiError::not_found(&nodes, name))?;
+        let node = respond::parse(&nodes, &record)?;
         let addresses = node["status"]["addresses"].as_array().cloned().unwrap_or_default();
         // Addresses first: the server has no resolver of its own.
         let host = ["InternalIP", "ExternalIP", "Hostname", "InternalDNS", "ExternalDNS"]

@@ -101,6 +101,9 @@ impl ApiServer {
     /// POST of a body that was decoded.
     pub(crate) async fn create_object(&self, call: &Call, object: Value, ownership: Ownership) -> Answer<Made> {
         let kind = &call.kind;
+        if kind.custom().is_some_and(|custom| custom.terminating) {
+            return Err(ApiError::terminating("create"));
+        }
         let generated = meta(&object, "name").is_empty() && !meta(&object, "generateName").is_empty();
         let attempts = if generated { NAME_ATTEMPTS } else { 1 };
         for attempt in 1..=attempts {
@@ -160,7 +163,7 @@ impl ApiServer {
         if ownership == Ownership::Update {
             crate::fields::track(None, &mut object, call)?;
         }
-        crate::policy::stamp(kind, &mut object, &self.catalogue);
+        crate::policy::stamp(kind, &mut object, &self.catalogue.load());
         let key = call::key(kind, &namespace, &name);
         if call.dry_run {
             if self.store.get(&key).await.map_err(|error| ApiError::from_store(&error))?.is_some() {
@@ -169,7 +172,7 @@ impl ApiServer {
             return Ok(Made::created(Produced::Object(object)).with_warnings(warnings));
         }
         kind.to_storage(&mut object);
-        let draft = encode::draft(self.storage_kind(kind), &object);
+        let draft = encode::draft(&self.storage_kind(kind), &object);
         let write = Write { key, op: Op::Create(draft), durability: durability(kind) };
         match self.store.commit(write).await {
             Ok(record) => {
@@ -191,11 +194,12 @@ impl ApiServer {
     }
 
     /// The kind in which objects of a collection are stored.
-    pub(crate) fn storage_kind<'s>(&'s self, kind: &'s Arc<Kind>) -> &'s Arc<Kind> {
-        if kind.is_storage_version() {
-            return kind;
+    pub(crate) fn storage_kind(&self, kind: &Arc<Kind>) -> Arc<Kind> {
+        if kind.is_storage_version() || kind.custom().is_some() {
+            return Arc::clone(kind);
         }
-        self.catalogue.by_kind(&kind.storage_api_version(), &kind.kind).unwrap_or(kind)
+        let catalogue = self.catalogue.load();
+        Arc::clone(catalogue.by_kind(&kind.storage_api_version(), &kind.kind).unwrap_or(kind))
     }
 }
 

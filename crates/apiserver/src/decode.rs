@@ -50,7 +50,7 @@ pub(crate) fn any(body: &[u8], media: Media) -> Answer<Value> {
 
 /// A body of a given kind, checked against its schema, with the kind's defaults.
 pub(crate) fn object(kind: &Kind, call: &Call, body: &[u8]) -> Answer<Decoded> {
-    let mut decoded = if media_type(&call.content_type) == protobuf::MEDIA {
+    let mut decoded = if media_type(&call.content_type) == protobuf::MEDIA && kind.custom().is_none() {
         let mut object =
             protobuf::decode(body, kind.schema()).map_err(|error| ApiError::bad_request(error.to_string()))?;
         let warnings =

@@ -1,5 +1,7 @@
 //! Deletion: finalizers, graceful termination of pods, namespaces that wait for their content, and whole collections.
 
+use std::sync::Arc;
+
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
@@ -226,6 +228,9 @@ fn plan(kind: &Kind, mut object: Value, options: &Options, now: Timestamp) -> Pl
     let dying_since = object.pointer("/metadata/deletionTimestamp").and_then(Value::as_str).map(str::to_owned);
     let dying = dying_since.is_some();
     let current_grace = object.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
+    if &*kind.collection == crate::definitions::COLLECTION && !dying {
+        crate::definitions::mark_dying(&mut object);
+    }
     let old_finalizers = finalizers(&object);
     let mut new_finalizers: Vec<String> =
         old_finalizers.iter().filter(|finalizer| *finalizer != ORPHAN && *finalizer != FOREGROUND).cloned().collect();
@@ -405,7 +410,7 @@ impl ApiServer {
             Plan::Mark(object) if dry_run => Ok(self.kept(options, Produced::Object(object)).with_warnings(warnings)),
             Plan::Mark(mut object) => {
                 kind.to_storage(&mut object);
-                let draft = encode::draft(self.storage_kind(kind), &object);
+                let draft = encode::draft(&self.storage_kind(kind), &object);
                 let op = Op::Update { expected: record.revision, draft };
                 let written = self.commit_deletion(call, name, record, op).await?;
                 Ok(self.kept(options, Produced::Stored(written)).with_warnings(warnings))
@@ -415,7 +420,7 @@ impl ApiServer {
             }
             Plan::Remove(mut object) => {
                 kind.to_storage(&mut object);
-                let last = encode::draft(self.storage_kind(kind), &object);
+                let last = encode::draft(&self.storage_kind(kind), &object);
                 let op = Op::Delete { expected: record.revision, last };
                 let deleted = self.commit_deletion(call, name, record, op).await?;
                 self.deleted(kind, &deleted).await;
@@ -444,6 +449,29 @@ impl ApiServer {
     /// The answer when the object is gone.
     fn removed(&self, kind: &Kind, name: &str, uid: &str, produced: Produced) -> Produced {
         if answers_with_object(kind) { produced } else { Produced::Object(respond::success(kind, name, Some(uid))) }
+    }
+
+    /// Deletes an object whose definition goes, without asking anybody; whether it stays for its finalizers.
+    pub(crate) async fn delete_unasked(&self, kind: &Arc<Kind>, record: &Record) -> Answer<bool> {
+        let name = &record.key.name;
+        let object = respond::parse(kind, record)?;
+        let (op, stays) = match plan(kind, object, &Options::default(), Timestamp::now()) {
+            Plan::Pending => return Ok(true),
+            Plan::Mark(mut object) => {
+                kind.to_storage(&mut object);
+                let draft = encode::draft(kind, &object);
+                (Op::Update { expected: record.revision, draft }, true)
+            }
+            Plan::Remove(mut object) => {
+                kind.to_storage(&mut object);
+                (Op::Delete { expected: record.revision, last: encode::draft(kind, &object) }, false)
+            }
+        };
+        match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {
+            // Changed or gone meanwhile: the next look tells.
+            Ok(_) | Err(CommitError::Conflict { .. }) => Ok(stays),
+            Err(error) => Err(ApiError::from_commit(kind, name, &error)),
+        }
     }
 
     /// Deletes one object of a collection; one that is gone already is no error.

@@ -1,6 +1,9 @@
 //! What is not about objects: discovery, OpenAPI, version and the keys of tokens; health and metrics have their own files.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -36,7 +39,15 @@ const GNOSTIC: [&str; 2] = [
 
 /// OpenAPI documents, built once and kept compressed.
 #[derive(Default)]
-pub(crate) struct Documents(Mutex<HashMap<String, Arc<Document>>>);
+pub(crate) struct Documents(Mutex<Kept>);
+
+/// The documents that have been asked for since their kinds last changed.
+#[derive(Default)]
+struct Kept {
+    documents: HashMap<String, Arc<Document>>,
+    /// How often kinds have changed: what was begun before is not kept.
+    changes: u64,
+}
 
 /// One document.
 struct Document {
@@ -45,6 +56,16 @@ struct Document {
 }
 
 impl Documents {
+    /// Forgets the documents of groups, and the one that shows all groups.
+    pub(crate) fn forget(&self, groups: &BTreeSet<Box<str>>) {
+        let mut kept = self.0.lock();
+        kept.changes += 1;
+        kept.documents.retain(|path, _| {
+            let group = path.strip_prefix("apis/").and_then(|path| path.split('/').next());
+            group.is_some_and(|group| !groups.contains(group)) || path.starts_with("api/")
+        });
+    }
+
     /// The document of a path, made by `build` the first time.
     fn get(&self, path: &str, build: impl FnOnce() -> Option<Value>) -> Answer<Option<Arc<Document>>> {
         self.get_bytes(path, || build().map(|value| value.to_string().into_bytes()))
@@ -52,13 +73,20 @@ impl Documents {
 
     /// The same for a document that is not JSON.
     fn get_bytes(&self, path: &str, build: impl FnOnce() -> Option<Vec<u8>>) -> Answer<Option<Arc<Document>>> {
-        if let Some(found) = self.0.lock().get(path) {
-            return Ok(Some(Arc::clone(found)));
-        }
+        let changes = {
+            let kept = self.0.lock();
+            if let Some(found) = kept.documents.get(path) {
+                return Ok(Some(Arc::clone(found)));
+            }
+            kept.changes
+        };
         let Some(bytes) = build() else { return Ok(None) };
         let compressed = compress::whole(&bytes).map_err(|error| ApiError::internal(&error))?;
         let document = Arc::new(Document { compressed: Bytes::from(compressed), tag: tag(&bytes) });
-        self.0.lock().insert(path.to_owned(), Arc::clone(&document));
+        let mut kept = self.0.lock();
+        if kept.changes == changes {
+            kept.documents.insert(path.to_owned(), Arc::clone(&document));
+        }
         Ok(Some(document))
     }
 }
@@ -96,7 +124,7 @@ impl ApiServer {
             Route::Version => self.plain(&version(), request),
             Route::OpenApiV2 => self.open_api_v2(request),
             Route::OpenApiV3Index => {
-                let mut index = openapi::v3_index(&self.catalogue);
+                let mut index = openapi::v3_index(&self.catalogue.load());
                 aggregation::add_open_api(&mut index, registry, &self.aggregation);
                 self.plain(&index, request)
             }
@@ -113,24 +141,24 @@ impl ApiServer {
                 Ok(response)
             }
             Route::CoreVersions => self.discovery(request, true, registry, || {
-                let mut versions = discovery::api_versions(&self.catalogue);
+                let mut versions = discovery::api_versions(&self.catalogue.load());
                 let address = format!("{}:{}", self.config.advertise_address, self.config.port);
                 versions["serverAddressByClientCIDRs"] = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": address}]);
                 versions
             }),
             Route::Groups => self.discovery(request, false, registry, || {
-                let mut groups = discovery::api_group_list(&self.catalogue);
+                let mut groups = discovery::api_group_list(&self.catalogue.load());
                 aggregation::add_groups(&mut groups, registry);
                 groups
             }),
             Route::Group(group) => {
-                let found = aggregation::group(discovery::api_group(&self.catalogue, group), group, registry);
+                let found = aggregation::group(discovery::api_group(&self.catalogue.load(), group), group, registry);
                 self.plain(&found.ok_or_else(ApiError::no_such_path)?, request)
             }
             Route::Resources { group, version } => {
                 let name = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
                 self.plain(
-                    &discovery::api_resource_list(&self.catalogue, &name).ok_or_else(ApiError::no_such_path)?,
+                    &discovery::api_resource_list(&self.catalogue.load(), &name).ok_or_else(ApiError::no_such_path)?,
                     request,
                 )
             }
@@ -153,7 +181,7 @@ impl ApiServer {
     ) -> Answer<Response<Body>> {
         let accept = negotiate(request, Offer { discovery: true, ..Offer::DOCUMENT })?;
         let value = if accept.form == Form::AggregatedDiscovery {
-            let mut list = discovery::aggregated_v2(&self.catalogue, core);
+            let mut list = discovery::aggregated_v2(&self.catalogue.load(), core);
             if !core && !registry.is_local() {
                 aggregation::add_aggregated(&mut list, registry, &self.aggregation);
             }
@@ -180,7 +208,7 @@ impl ApiServer {
         if asked.is_some_and(|first| GNOSTIC.contains(&accept::media_type(first))) {
             let document = self
                 .documents
-                .get_bytes("v2.pb", || Some(openapi::v2_protobuf(&self.catalogue)))?
+                .get_bytes("v2.pb", || Some(openapi::v2_protobuf(&self.catalogue.load())))?
                 .ok_or_else(ApiError::no_such_path)?;
             let mut response = send(&document, request)?;
             set(&mut response, header::CONTENT_TYPE, GNOSTIC[1]);
@@ -189,7 +217,7 @@ impl ApiServer {
         let accept = negotiate(request, Offer::default())?;
         let document = self
             .documents
-            .get("v2", || Some(openapi::v2_document(&self.catalogue)))?
+            .get("v2", || Some(openapi::v2_document(&self.catalogue.load())))?
             .ok_or_else(ApiError::no_such_path)?;
         if accept.encoding == accept::Encoding::Yaml {
             return Err(ApiError::not_acceptable(Offer::default()));
@@ -201,7 +229,7 @@ impl ApiServer {
         negotiate(request, Offer::default())?;
         let document = self
             .documents
-            .get(path, || openapi::v3_document(&self.catalogue, path))?
+            .get(path, || openapi::v3_document(&self.catalogue.load(), path))?
             .ok_or_else(ApiError::no_such_path)?;
         let mut response = send(&document, request)?;
         if query.has("hash") {
@@ -218,7 +246,7 @@ impl ApiServer {
             .into_iter()
             .map(str::to_owned)
             .collect();
-        for (group, versions) in discovery::groups(&self.catalogue) {
+        for (group, versions) in discovery::groups(&self.catalogue.load()) {
             if !group.is_empty() {
                 paths.push(format!("/apis/{group}"));
                 paths.extend(versions.iter().map(|version| format!("/apis/{group}/{version}")));

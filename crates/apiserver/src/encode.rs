@@ -95,18 +95,21 @@ fn write_version(out: &mut Vec<u8>) -> usize {
 
 /// What selectors can ask about an object. The name and the namespace are in its key and are not repeated.
 pub(crate) fn facets(kind: &Kind, object: &Value) -> Facets {
-    let labels = match object.pointer("/metadata/labels") {
-        Some(Value::Object(map)) => {
-            map.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect()
-        }
-        _ => Vec::new(),
-    };
     let fields = kind.selectable(object);
     let fields = fields
         .iter()
         .filter(|(field, _)| !matches!(*field, "metadata.name" | "metadata.namespace"))
         .map(|(field, value)| (*field, value.as_str()));
-    Facets::new(labels, fields)
+    Facets::new(labels(object), fields)
+}
+
+fn labels(object: &Value) -> Vec<(&str, &str)> {
+    match object.pointer("/metadata/labels") {
+        Some(Value::Object(map)) => {
+            map.iter().filter_map(|(key, value)| Some((key.as_str(), value.as_str()?))).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// The object as the store takes it.
@@ -125,9 +128,10 @@ pub fn stored_facets(catalogue: &Catalogue) -> impl Fn(&Key, &[u8]) -> Facets + 
         .collect();
     move |key, bytes| match (kinds.get(&key.collection), serde_json::from_slice::<Value>(bytes)) {
         (Some(kind), Ok(object)) => facets(kind, &object),
-        // Objects of kinds that are not served any more stay stored and can only be listed without selectors.
-        (None, _) => Facets::default(),
-        (Some(_), Err(error)) => {
+        // Custom resources: their definitions are not known yet. Fields that they let clients select by are looked up in
+        // the objects when they are asked for.
+        (None, Ok(object)) => Facets::new(labels(&object), []),
+        (_, Err(error)) => {
             tracing::error!(%key, %error, "a stored object is unreadable");
             Facets::default()
         }

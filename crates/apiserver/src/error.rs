@@ -132,6 +132,12 @@ impl ApiError {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
     }
 
+    /// Nothing is created any more when the definition is on its way out.
+    pub(crate) fn terminating(verb: &str) -> Self {
+        let message = format!("{verb} not allowed while custom resource definition is terminating");
+        Self::new(405, "MethodNotAllowed", message)
+    }
+
     pub(crate) fn not_acceptable(offer: accept::Offer) -> Self {
         let offered = offer.media_types();
         Self::new(406, "NotAcceptable", format!("only the following media types are accepted: {offered}"))

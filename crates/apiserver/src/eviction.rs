@@ -95,11 +95,13 @@ async fn spend(server: &ApiServer, call: &Call, budget: &Value, pod: &Value, dry
     }
     let kind = server
         .catalogue
+        .load()
         .by_resource("policy", "v1", "poddisruptionbudgets")
+        .cloned()
         .ok_or_else(|| ApiError::internal_words("there are no disruption budgets"))?;
     let name = meta(budget, "name").to_owned();
     let mut change = call.clone();
-    change.kind = Arc::clone(kind);
+    change.kind = Arc::clone(&kind);
     change.dry_run = dry_run;
     change.target = Target { name: Some(name.clone()), subresource: Some("status".to_owned()), ..call.target.clone() };
     server

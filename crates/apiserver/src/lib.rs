@@ -21,6 +21,7 @@ mod config_file;
 mod connect;
 mod create;
 mod decode;
+mod definitions;
 mod delete;
 mod document;
 mod duration;

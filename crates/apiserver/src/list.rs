@@ -36,6 +36,8 @@ pub(crate) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
     name: Option<Box<str>>,
+    /// The kind of custom resources that are selected by fields of their own: these are read from the objects.
+    custom: Option<Arc<Kind>>,
 }
 
 impl Selection {
@@ -58,7 +60,9 @@ impl Selection {
             }
         }
         let mask = labels.requirements().iter().fold(LabelMask::default(), mask_with);
-        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from) })
+        let own = fields.terms().iter().any(|term| !term.field.starts_with("metadata."));
+        let custom = (own && call.kind.custom().is_some()).then(|| Arc::clone(&call.kind));
+        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from), custom })
     }
 
     /// Whether everything is selected.
@@ -70,11 +74,15 @@ impl Selection {
     pub(crate) fn matches(&self, record: &Record) -> bool {
         let key = &record.key;
         let facets = &record.facets;
+        let own = self.custom.as_deref().map_or_else(Vec::new, |kind| self.own_values(kind, record));
         self.name.as_deref().is_none_or(|name| name == &*key.name)
             && (self.fields.is_everything()
                 || self.fields.matches(|field| match field {
                     "metadata.name" | "name" => Some(&*key.name),
                     "metadata.namespace" => Some(&*key.namespace),
+                    other if self.custom.is_some() => {
+                        own.iter().find(|(name, _)| name == other).map(|(_, value)| value.as_str())
+                    }
                     // Events are stored as core's, whose names for the same fields are the older ones.
                     other => match other.strip_prefix("regarding.") {
                         Some(rest) => facets.field(&format!("involvedObject.{rest}")),
@@ -93,6 +101,13 @@ impl Selection {
     ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let everything = self.is_everything();
         listing.iter_labelled(namespace, name, self.mask).filter(move |record| everything || self.matches(record))
+    }
+
+    /// The values of a custom resource's own fields. An object that cannot be read has none.
+    fn own_values(&self, kind: &Kind, record: &Record) -> Vec<(String, String)> {
+        let Ok(object) = respond::parse(kind, record) else { return Vec::new() };
+        let terms = self.fields.terms().iter();
+        terms.filter_map(|term| Some((term.field.to_string(), kind.selected_value(&object, &term.field)?))).collect()
     }
 
     /// The only name that can match, if there is one: such a list needs no walk.
@@ -408,7 +423,7 @@ impl Writer {
                 write_json(out, &table::row(&self.kind, &object, self.include, self.accept.meta_version));
             }
             Form::Partial => write_partial(out, record, self.accept.meta_version)?,
-            Form::Object | Form::AggregatedDiscovery if self.kind.is_storage_version() => {
+            Form::Object | Form::AggregatedDiscovery if self.kind.shows_as_stored(record.revision.0) => {
                 out.extend_from_slice(&record.value)
             }
             Form::Object | Form::AggregatedDiscovery => write_json(out, &respond::parse(&self.kind, record)?),

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use jiff::Timestamp;
-use kobune_kinds::Media;
+use kobune_kinds::{FieldValidation, Media};
 use serde_json::Value;
 
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 /// The patch types, for the message of a 415.
 const OFFERED: &str = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, \
                        application/apply-patch+yaml";
+
+/// The same for custom resources, whose schemas say nothing about strategic merging.
+const OFFERED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
 /// A patch that was read.
 #[derive(Clone, Debug)]
@@ -47,7 +50,9 @@ impl Patch {
                 Ok(Self::Json(patch))
             }
             "application/merge-patch+json" => Ok(Self::Merge(object(decode::any(body, Media::Json)?)?)),
-            "application/strategic-merge-patch+json" => Ok(Self::Strategic(object(decode::any(body, Media::Json)?)?)),
+            "application/strategic-merge-patch+json" if call.kind.custom().is_none() => {
+                Ok(Self::Strategic(object(decode::any(body, Media::Json)?)?))
+            }
             "application/apply-patch+yaml" => {
                 if !call.query.has("fieldManager") {
                     return Err(ApiError::new(
@@ -59,6 +64,7 @@ impl Patch {
                 let configuration = object(decode::any(body, Media::Yaml)?)?;
                 Ok(Self::Apply { configuration, force: call.query.flag("force") })
             }
+            _ if call.kind.custom().is_some() => Err(ApiError::unsupported_media_type(OFFERED_CUSTOM)),
             _ => Err(ApiError::unsupported_media_type(OFFERED)),
         }
     }
@@ -97,6 +103,22 @@ pub(crate) fn refused(error: &kobune_merge::PatchError) -> ApiError {
     }
 }
 
+/// A configuration with fields that the schema does not name.
+fn untyped(call: &Call, problems: &[String]) -> ApiError {
+    let (namespace, name) = (call.namespace(), call.name());
+    let place = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
+    let listed = match problems {
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let version = call.kind.api_version();
+    ApiError::new(
+        500,
+        "",
+        format!("failed to create typed patch object ({place}; {version}, Kind={}): {listed}", call.kind.kind),
+    )
+}
+
 impl ApiServer {
     /// PATCH of an object or of its status.
     pub(crate) async fn patch(&self, call: &Call, body: &[u8]) -> Answer<Made> {
@@ -118,9 +140,17 @@ impl ApiServer {
     async fn apply(&self, call: &Call, mut configuration: Value, force: bool) -> Answer<Made> {
         let kind = &call.kind;
         let name = call.name();
-        let mode = call.validation;
+        // Fields that a custom resource's schema does not name are always an error here, as nobody could own them.
+        let mode = if kind.custom().is_some() { FieldValidation::Warn } else { call.validation };
         let mut warnings =
             kind.check_shape(&mut configuration, mode).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        if kind.custom().is_some() {
+            let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));
+            let unknown: Vec<String> = unknown.map(|field| format!(".{field}: field not declared in schema")).collect();
+            if !unknown.is_empty() {
+                return Err(untyped(call, &unknown));
+            }
+        }
         if configuration
             .pointer("/metadata/managedFields")
             .and_then(Value::as_array)

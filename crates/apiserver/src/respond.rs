@@ -74,7 +74,7 @@ pub(crate) fn parse(kind: &Kind, record: &Record) -> Answer<Value> {
 
 /// The bytes of a stored object as the kind that is asked for shows them; a copy of a reference where nothing differs.
 pub(crate) fn shown(kind: &Kind, record: &Record) -> Answer<Bytes> {
-    if kind.is_storage_version() {
+    if kind.shows_as_stored(record.revision.0) {
         return Ok(record.value.clone());
     }
     Ok(Bytes::from(parse(kind, record)?.to_string()))

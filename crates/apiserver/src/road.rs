@@ -170,11 +170,11 @@ impl ApiServer {
             let _slot = if lives_long { None } else { Some(self.slot(&caller, &user, told.verb)?) };
             return self.pass_to_aggregated(&user, service, request).await;
         }
-        let Some(kind) = self.catalogue.by_resource(&target.group, &target.version, &target.resource) else {
+        let known = self.catalogue.load().by_resource(&target.group, &target.version, &target.resource).cloned();
+        let Some(kind) = known else {
             self.permit(&user, &target, &query, told)?;
             return Err(ApiError::no_such_path());
         };
-        let kind = Arc::clone(kind);
         told.about(&kind, &target, &query);
         self.permit(&user, &target, &query, told)?;
         let verb = told.verb;
@@ -352,6 +352,7 @@ impl ApiServer {
             }
             _ => return Err(ApiError::method_not_allowed()),
         };
+        self.settle_definition(call, &made).await;
         respond::made(&call.kind, made, call.accept, include)
     }
 

@@ -1,7 +1,7 @@
 //! The `scale` subresource, the same for every kind that has replicas.
 
 use bytes::Bytes;
-use kobune_kinds::{FieldError, selector::LabelSelector};
+use kobune_kinds::{FieldError, Kind, custom, selector::LabelSelector};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,14 +18,30 @@ use crate::{
 /// How often a change is tried again when the object changes meanwhile; upstream's number.
 const ATTEMPTS: usize = 5;
 
-/// The scale of an object.
-fn of(object: &Value) -> Value {
+/// The replicas of an object and its selector.
+fn numbers(kind: &Kind, object: &Value) -> (i64, i64, String) {
+    if let Some(paths) = kind.custom().and_then(|custom| custom.scale.as_ref()) {
+        let number = |path: &[Box<str>]| custom::at(object, path).and_then(Value::as_i64).unwrap_or(0);
+        let selector = paths.selector.as_ref().and_then(|path| custom::at(object, path)).and_then(Value::as_str);
+        return (number(&paths.spec), number(&paths.status), selector.unwrap_or_default().to_owned());
+    }
     let selector = &object["spec"]["selector"];
     let text = if selector.get("matchLabels").is_some() || selector.get("matchExpressions").is_some() {
         LabelSelector::from_object(selector).map(|selector| selector.to_string()).unwrap_or_default()
     } else {
         LabelSelector::from_labels(selector).to_string()
     };
+    let number = |part: &str| object[part]["replicas"].as_i64().unwrap_or(0);
+    (number("spec"), number("status"), text)
+}
+
+/// The scale of an object.
+fn of(kind: &Kind, object: &Value) -> Value {
+    let (wanted, found, selector) = numbers(kind, object);
+    let mut status = json!({"replicas": found});
+    if !selector.is_empty() || kind.custom().is_none() {
+        status["selector"] = selector.into();
+    }
     let mut fields = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = object["metadata"].get(field) {
@@ -34,8 +50,7 @@ fn of(object: &Value) -> Value {
     }
     json!({
         "kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": fields,
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {"replicas": object["status"]["replicas"].as_i64().unwrap_or(0), "selector": text},
+        "spec": {"replicas": wanted}, "status": status,
     })
 }
 
@@ -43,11 +58,11 @@ fn of(object: &Value) -> Value {
 pub(crate) async fn serve(server: &ApiServer, call: &Call, verb: &str, body: &Bytes) -> Answer<Value> {
     if verb == "get" {
         let record = server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
-        return Ok(of(&respond::parse(&call.kind, &record)?));
+        return Ok(of(&call.kind, &respond::parse(&call.kind, &record)?));
     }
     for _ in 0..ATTEMPTS {
         let record = server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
-        let shown = of(&respond::parse(&call.kind, &record)?);
+        let shown = of(&call.kind, &respond::parse(&call.kind, &record)?);
         let mut scale = specials::changed_body(server, call, verb, body, &shown)?;
         // Webhooks see the scale, not the object behind it.
         let warnings = server.admit_body(call, Operation::Update, &mut scale, Some(&shown)).await?;
@@ -67,8 +82,8 @@ pub(crate) async fn serve(server: &ApiServer, call: &Call, verb: &str, body: &By
             Err(error) => return Err(error),
             Ok(made) => {
                 return match &made.produced {
-                    Produced::Stored(record) => Ok(of(&respond::parse(&call.kind, record)?)),
-                    Produced::Object(object) => Ok(of(object)),
+                    Produced::Stored(record) => Ok(of(&call.kind, &respond::parse(&call.kind, record)?)),
+                    Produced::Object(object) => Ok(of(&call.kind, object)),
                 };
             }
         }
@@ -88,7 +103,10 @@ fn rescaled(call: &Call, current: &Value, scale: &Value) -> Answer<Value> {
         return Err(ApiError::invalid_kind("autoscaling", "Scale", call.name(), &[error]));
     }
     let mut object = current.clone();
-    object["spec"]["replicas"] = replicas.into();
+    match call.kind.custom().and_then(|custom| custom.scale.as_ref()) {
+        Some(paths) => custom::put(&mut object, &paths.spec, replicas.into()),
+        None => object["spec"]["replicas"] = replicas.into(),
+    }
     let version = meta(scale, "resourceVersion");
     if !version.is_empty() {
         metadata(&mut object).insert("resourceVersion".into(), version.into());
@@ -102,18 +120,23 @@ mod tests {
 
     #[test]
     fn scales() {
+        let catalogue = kobune_kinds::Catalogue::builtin();
+        let kind = catalogue.by_kind("apps/v1", "Deployment").cloned().expect("a built-in kind");
         let deployment = json!({
             "metadata": {"name": "web", "namespace": "a", "uid": "u", "resourceVersion": "7", "labels": {"x": "y"}},
             "spec": {"replicas": 3, "selector": {"matchLabels": {"app": "web"}}}, "status": {"replicas": 2},
         });
         assert_eq!(
-            of(&deployment),
+            of(&kind, &deployment),
             json!({
                 "kind": "Scale", "apiVersion": "autoscaling/v1",
                 "metadata": {"name": "web", "namespace": "a", "uid": "u", "resourceVersion": "7"},
                 "spec": {"replicas": 3}, "status": {"replicas": 2, "selector": "app=web"},
             })
         );
-        assert_eq!(of(&json!({"metadata": {}, "spec": {"selector": {"app": "web"}}}))["status"]["selector"], "app=web");
+        assert_eq!(
+            of(&kind, &json!({"metadata": {}, "spec": {"selector": {"app": "web"}}}))["status"]["selector"],
+            "app=web"
+        );
     }
 }

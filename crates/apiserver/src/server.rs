@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use kobune_kinds::Catalogue;
 use kobune_pki::{Authority, ServiceAccountTokens};
 use kobune_store::{CommitError, Key, Op, Store, StoreError, Write};
@@ -16,6 +17,7 @@ use crate::{
     aggregation::{Aggregation, PrepareError},
     call,
     create::{durability, metadata},
+    definitions::{self, Definitions},
     document::Documents,
     encode,
     metrics::Metrics,
@@ -100,7 +102,9 @@ impl Caller {
 pub struct ApiServer {
     pub(crate) config: Config,
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) catalogue: Arc<Catalogue>,
+    /// The kinds that are served now. Requests in flight keep the record that they began with.
+    pub(crate) catalogue: ArcSwap<Catalogue>,
+    pub(crate) definitions: Definitions,
     pub(crate) security: Arc<Security>,
     pub(crate) allocator: Allocator,
     pub(crate) reservations: Reservations,
@@ -186,10 +190,11 @@ impl ApiServer {
             config.webhook_identity.as_ref().map(Identity::of).transpose().map_err(BuildError::WebhookIdentity)?;
         let webhooks = Webhooks::new(WebhookClient::new(Arc::clone(&store), identity));
         aggregation.follow(Arc::clone(&store), Arc::clone(&catalogue), shutdown.clone()).await;
-        Ok(Arc::new(Self {
+        let server = Arc::new(Self {
             config,
             store,
-            catalogue,
+            catalogue: ArcSwap::new(catalogue),
+            definitions: Definitions::default(),
             security,
             allocator,
             reservations,
@@ -200,7 +205,10 @@ impl ApiServer {
             policies: AllPolicies::default(),
             node_client,
             shutdown,
-        }))
+        });
+        // Custom resources are known before the first request.
+        definitions::start(&server).await.map_err(BuildError::Read)?;
+        Ok(server)
     }
 
     /// The same road as the network's, for a part of this process that acts in the name of `user`.

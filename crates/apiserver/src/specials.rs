@@ -49,6 +49,7 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, call: Call, verb: &str, body:
             _ => return Err(ApiError::method_not_allowed()),
         },
     };
+    server.settle_definition(&call, &made).await;
     respond::made(&call.kind, made, call.accept, include)
 }
 
@@ -61,7 +62,8 @@ pub(crate) fn body_of_subresource(server: &ApiServer, call: &Call, body: &Bytes)
     } else {
         format!("{}/{}", subresource.group, subresource.version)
     };
-    match server.catalogue.by_kind(&api_version, &subresource.kind) {
+    let catalogue = server.catalogue.load();
+    match catalogue.by_kind(&api_version, &subresource.kind) {
         Some(kind) => {
             let decoded = decode::object(kind, call, body)?;
             Ok((decoded.object, decoded.warnings))

@@ -32,15 +32,7 @@ impl Include {
 
 /// The definitions of a kind's columns.
 pub(crate) fn columns(kind: &Kind) -> Value {
-    kind.columns()
-        .iter()
-        .map(|column| {
-            json!({
-                "name": column.name, "type": column.column_type, "format": column.format,
-                "description": column.description, "priority": column.priority,
-            })
-        })
-        .collect()
+    kind.column_definitions()
 }
 
 /// The row of one object.

@@ -196,7 +196,7 @@ impl ApiServer {
                 crate::fields::track(Some(&old), &mut object, call)?;
             }
             if subresource.is_none() {
-                crate::policy::stamp(kind, &mut object, &self.catalogue);
+                crate::policy::stamp(kind, &mut object, &self.catalogue.load());
             }
         }
         metadata(&mut object).insert("resourceVersion".into(), meta(&old, "resourceVersion").into());
@@ -211,7 +211,7 @@ impl ApiServer {
             return Ok(Made::ok(Produced::Object(object)).with_warnings(warnings));
         }
         kind.to_storage(&mut object);
-        let draft = encode::draft(self.storage_kind(kind), &object);
+        let draft = encode::draft(&self.storage_kind(kind), &object);
         let op = Op::Update { expected: record.revision, draft };
         match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {
             Ok(written) => {
@@ -242,7 +242,7 @@ impl ApiServer {
             return Ok(Made::ok(Produced::Object(object)));
         }
         kind.to_storage(&mut object);
-        let last = encode::draft(self.storage_kind(kind), &object);
+        let last = encode::draft(&self.storage_kind(kind), &object);
         let op = Op::Delete { expected: record.revision, last };
         match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {
             Ok(deleted) => {
@@ -318,14 +318,15 @@ fn may_create_on_update(kind: &Kind) -> bool {
 
 /// Kinds whose update has to name a revision.
 fn needs_version(kind: &Kind) -> bool {
-    matches!(
-        &*kind.collection,
-        "coordination.k8s.io/leases"
-            | "policy/poddisruptionbudgets"
-            | "apiextensions.k8s.io/customresourcedefinitions"
-            | "apiregistration.k8s.io/apiservices"
-            | "storage.k8s.io/volumeattachments"
-    )
+    kind.custom().is_some()
+        || matches!(
+            &*kind.collection,
+            "coordination.k8s.io/leases"
+                | "policy/poddisruptionbudgets"
+                | "apiextensions.k8s.io/customresourcedefinitions"
+                | "apiregistration.k8s.io/apiservices"
+                | "storage.k8s.io/volumeattachments"
+        )
 }
 
 /// Whether two objects differ in nothing but the times of managed fields: such a change is not written.

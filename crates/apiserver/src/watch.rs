@@ -107,7 +107,7 @@ impl ApiServer {
             next_bookmark: now + BOOKMARK_EVERY,
             last_bookmark: (life > LAST_BOOKMARK * 2).then(|| now + life - LAST_BOOKMARK),
             end: now + life,
-            shutdown: self.shutdown.clone(),
+            shutdown: self.definitions.end_of(&call.kind).unwrap_or_else(|| self.shutdown.clone()),
         };
         let protobuf = call.accept.encoding == Encoding::Protobuf;
         let mut response = respond::json_body(StatusCode::OK, Body::stream(stream.into_stream()));
@@ -188,7 +188,7 @@ impl Lines {
         out.extend_from_slice(word.as_str().as_bytes());
         out.extend_from_slice(b"\",\"object\":");
         match (self.accept.form, version) {
-            (Form::Object | Form::AggregatedDiscovery, None) if self.kind.is_storage_version() => {
+            (Form::Object | Form::AggregatedDiscovery, None) if self.kind.shows_as_stored(record.revision.0) => {
                 out.extend_from_slice(&record.value)
             }
             (Form::Partial, None) => list::write_partial(out, record, meta_version)?,
@@ -227,7 +227,7 @@ impl Lines {
         // The one form that is remembered is that of whole objects in the version in which they are stored.
         if let Some(event) = event
             && self.accept.form == Form::Object
-            && self.kind.is_storage_version()
+            && self.kind.shows_as_stored(event.record.revision.0)
         {
             let mut failure = None;
             let encoded = event.encoded(|event| {

@@ -5,7 +5,7 @@ mod table;
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use crate::kind::{Kind, Subresource};
+use crate::kind::{Body, Kind, Subresource};
 use crate::schema::Types;
 use table::Row;
 
@@ -33,6 +33,13 @@ impl Catalogue {
             catalogue.by_kind.entry(kind.kind.to_string()).or_default().push(index);
         }
         catalogue
+    }
+
+    /// The kinds of Kubernetes itself together with others. Where both have the same resource, Kubernetes' own is found.
+    pub fn with(custom: impl IntoIterator<Item = Arc<Kind>>) -> Catalogue {
+        let mut kinds = Catalogue::builtin().kinds.clone();
+        kinds.extend(custom);
+        Catalogue::of(kinds)
     }
 
     /// All kinds, groups in the order of discovery.
@@ -107,7 +114,7 @@ fn kind(row: &Row) -> Kind {
         collection: format!("{collection_group}/{}", row.plural).into(),
         stored: row.verbs.contains(&crate::Verb::Get) && row.kind != "ComponentStatus",
         storage: (storage_group.into(), storage_version.into()),
-        schema,
+        body: Body::Builtin(schema),
     }
 }
 

@@ -40,6 +40,14 @@ impl Column {
         Column { name, column_type, format: "", description, priority: 0 }
     }
 
+    /// The column as a Table has it.
+    pub(crate) fn definition(&self) -> Value {
+        serde_json::json!({
+            "name": self.name, "type": self.column_type, "format": self.format, "description": self.description,
+            "priority": self.priority,
+        })
+    }
+
     const fn string(name: &'static str, description: &'static str) -> Column {
         Column::new(name, "string", description)
     }
@@ -87,6 +95,9 @@ const DATED: Table =
     (&[NAME, CREATED_AT], |object, _| vec![name(object), text(object, "/metadata/creationTimestamp").into()]);
 
 fn table(kind: &Kind) -> Table {
+    if kind.custom().is_some() {
+        return PLAIN;
+    }
     match (&*kind.group, &*kind.kind) {
         ("", "Pod") => pod::TABLE,
         ("", "PodTemplate") => workload::POD_TEMPLATES,
@@ -153,6 +164,9 @@ pub(crate) fn columns(kind: &Kind) -> &'static [Column] {
 }
 
 pub(crate) fn row(kind: &Kind, object: &Value, now: Timestamp) -> Row {
+    if let Some(custom) = kind.custom() {
+        return Row { cells: crate::custom::cells::row(custom, object, now), conditions: Vec::new() };
+    }
     if &*kind.kind == "HorizontalPodAutoscaler" && !kind.is_storage_version() {
         // The columns are made for the second version.
         let mut second = object.clone();

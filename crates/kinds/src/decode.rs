@@ -4,6 +4,7 @@
 //! meet the same rules: unknown and duplicate fields are collected, nulls and empty optional lists and maps go, as a
 //! round trip through upstream's types makes them go, quantities and times become canonical.
 
+mod custom;
 mod visitor;
 
 use serde::de::DeserializeSeed as _;
@@ -100,6 +101,11 @@ pub(crate) fn decode(kind: &Kind, raw: &[u8], media: Media, mode: FieldValidatio
         let warnings = check_shape(kind, &mut object, mode)?;
         return Ok(Decoded { object, warnings });
     }
+    if let Some(custom) = kind.custom() {
+        let (object, state) = custom::read(raw, custom.schema(), mode);
+        let (object, warnings) = finish(kind, state, object, mode)?;
+        return Ok(Decoded { object, warnings });
+    }
     let mut state = State::new(mode);
     let mut deserializer = serde_json::Deserializer::from_slice(raw);
     let read = Seed::new(&mut state, kind.schema())
@@ -124,7 +130,15 @@ fn yaml(kind: &Kind, raw: &[u8], mode: FieldValidation) -> Result<Value, DecodeE
     Ok(object)
 }
 
+pub(crate) use custom::prune_stored;
+
 pub(crate) fn check_shape(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, DecodeError> {
+    if let Some(custom) = kind.custom() {
+        let state = custom::check(object, custom.schema(), mode);
+        let (checked, warnings) = finish(kind, state, Ok(object.take()), mode)?;
+        *object = checked;
+        return Ok(warnings);
+    }
     let mut state = State::new(mode);
     let read = Seed::new(&mut state, kind.schema()).deserialize(object.take());
     let (checked, warnings) = finish(kind, state, read, mode)?;

@@ -56,6 +56,10 @@ pub(crate) fn autoscaler(spec: &mut Value) {
 }
 
 pub(crate) fn set(kind: &Kind, object: &mut Value) {
+    if let Some(custom) = kind.custom() {
+        put(object, "metadata", json!({}));
+        return crate::custom::defaults::set(object, custom.schema());
+    }
     if kind.schema().field("metadata").is_some() {
         put(object, "metadata", json!({}));
     }

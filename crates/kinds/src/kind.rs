@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::columns::Column;
+use crate::custom::Custom;
 use crate::decode::{DecodeError, Decoded, FieldValidation, Media};
 use crate::field_error::FieldError;
 use crate::schema::SchemaRef;
@@ -92,7 +93,16 @@ pub struct Kind {
     pub stored: bool,
     /// Group and version in which objects are stored; they differ from `group` and `version` where several are served.
     pub(crate) storage: (Box<str>, Box<str>),
-    pub(crate) schema: SchemaRef<'static>,
+    pub(crate) body: Body,
+}
+
+/// What the kind's objects are.
+#[derive(Debug)]
+pub(crate) enum Body {
+    /// A type of Kubernetes itself.
+    Builtin(SchemaRef<'static>),
+    /// What a definition says.
+    Custom(Box<Custom>),
 }
 
 impl Kind {
@@ -114,14 +124,21 @@ impl Kind {
 
     /// Rewrites an object of this kind into the storage version.
     pub fn to_storage(&self, object: &mut Value) {
-        if !self.is_storage_version() {
+        if self.custom().is_some() {
+            object["apiVersion"] = self.storage_api_version().into();
+        } else if !self.is_storage_version() {
             crate::convert::to_storage(self, object);
         }
     }
 
     /// Rewrites a stored object into this kind's version.
     pub fn from_storage(&self, object: &mut Value) {
-        if !self.is_storage_version() {
+        if let Some(custom) = self.custom() {
+            // What was stored before the schema changed is pruned and completed when it is read.
+            object["apiVersion"] = self.api_version().into();
+            crate::decode::prune_stored(object, custom.schema());
+            crate::custom::defaults::set(object, custom.schema());
+        } else if !self.is_storage_version() {
             crate::convert::from_storage(self, object);
         }
     }
@@ -138,7 +155,35 @@ impl Kind {
 
     /// The type of the kind's objects.
     pub fn schema(&self) -> SchemaRef<'_> {
-        self.schema
+        match &self.body {
+            Body::Builtin(schema) => *schema,
+            Body::Custom(custom) => SchemaRef::custom(custom.schema()),
+        }
+    }
+
+    /// What the kind has of its CustomResourceDefinition, if it comes from one.
+    pub fn custom(&self) -> Option<&Custom> {
+        match &self.body {
+            Body::Builtin(_) => None,
+            Body::Custom(custom) => Some(custom),
+        }
+    }
+
+    /// Whether an object that was written at a revision can be shown as it is stored: in this version, and not older than
+    /// the schema, whose pruning and defaults it would still lack.
+    pub fn shows_as_stored(&self, revision: u64) -> bool {
+        self.is_storage_version() && self.custom().is_none_or(|custom| revision >= custom.fresh_from)
+    }
+
+    /// The name of the kind's type in OpenAPI.
+    pub fn type_name(&self) -> String {
+        match &self.body {
+            Body::Builtin(_) => crate::catalogue::type_name(&self.group, &self.version, &self.kind),
+            Body::Custom(_) => {
+                let reversed: Vec<&str> = self.group.split('.').rev().collect();
+                format!("{}.{}.{}", reversed.join("."), self.version, self.kind)
+            }
+        }
     }
 
     /// Reads an object: checks its shape against the schema and its `apiVersion` and `kind` against this kind (absent
@@ -183,8 +228,9 @@ impl Kind {
     }
 
     /// What a client should be told that uses the kind at all.
-    pub fn deprecation(&self) -> Option<&'static str> {
+    pub fn deprecation(&self) -> Option<&str> {
         match (&*self.group, &*self.kind) {
+            _ if self.custom().is_some() => self.custom()?.deprecation.as_deref(),
             ("", "Endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
             ("", "ComponentStatus") => Some("v1 ComponentStatus is deprecated in v1.19+"),
             _ => None,
@@ -197,8 +243,28 @@ impl Kind {
     }
 
     /// The names that a field selector may use for this kind.
-    pub fn selectable_names(&self) -> Vec<&'static str> {
+    pub fn selectable_names(&self) -> Vec<&str> {
         crate::selectable::names(self)
+    }
+
+    /// The value of one of a custom resource's selectable fields, as a selector compares it. Those of other kinds are
+    /// taken out when an object is written.
+    pub fn selected_value(&self, object: &Value, name: &str) -> Option<String> {
+        let (_, path) = self.custom()?.selectable.iter().find(|(known, _)| &**known == name)?;
+        Some(match path.first(object) {
+            None | Some(Value::Null) => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        })
+    }
+
+    /// The definitions of the kind's columns, as a Table has them.
+    pub fn column_definitions(&self) -> Value {
+        let plain = self.columns().iter().map(Column::definition).collect();
+        match self.custom() {
+            Some(custom) => crate::custom::cells::headings(custom, plain),
+            None => plain,
+        }
     }
 
     /// The columns of the kind's table.

@@ -10,6 +10,7 @@ mod catalogue;
 mod columns;
 mod convert;
 pub mod cron;
+pub mod custom;
 mod decode;
 mod defaults;
 pub mod discovery;

@@ -2,6 +2,7 @@
 //!
 //! Nothing of a document is kept here: the prose stays compressed until one is asked for.
 
+mod custom;
 mod definitions;
 mod gnostic;
 mod paths;
@@ -35,6 +36,9 @@ fn hash(kinds: &[&Kind]) -> String {
     for kind in kinds {
         digest
             .update(format!("{}/{}/{}/{:?}/{:?};", kind.group, kind.version, kind.kind, kind.verbs, kind.subresources));
+        if let Some(custom) = kind.custom() {
+            digest.update(custom.fingerprint);
+        }
     }
     digest.finalize().iter().map(|byte| format!("{byte:02X}")).collect()
 }

@@ -8,6 +8,8 @@ pub(crate) mod wire;
 
 use serde_json::Value;
 
+use crate::custom;
+
 pub use load::descriptions;
 
 /// What a value may be.
@@ -160,7 +162,7 @@ impl Types {
     }
 
     fn type_ref(&self, index: u32) -> SchemaRef<'_> {
-        SchemaRef { types: self, node: Node::Type(index), field: NONE }
+        SchemaRef { types: self, node: Node::Type(index), field: NONE, custom: None }
     }
 }
 
@@ -170,6 +172,8 @@ pub struct SchemaRef<'a> {
     types: &'a Types,
     node: Node,
     field: u32,
+    /// The place in a custom resource's schema; then the rest says nothing.
+    custom: Option<&'a custom::Schema>,
 }
 
 impl std::fmt::Debug for SchemaRef<'_> {
@@ -179,6 +183,31 @@ impl std::fmt::Debug for SchemaRef<'_> {
 }
 
 impl<'a> SchemaRef<'a> {
+    /// A place in a custom resource's schema.
+    pub(crate) fn custom(schema: &'a custom::Schema) -> SchemaRef<'a> {
+        SchemaRef { types: Types::builtin(), node: Node::Any, field: NONE, custom: Some(schema) }
+    }
+
+    /// The type of metadata.
+    pub(crate) fn object_meta() -> Option<SchemaRef<'static>> {
+        Types::builtin().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+    }
+
+    /// What a custom resource's schema has at a name. Objects, also those within others, have Kubernetes' own metadata.
+    fn custom_field(schema: &'a custom::Schema, name: &str) -> Option<SchemaRef<'a>> {
+        if schema.is_resource() {
+            match name {
+                "metadata" => return SchemaRef::object_meta(),
+                "apiVersion" | "kind" => {
+                    let node = Node::Scalar(Shape::String);
+                    return Some(SchemaRef { types: Types::builtin(), node, field: NONE, custom: None });
+                }
+                _ => {}
+            }
+        }
+        schema.child(name).map(SchemaRef::custom)
+    }
+
     /// The node below names that only stand for another node.
     fn resolved(self) -> Node {
         match self.node {
@@ -192,6 +221,9 @@ impl<'a> SchemaRef<'a> {
 
     /// What the value may be.
     pub fn shape(self) -> Shape {
+        if let Some(custom) = self.custom {
+            return custom.shape();
+        }
         match self.resolved() {
             Node::Scalar(shape) => shape,
             Node::Any => Shape::Any,
@@ -230,11 +262,14 @@ impl<'a> SchemaRef<'a> {
 
     fn field_ref(self, index: u32) -> SchemaRef<'a> {
         let node = self.types.nodes[self.types.fields[index as usize].node as usize];
-        SchemaRef { types: self.types, node, field: index }
+        SchemaRef { types: self.types, node, field: index, custom: None }
     }
 
     /// The field `name` of an object.
     pub fn field(self, name: &str) -> Option<SchemaRef<'a>> {
+        if let Some(custom) = self.custom {
+            return SchemaRef::custom_field(custom, name);
+        }
         let (start, end) = self.field_range();
         let fields = &self.types.fields[start as usize..end as usize];
         let at = fields.binary_search_by(|field| (*self.types.names[field.name as usize]).cmp(name)).ok()?;
@@ -244,7 +279,13 @@ impl<'a> SchemaRef<'a> {
     /// All fields of an object, in order of names.
     pub fn fields(self) -> impl ExactSizeIterator<Item = (&'a str, SchemaRef<'a>)> {
         let (start, end) = self.field_range();
-        (start..end).map(move |index| {
+        let custom = self.custom.map_or(&[][..], custom::Schema::properties);
+        let own = u32::try_from(custom.len()).unwrap_or(0);
+        (start..end + own).map(move |index| {
+            if index >= end {
+                let (name, schema) = &custom[(index - end) as usize];
+                return (&**name, SchemaRef::custom(schema));
+            }
             let name: &'a str = &self.types.names[self.types.fields[index as usize].name as usize];
             (name, self.field_ref(index))
         })
@@ -252,9 +293,17 @@ impl<'a> SchemaRef<'a> {
 
     /// The type of a list's items or a map's values.
     pub fn item(self) -> Option<SchemaRef<'a>> {
+        if let Some(custom) = self.custom {
+            return match (custom.additional(), custom.items()) {
+                (_, Some(items)) => Some(SchemaRef::custom(items)),
+                (custom::Additional::Schema(values), None) => Some(SchemaRef::custom(values)),
+                _ => None,
+            };
+        }
         match self.resolved() {
             Node::List(node) | Node::Map(node) => {
-                Some(SchemaRef { types: self.types, node: self.types.nodes[node as usize], field: NONE })
+                let node = self.types.nodes[node as usize];
+                Some(SchemaRef { types: self.types, node, field: NONE, custom: None })
             }
             Node::Union(index) => Some(self.types.type_ref(index)),
             _ => None,
@@ -297,16 +346,25 @@ impl<'a> SchemaRef<'a> {
 
     /// How the list merges under server-side apply; a list about which nothing is said is atomic.
     pub fn list_type(self) -> ListType {
+        if let Some(custom) = self.custom {
+            return custom.list_type();
+        }
         self.fact().map_or(ListType::Atomic, |field| field.list_type)
     }
 
     /// Whether upstream states the list type (OpenAPI shows it only then).
     pub fn states_list_type(self) -> bool {
+        if let Some(custom) = self.custom {
+            return custom.states_list_type();
+        }
         self.fact().is_some_and(|field| field.has_list_type)
     }
 
     /// The keys of a [`ListType::Map`].
     pub fn map_keys(self) -> &'a [Box<str>] {
+        if let Some(custom) = self.custom {
+            return custom.map_keys();
+        }
         match self.fact() {
             Some(field) if field.map_keys != NONE => &self.types.keys[field.map_keys as usize],
             _ => &[],
@@ -315,6 +373,9 @@ impl<'a> SchemaRef<'a> {
 
     /// Whether an object or map is replaced as a whole under server-side apply.
     pub fn is_atomic(self) -> bool {
+        if let Some(custom) = self.custom {
+            return custom.is_atomic();
+        }
         let of_type = || match self.node {
             Node::Type(index) => self.types.types[index as usize].atomic,
             _ => false,
@@ -340,6 +401,9 @@ impl<'a> SchemaRef<'a> {
 
     /// The value that the schema gives to a field which is absent.
     pub fn default(self) -> Option<&'a Value> {
+        if let Some(custom) = self.custom {
+            return custom.default();
+        }
         let field = self.fact()?;
         (field.default != NONE).then(|| &self.types.defaults[field.default as usize])
     }

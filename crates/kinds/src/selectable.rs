@@ -82,12 +82,13 @@ fn absent(name: &str) -> &'static str {
     }
 }
 
-pub(crate) fn names(kind: &Kind) -> Vec<&'static str> {
+pub(crate) fn names(kind: &Kind) -> Vec<&str> {
     let mut names = vec!["metadata.name"];
     if kind.namespaced {
         names.push("metadata.namespace");
     }
     names.extend(table(kind).iter().map(|(name, _)| *name));
+    names.extend(kind.custom().into_iter().flat_map(|custom| &custom.selectable).map(|(name, _)| &**name));
     names
 }
 

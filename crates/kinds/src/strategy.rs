@@ -76,12 +76,18 @@ fn first_status(kind: &Kind) -> Value {
         ("", "Pod") => json!({"phase": "Pending"}),
         ("", "Namespace") => json!({"phase": "Active"}),
         ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({"phase": "Pending"}),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": [], "storedVersions": []})
+        }
         ("", "Service") | ("networking.k8s.io", "Ingress") => json!({"loadBalancer": {}}),
         _ => json!({}),
     }
 }
 
 pub(crate) fn prepare_create(kind: &Kind, object: &mut Value) {
+    if kind.custom().is_some() {
+        return crate::custom::strategy::prepare_create(kind, object);
+    }
     if counts(kind) == Counts::Never {
         if let Some(metadata) = object.get_mut("metadata") {
             remove(metadata, "generation");
@@ -134,6 +140,9 @@ fn fill(object: &mut Value, key: &str, value: &Value) {
 }
 
 pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subresource: Option<&str>) {
+    if kind.custom().is_some() {
+        return crate::custom::strategy::prepare_update(kind, object, old, subresource);
+    }
     match subresource {
         None => {
             if has_status(kind) {
@@ -141,6 +150,9 @@ pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subre
             }
             if (&*kind.group, &*kind.kind) == ("", "Secret") {
                 write_string_data(object);
+            }
+            if (&*kind.group, &*kind.kind) == ("apiextensions.k8s.io", "CustomResourceDefinition") {
+                note_storage_version(object);
             }
             if (&*kind.group, &*kind.kind) == ("", "Service") {
                 service::update(object, old);
@@ -320,6 +332,24 @@ fn write_string_data(object: &mut Value) {
     for (key, text) in texts {
         let encoded = base64::engine::general_purpose::STANDARD.encode(text.as_str().unwrap_or_default());
         data[key] = Value::from(encoded);
+    }
+}
+
+/// A definition remembers every version in which objects may have been stored.
+fn note_storage_version(object: &mut Value) {
+    let versions = crate::path::list(object, "spec.versions");
+    let Some(name) = versions.iter().find(|version| version["storage"] == true).map(|version| version["name"].clone())
+    else {
+        return;
+    };
+    if !object["status"].is_object() {
+        insert(object, "status", json!({}));
+    }
+    let stored = &mut object["status"]["storedVersions"];
+    match stored.as_array_mut() {
+        Some(stored) if stored.contains(&name) => {}
+        Some(stored) => stored.push(name),
+        None => *stored = json!([name]),
     }
 }
 

@@ -34,6 +34,10 @@ type Errors = Vec<FieldError>;
 pub(crate) fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::create(kind, object, &mut errors);
+    if let Some(custom) = kind.custom() {
+        errors.extend(crate::custom::validate::object(object, None, custom.schema()));
+        return errors;
+    }
     create_content(kind, object, &mut errors);
     groups::create(kind, object, &mut errors);
     errors
@@ -42,6 +46,10 @@ pub(crate) fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
 pub(crate) fn update(kind: &Kind, object: &Value, old: &Value, subresource: Option<&str>) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::update(kind, object, old, &mut errors);
+    if let Some(custom) = kind.custom() {
+        errors.extend(crate::custom::validate::object(object, Some(old), custom.schema()));
+        return errors;
+    }
     match subresource {
         None => update_content(kind, object, old, &mut errors),
         Some(part) => update_part(kind, object, old, part, &mut errors),

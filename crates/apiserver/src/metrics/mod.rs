@@ -90,7 +90,8 @@ impl ApiServer {
     /// The number of stored objects by resource.
     async fn write_objects(&self, out: &mut Writer) -> Answer<()> {
         let mut counts = Vec::new();
-        for kind in self.catalogue.kinds().iter().filter(|kind| kind.stored && kind.is_storage_version()) {
+        let catalogue = self.catalogue.load_full();
+        for kind in catalogue.kinds().iter().filter(|kind| kind.stored && kind.is_storage_version()) {
             let listing = self.store.list(&Range::all(&kind.collection), At::Latest).await;
             let count = listing.map_err(|error| ApiError::from_store(&error))?.count();
             counts.push((kind.clone(), count));

@@ -35,7 +35,8 @@ impl ApiServer {
             return Ok(Ok(vec![None]));
         };
         let (api_version, name) = (text(kind, "apiVersion"), text(kind, "kind"));
-        let Some(kind) = self.catalogue.by_kind(api_version, name).filter(|kind| kind.stored) else {
+        let known = self.catalogue.load().by_kind(api_version, name).cloned();
+        let Some(kind) = known.as_deref().filter(|kind| kind.stored) else {
             return Ok(Err(format!("paramKind kind `{api_version}, Kind={name}` not known")));
         };
         let given = text(reference, "namespace");

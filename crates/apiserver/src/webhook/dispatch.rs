@@ -297,7 +297,7 @@ impl ApiServer {
     /// What a patch has made is read as a body would be: fields that do not exist go, and defaults come.
     fn check_patched(&self, body: &GroupVersionKind, object: &mut Value) -> Answer<()> {
         let api_version = api_version(body);
-        let Some(kind) = self.catalogue.by_kind(&api_version, &body.kind) else { return Ok(()) };
+        let Some(kind) = self.catalogue.load().by_kind(&api_version, &body.kind).cloned() else { return Ok(()) };
         kind.check_shape(object, FieldValidation::Ignore)
             .map_err(|error| ApiError::internal_words(&error.to_string()))?;
         kind.default(object);

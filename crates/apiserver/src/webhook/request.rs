@@ -236,7 +236,7 @@ impl<'a> Matcher<'a> {
             let has = |kind: &&Arc<Kind>| {
                 kind.stored && (request.subresource.is_empty() || kind.subresource(request.subresource).is_some())
             };
-            self.server.catalogue.kinds().iter().filter(same).filter(has).cloned().collect()
+            self.server.catalogue.load().kinds().iter().filter(same).filter(has).cloned().collect()
         });
         // Earlier rules come before earlier versions.
         rules.iter().find_map(|rule| equivalents.iter().find(|kind| matches(rule, kind))).cloned()

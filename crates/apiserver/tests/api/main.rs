@@ -1,6 +1,7 @@
 //! The whole road in one process, with a store on disk and no sockets: what clients send, and what they get.
 
 mod aggregation;
+mod custom;
 mod errors;
 mod kinds;
 mod life;

@@ -17,10 +17,10 @@ pub(super) struct State<'a> {
     /// Why the body is refused: the words of a type error, which serde's own error would hide behind a line number.
     pub(super) failure: Option<String>,
     collect: bool,
-    path: Vec<Step<'a>>,
+    pub(super) path: Vec<Step<'a>>,
 }
 
-enum Step<'a> {
+pub(super) enum Step<'a> {
     Field(&'a str),
     Index(usize),
     Key(String),
@@ -29,6 +29,11 @@ enum Step<'a> {
 impl<'a> State<'a> {
     pub(super) fn new(mode: FieldValidation) -> State<'a> {
         State { findings: Vec::new(), failure: None, collect: mode != FieldValidation::Ignore, path: Vec::new() }
+    }
+
+    /// What happens on what is found.
+    pub(super) fn mode(&self) -> FieldValidation {
+        if self.collect { FieldValidation::Warn } else { FieldValidation::Ignore }
     }
 
     /// The place as findings write it, with indices.
@@ -56,7 +61,7 @@ impl<'a> State<'a> {
         text
     }
 
-    fn find(&mut self, what: &str, name: &str) {
+    pub(super) fn find(&mut self, what: &str, name: &str) {
         // Upstream stops counting too: a body of nonsense should not make a message of megabytes.
         if self.collect && self.findings.len() < 100 {
             let place = self.place(name);

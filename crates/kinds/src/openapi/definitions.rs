@@ -1,10 +1,12 @@
 //! The definitions of types: those that are referred to, and what these refer to in turn.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
 use crate::catalogue::{Catalogue, type_name};
+use crate::custom::Custom;
 use crate::kind::Kind;
 use crate::schema::{ListType, SchemaRef, Shape, Types, descriptions};
 
@@ -20,6 +22,7 @@ pub(super) enum Dialect {
 pub(super) const DELETE_OPTIONS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions";
 pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 pub(super) const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
+const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
 /// A group, version and kind as extensions name it.
@@ -32,6 +35,8 @@ pub(super) struct Definitions {
     pub(super) dialect: Dialect,
     prose: Vec<String>,
     kinds: BTreeMap<String, Vec<Value>>,
+    /// The kinds that come from CustomResourceDefinitions, by the names of their types.
+    custom: BTreeMap<String, Arc<Kind>>,
     done: Map<String, Value>,
     pending: BTreeSet<String>,
 }
@@ -47,15 +52,17 @@ impl Definitions {
             }
         };
         for kind in catalogue.kinds() {
-            add(type_name(&kind.group, &kind.version, &kind.kind), &kind.group, &kind.version, &kind.kind);
+            add(kind.type_name(), &kind.group, &kind.version, &kind.kind);
             // Every group and version takes these.
             add(DELETE_OPTIONS.to_owned(), &kind.group, &kind.version, "DeleteOptions");
-            for sub in &kind.subresources {
+            for sub in kind.subresources.iter().filter(|sub| sub.group != kind.group || kind.custom().is_none()) {
                 add(type_name(&sub.group, &sub.version, &sub.kind), &sub.group, &sub.version, &sub.kind);
             }
         }
         add(STATUS.to_owned(), "", "v1", "Status");
-        Definitions { dialect, prose: descriptions(), kinds, done: Map::new(), pending: BTreeSet::new() }
+        let custom = catalogue.kinds().iter().filter(|kind| kind.custom().is_some());
+        let custom = custom.map(|kind| (kind.type_name(), Arc::clone(kind))).collect();
+        Definitions { dialect, prose: descriptions(), kinds, custom, done: Map::new(), pending: BTreeSet::new() }
     }
 
     fn link(&mut self, name: &str) -> Value {
@@ -76,8 +83,9 @@ impl Definitions {
 
     /// A reference to the type of a kind's lists. The table has no such types: all of them are alike.
     pub(super) fn list(&mut self, kind: &Kind) -> Value {
-        let name = type_name(&kind.group, &kind.version, &kind.list_kind);
-        let item = self.used_type(&type_name(&kind.group, &kind.version, &kind.kind));
+        let own = kind.type_name();
+        let name = format!("{}{}", &own[..own.len() - kind.kind.len()], kind.list_kind);
+        let item = self.used_type(&own);
         let mut metadata = self.used_type(LIST_META);
         metadata.insert("description".to_owned(), "Standard list metadata.".into());
         let text = |description: &str| json!({"type": "string", "description": description});
@@ -100,7 +108,11 @@ impl Definitions {
     /// Renders all that is referred to.
     pub(super) fn finish(mut self) -> Map<String, Value> {
         while let Some(name) = self.pending.pop_first() {
-            if let Some(schema) = Types::builtin().named(&name) {
+            let custom = self.custom.get(&name).cloned();
+            if let Some((kind, custom)) = custom.as_ref().and_then(|kind| Some((kind, kind.custom()?))) {
+                let definition = self.custom_definition(kind, custom);
+                self.done.insert(name, definition);
+            } else if let Some(schema) = Types::builtin().named(&name) {
                 // Entered first: types that contain themselves end here.
                 self.done.insert(name.clone(), Value::Null);
                 let definition = self.definition(&name, schema);
@@ -108,6 +120,23 @@ impl Definitions {
             }
         }
         self.done
+    }
+
+    /// The type of a kind that comes from a CustomResourceDefinition.
+    fn custom_definition(&mut self, kind: &Kind, custom: &Custom) -> Value {
+        let mut definition = match custom.schema_text() {
+            Some(text) if self.dialect == Dialect::V3 || text["x-kubernetes-preserve-unknown-fields"] != true => {
+                let mut schema = super::custom::schema(text, self.dialect);
+                let metadata = Value::Object(self.used_type(OBJECT_META));
+                super::custom::complete(&mut schema, &metadata, self.dialect);
+                schema
+            }
+            // Properties beside unknown ones would make kubectl refuse the unknown ones.
+            _ => json!({"type": "object"}),
+        };
+        let own = group_version_kind(&kind.group, &kind.version, &kind.kind);
+        definition["x-kubernetes-group-version-kind"] = json!([own]);
+        definition
     }
 
     fn describe(&self, position: usize) -> Option<Value> {

@@ -17,6 +17,9 @@ const PATCH_TYPES: &[&str] = &[
     "application/strategic-merge-patch+json",
     "application/apply-patch+yaml",
 ];
+/// Schemas of custom resources say nothing about strategic merging.
+const CUSTOM_PATCH_TYPES: &[&str] =
+    &["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
 const ANSWER_TYPES: &[&str] = &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const STREAM_TYPES: &[&str] = &[
     "application/json",
@@ -28,6 +31,11 @@ const STREAM_TYPES: &[&str] = &[
 const ANY: &[&str] = &["*/*"];
 const TEXT_TYPES: &[&str] =
     &["text/plain", "application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+/// The types of patches that a kind takes.
+fn patch_types(kind: &Kind) -> &'static [&'static str] {
+    if kind.custom().is_some() { CUSTOM_PATCH_TYPES } else { PATCH_TYPES }
+}
 
 /// Name, type and description of a query parameter.
 type Parameter = (&'static str, &'static str, &'static str);
@@ -220,7 +228,10 @@ impl Place<'_> {
         let kind = self.kind;
         let (group, version, name) =
             self.sub.map_or((&*kind.group, &*kind.version, &*kind.kind), |sub| (&sub.group, &sub.version, &sub.kind));
-        let named = type_name(group, version, name);
+        let named = match self.sub {
+            Some(sub) if sub.kind != kind.kind => type_name(group, version, name),
+            _ => kind.type_name(),
+        };
         let object = |definitions: &mut Definitions| definitions.reference(&named);
         let what = format!("the specified {}", kind.kind);
         let sub_name = self.sub.map_or("", |sub| &*sub.name);
@@ -242,7 +253,7 @@ impl Place<'_> {
             Verb::Watch => return None,
         };
         let log = sub_name == "log";
-        let text = log || Types::builtin().named(&named).is_none();
+        let text = log || (kind.custom().is_none() && Types::builtin().named(&named).is_none());
         let collection = if verb == Verb::DeleteCollection { "Collection" } else { "" };
         let scope = if kind.namespaced && !self.all_namespaces { "Namespaced" } else { "" };
         let tail = if self.all_namespaces { "ForAllNamespaces" } else { "" };
@@ -250,7 +261,7 @@ impl Place<'_> {
             _ if log => (connect::LOG.to_vec(), None, OK),
             Verb::Create => (WRITE.to_vec(), Some((object(definitions), ANY)), OK_CREATED_ACCEPTED),
             Verb::Update => (WRITE.to_vec(), Some((object(definitions), ANY)), OK_CREATED),
-            Verb::Patch => (APPLY.to_vec(), Some((definitions.reference(PATCH), PATCH_TYPES)), OK_CREATED),
+            Verb::Patch => (APPLY.to_vec(), Some((definitions.reference(PATCH), patch_types(kind))), OK_CREATED),
             Verb::Delete => (DELETE.to_vec(), Some((definitions.reference(DELETE_OPTIONS), ANY)), OK_ACCEPTED),
             Verb::DeleteCollection => {
                 let selects = LIST.iter().filter(|(name, ..)| !matches!(*name, "watch" | "allowWatchBookmarks"));
