@@ -3,7 +3,7 @@
 use kobune_kinds::{FieldError, Kind};
 use serde_json::Value;
 
-use crate::{certificates, policy, security::User, services};
+use crate::{certificates, custom_rules, policy, security::User, services};
 
 /// Completes a new object; `user` is who makes it, unless the server does so itself.
 pub(crate) fn prepare_create(kind: &Kind, object: &mut Value, user: Option<&User>) {
@@ -34,5 +34,8 @@ pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value) {
 
 /// Mistakes that only this crate can find.
 pub(crate) fn validate(kind: &Kind, object: &Value) -> Vec<FieldError> {
-    if certificates::concerns(kind) { certificates::validate(object) } else { policy::validate(kind, object) }
+    let mut errors = if certificates::concerns(kind) { certificates::validate(object) } else { Vec::new() };
+    errors.extend(policy::validate(kind, object));
+    errors.extend(custom_rules::check(kind, object));
+    errors
 }

@@ -20,6 +20,7 @@ mod config;
 mod config_file;
 mod connect;
 mod create;
+mod custom_rules;
 mod decode;
 mod definitions;
 mod delete;

@@ -17,6 +17,7 @@ use crate::{
     aggregation::{Aggregation, PrepareError},
     call,
     create::{durability, metadata},
+    custom_rules::CustomRules,
     definitions::{self, Definitions},
     document::Documents,
     encode,
@@ -116,6 +117,8 @@ pub struct ApiServer {
     pub(crate) webhooks: Webhooks,
     /// The admission policies that clients have written.
     pub(crate) policies: AllPolicies,
+    /// The rules that definitions of custom resources carry.
+    pub(crate) rules: CustomRules,
     /// How connections to nodes are made.
     pub(crate) node_client: Arc<rustls::ClientConfig>,
     /// Cancelled when watches have to end.
@@ -203,6 +206,7 @@ impl ApiServer {
             aggregation,
             webhooks,
             policies: AllPolicies::default(),
+            rules: CustomRules::default(),
             node_client,
             shutdown,
         });

@@ -183,6 +183,9 @@ impl ApiServer {
             crate::hooks::prepare_update(kind, &mut object, &old);
             let mut errors = kind.validate_update(&object, &old, subresource);
             errors.extend(crate::hooks::validate(kind, &object));
+            let judgement = self.rules.judge(kind, &object, Some(&old));
+            errors.extend(judgement.errors);
+            warnings.extend(judgement.warnings);
             if !errors.is_empty() {
                 return Err(ApiError::invalid(kind, name, &errors).with_warnings(warnings).into());
             }

@@ -302,3 +302,28 @@ async fn openapi_and_discovery_follow() {
     cluster.get(&address).await.failure(404);
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn rules_judge_definitions_and_objects() {
+    let cluster = Cluster::start().await;
+    let with = |rule: &str| {
+        let mut schema = schema();
+        schema["properties"]["spec"]["x-kubernetes-validations"] =
+            json!([{"rule": rule}, {"rule": "self.colour == oldSelf.colour", "message": "paint is for ever"}]);
+        definition(schema)
+    };
+    let (reason, message) = cluster.post(DEFINITIONS, &with("self.sails > 1").to_string()).await.failure(422);
+    assert_eq!(reason, "Invalid");
+    assert!(message.contains("x-kubernetes-validations[0].rule: Invalid value"), "{message}");
+    assert!(message.contains("undefined field 'sails'"), "{message}");
+    cluster.post(DEFINITIONS, &with("self.crew < 5").to_string()).await.expect(201);
+    cluster.established("boats.harbour.example.com").await;
+    let (_, message) = cluster.post(BOATS, &boat("a", json!({"colour": "red", "crew": 9}))).await.failure(422);
+    assert!(message.contains("spec: Invalid value: failed rule: self.crew < 5"), "{message}");
+    cluster.post(BOATS, &boat("a", json!({"colour": "red", "crew": 4}))).await.expect(201);
+    let path = format!("{BOATS}/a");
+    let (_, message) = cluster.patch(&path, MERGE, r#"{"spec":{"colour":"blue"}}"#).await.failure(422);
+    assert!(message.contains("spec: Invalid value: paint is for ever"), "{message}");
+    cluster.patch(&path, MERGE, r#"{"spec":{"crew":1}}"#).await.expect(200);
+    cluster.stop().await;
+}
