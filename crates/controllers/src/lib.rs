@@ -3,6 +3,7 @@
 //! One file a controller. A controller decides in a pure function (`plan`) over what the shared caches (`informer`) hold, and a
 //! thin pass carries the decision out. Events only put keys into a `queue`; a pass takes no hint.
 
+mod bootstrap_tokens;
 mod certificates;
 mod cluster_role_aggregation;
 mod context;
@@ -34,6 +35,7 @@ mod resource_quota;
 mod revisions;
 mod root_ca;
 mod service_account;
+mod service_account_tokens;
 mod service_endpoints;
 mod share;
 mod stateful_set;
@@ -43,7 +45,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
-use kobune_pki::Authority;
+use kobune_pki::{Authority, ServiceAccountTokens};
 use kobune_scheduler::recorder::Recorder;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +65,10 @@ pub struct Config {
     pub authority: Option<Arc<Authority>>,
     /// How long a signed certificate is valid at most.
     pub cluster_signing_duration: Duration,
+    /// A kubeconfig without credentials that leads to this cluster, published as ConfigMap `cluster-info`.
+    pub cluster_info: Option<String>,
+    /// What signs the tokens in Secrets of type `kubernetes.io/service-account-token`; without it they stay empty.
+    pub service_account_tokens: Option<Arc<ServiceAccountTokens>>,
 }
 
 impl Default for Config {
@@ -73,6 +79,8 @@ impl Default for Config {
             root_ca_pem: String::new(),
             authority: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 60 * 60),
+            cluster_info: None,
+            service_account_tokens: None,
         }
     }
 }
@@ -120,6 +128,10 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     node_ipam::start(&context)?;
     pod_garbage_collector::start(&context);
     garbage_collector::start(&context);
+    bootstrap_tokens::start(&context);
+    if let Some(tokens) = &context.config.service_account_tokens {
+        service_account_tokens::start(&context, tokens.clone());
+    }
     let requests = Arc::<certificates::Requests>::default();
     csr_approving::start(&context, &requests);
     csr_cleaner::start(&context, &requests);

@@ -8,7 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use kobune_apiserver::ApiServer;
 use kobune_apiserver::security::User;
-use kobune_pki::{Authority, San, api_server_sans, kubeconfig, tls, write_private};
+use kobune_pki::{Authority, San, ServiceAccountTokens, api_server_sans, cluster_info, kubeconfig, tls, write_private};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,9 @@ pub struct Server {
     api: Arc<ApiServer>,
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
+    /// Where joining machines find this server.
+    cluster_info: String,
+    tokens: Arc<ServiceAccountTokens>,
 }
 
 impl Server {
@@ -49,10 +52,23 @@ impl Server {
         config.cluster_domain.clone_from(&settings.cluster_domain);
         config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
         settings.api.configure(&mut config)?;
+        let issuer = config.service_account_issuer.clone();
         let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
+        let tokens = ServiceAccountTokens::load_or_create(&data_dir.join("pki"), &issuer)
+            .context("read the key of service account tokens")?;
+        let url = format!("https://{}", SocketAddr::new(node_ip, port));
+        let cluster_info = cluster_info(&url, authority.certificate_pem());
 
-        let server =
-            Self { settings, host_name: host_name.to_owned(), authority: Arc::new(authority), api, listener, tls };
+        let server = Self {
+            settings,
+            host_name: host_name.to_owned(),
+            authority: Arc::new(authority),
+            api,
+            listener,
+            tls,
+            cluster_info,
+            tokens: Arc::new(tokens),
+        };
         server.write_admin_kubeconfig(node_ip, port)?;
         Ok(server)
     }
@@ -122,6 +138,8 @@ impl Server {
             root_ca_pem: self.authority.certificate_pem().to_owned(),
             authority: Some(Arc::clone(&self.authority)),
             cluster_signing_duration: self.settings.api.cluster_signing_duration,
+            cluster_info: Some(self.cluster_info.clone()),
+            service_account_tokens: Some(Arc::clone(&self.tokens)),
             ..kobune_controllers::Config::default()
         };
         let controllers = self.lead("kube-controller-manager", client.clone(), token, move |token| {

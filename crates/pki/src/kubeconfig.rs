@@ -29,6 +29,16 @@ pub fn kubeconfig(server_url: &str, ca_pem: &str, user: &Pair) -> String {
     )
 }
 
+/// A kubeconfig with nothing but the way to a cluster, as ConfigMap `cluster-info` publishes it.
+pub fn cluster_info(server_url: &str, ca_pem: &str) -> String {
+    let authority = STANDARD.encode(ca_pem);
+    let server = serde_json::Value::from(server_url);
+    format!(
+        "apiVersion: v1\nclusters:\n- cluster:\n    certificate-authority-data: {authority}\n    server: {server}\n  \
+         name: \"\"\ncontexts: null\ncurrent-context: \"\"\nkind: Config\npreferences: {{}}\nusers: null\n"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

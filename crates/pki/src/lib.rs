@@ -24,11 +24,11 @@ pub use authority::{Authority, Pair, San, api_server_sans};
 pub use error::Error;
 pub use files::{write_private, write_public};
 pub use issue::Validity;
-pub use kubeconfig::kubeconfig;
+pub use kubeconfig::{cluster_info, kubeconfig};
 pub use pem::{certificate_der, certificate_pem, check_certificates, end_of_certificate, public_key_hash};
 pub use request::{RequestError, SigningRequest, new_request};
 pub use subject::Subject;
-pub use tokens::{Bound, Claims, Reference, ServiceAccountTokens, TokenError};
+pub use tokens::{Bound, Claims, LegacyClaims, Reference, ServiceAccountTokens, TokenError, detached_signature};
 
 /// The result of what this crate does on disk and with keys.
 pub type Result<T> = std::result::Result<T, Error>;

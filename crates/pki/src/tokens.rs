@@ -83,6 +83,33 @@ pub struct Reference {
     pub uid: String,
 }
 
+/// The claims of the token in a Secret of type `kubernetes.io/service-account-token`: it has no end of its own, and is good
+/// as long as the Secret holds it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LegacyClaims {
+    /// [`LegacyClaims::ISSUER`].
+    pub iss: String,
+    /// The namespace of Secret and service account.
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    pub namespace: String,
+    /// The Secret's name.
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    pub secret: String,
+    /// The service account's name.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    pub account: String,
+    /// The service account's uid.
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    pub account_uid: String,
+    /// `system:serviceaccount:<namespace>:<name>`.
+    pub sub: String,
+}
+
+impl LegacyClaims {
+    /// The issuer of all of them.
+    pub const ISSUER: &str = "kubernetes/serviceaccount";
+}
+
 /// Why a token is not accepted.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
@@ -203,6 +230,15 @@ impl ServiceAccountTokens {
 
     /// Signs the claims as they are.
     pub fn sign(&self, claims: &Claims) -> Result<String> {
+        self.sign_any(claims)
+    }
+
+    /// Signs the claims of a Secret's token.
+    pub fn sign_legacy(&self, claims: &LegacyClaims) -> Result<String> {
+        self.sign_any(claims)
+    }
+
+    fn sign_any(&self, claims: &impl Serialize) -> Result<String> {
         let malformed =
             |error: serde_json::Error| Error::Malformed { what: "claims".into(), problem: error.to_string() };
         let payload = serde_json::to_vec(claims).map_err(malformed)?;
@@ -227,6 +263,25 @@ impl ServiceAccountTokens {
     /// The "not before" claim is not compared: tokens are only ever made for immediate use, and after a clock has been
     /// set back, refusing the ones made before would cut off every pod for nothing.
     pub fn verify(&self, token: &str, now: i64) -> std::result::Result<Claims, TokenError> {
+        let claims: Claims = serde_json::from_slice(&self.payload(token)?).map_err(|_| TokenError::Malformed)?;
+        if claims.iss != self.issuer {
+            return Err(TokenError::Issuer);
+        }
+        if claims.exp <= now {
+            return Err(TokenError::Expired);
+        }
+        Ok(claims)
+    }
+
+    /// Checks the signature and issuer of a Secret's token. Whether the Secret still holds it is for the caller to find
+    /// out.
+    pub fn verify_legacy(&self, token: &str) -> std::result::Result<LegacyClaims, TokenError> {
+        let claims: LegacyClaims = serde_json::from_slice(&self.payload(token)?).map_err(|_| TokenError::Malformed)?;
+        if claims.iss == LegacyClaims::ISSUER { Ok(claims) } else { Err(TokenError::Issuer) }
+    }
+
+    /// What a token says, if one of these keys has signed it.
+    fn payload(&self, token: &str) -> std::result::Result<Vec<u8>, TokenError> {
         #[derive(Deserialize)]
         struct Header {
             alg: String,
@@ -247,14 +302,7 @@ impl ServiceAccountTokens {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, &key.point)
             .verify(signed.as_bytes(), &decode(signature)?)
             .map_err(|_| TokenError::Signature)?;
-        let claims: Claims = serde_json::from_slice(&decode(payload)?).map_err(|_| TokenError::Malformed)?;
-        if claims.iss != self.issuer {
-            return Err(TokenError::Issuer);
-        }
-        if claims.exp <= now {
-            return Err(TokenError::Expired);
-        }
-        Ok(claims)
+        decode(payload)
     }
 
     /// The key set document served at `/openid/v1/jwks`.
@@ -275,6 +323,16 @@ impl ServiceAccountTokens {
             "id_token_signing_alg_values_supported": ["ES256"],
         })
     }
+}
+
+/// The signature of a content by a bootstrap token, as `cluster-info` has it: a JSON web signature (HS256) whose middle part,
+/// the content, is left out.
+pub fn detached_signature(content: &[u8], token_id: &str, token_secret: &str) -> String {
+    let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"HS256","kid":"{token_id}"}}"#));
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, token_secret.as_bytes());
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{header}..{}", URL_SAFE_NO_PAD.encode(signature.as_ref()))
 }
 
 /// The key's identity: the hash of its DER form, as upstream computes it, so that it never changes for one key.
@@ -359,6 +417,24 @@ mod tests {
         let fresh = rotated.sign(&claims(200)).unwrap();
         assert_eq!(first.verify(&fresh, 150), Err(TokenError::UnknownKey));
         assert_eq!(rotated.jwks()["keys"].as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn tokens_of_secrets_are_another_sort() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokens = ServiceAccountTokens::load_or_create(folder.path(), ISSUER).unwrap();
+        let legacy = LegacyClaims {
+            iss: LegacyClaims::ISSUER.into(),
+            namespace: "a".into(),
+            secret: "bot-token".into(),
+            account: "bot".into(),
+            account_uid: "u1".into(),
+            sub: "system:serviceaccount:a:bot".into(),
+        };
+        let token = tokens.sign_legacy(&legacy).unwrap();
+        assert_eq!(tokens.verify_legacy(&token), Ok(legacy));
+        assert_eq!(tokens.verify(&token, 150), Err(TokenError::Malformed));
+        assert_eq!(tokens.verify_legacy(&tokens.sign(&claims(200)).unwrap()), Err(TokenError::Malformed));
     }
 
     #[test]

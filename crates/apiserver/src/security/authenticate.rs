@@ -1,14 +1,16 @@
-//! From credentials to a user: client certificates, service account tokens, or nothing at all.
+//! From credentials to a user: client certificates, service account tokens, bootstrap tokens, or nothing at all.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use kobune_pki::{Claims, Reference, Subject, TokenError};
+use kobune_pki::{Claims, LegacyClaims, Reference, Subject, TokenError};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq as _;
 
 use super::Security;
+use super::bootstrap_token;
 use super::lookup::{Identity, Lookup};
 use super::refusal::Refusal;
 use super::user::User;
@@ -30,23 +32,41 @@ pub struct Credentials<'a> {
 /// Tokens whose signature has been verified, by their hash: a stolen memory image has no tokens in it, and verifying an
 /// elliptic curve signature for every request would cost more than the request.
 #[derive(Default)]
-pub(super) struct VerifiedTokens(Mutex<HashMap<[u8; 32], Arc<Claims>>>);
+pub(super) struct VerifiedTokens(Mutex<HashMap<[u8; 32], Verified>>);
+
+/// What a token whose signature was verified says.
+#[derive(Clone)]
+enum Verified {
+    /// A token that was asked for.
+    Bound(Arc<Claims>),
+    /// A token that stands in a Secret; it has no end of its own.
+    Legacy(Arc<LegacyClaims>),
+}
+
+impl Verified {
+    fn end(&self) -> i64 {
+        match self {
+            Verified::Bound(claims) => claims.exp,
+            Verified::Legacy(_) => i64::MAX,
+        }
+    }
+}
 
 impl VerifiedTokens {
-    fn get(&self, hash: &[u8; 32], now: i64) -> Option<Arc<Claims>> {
+    fn get(&self, hash: &[u8; 32], now: i64) -> Option<Verified> {
         let mut entries = self.0.lock();
-        let claims = entries.get(hash)?;
-        if claims.exp <= now {
+        let verified = entries.get(hash)?;
+        if verified.end() <= now {
             entries.remove(hash);
             return None;
         }
-        Some(claims.clone())
+        Some(verified.clone())
     }
 
-    fn insert(&self, hash: [u8; 32], claims: Arc<Claims>, now: i64) {
+    fn insert(&self, hash: [u8; 32], claims: Verified, now: i64) {
         let mut entries = self.0.lock();
         if entries.len() >= VERIFIED_TOKENS {
-            entries.retain(|_, claims| claims.exp > now);
+            entries.retain(|_, verified| verified.end() > now);
             if entries.len() >= VERIFIED_TOKENS {
                 entries.clear();
             }
@@ -114,24 +134,73 @@ pub(super) async fn authenticate(security: &Security, credentials: Credentials<'
     }
 }
 
-/// The user of a service account token that is good for one of the wanted audiences.
+/// The user of a token that is good for one of the wanted audiences.
 pub(super) async fn token_user(security: &Security, token: &str, wanted: &[String]) -> Result<TokenUser, TokenRefusal> {
+    if let Some((id, secret)) = bootstrap_token::parse(token) {
+        let audiences = own_audiences(security, wanted)?;
+        let user = bootstrap_token::user(&security.lookup, id, secret).await?;
+        let user = user.map_err(|problem| TokenRefusal::Unbound(problem.to_owned()))?;
+        return Ok(TokenUser { user, audiences });
+    }
     let now = Timestamp::now().as_second();
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-    let claims = match security.verified.get(&hash, now) {
-        Some(claims) => claims,
+    let verified = match security.verified.get(&hash, now) {
+        Some(verified) => verified,
         None => {
-            let claims = Arc::new(security.tokens.verify(token, now)?);
-            security.verified.insert(hash, claims.clone(), now);
-            claims
+            let verified = match security.tokens.verify(token, now) {
+                Ok(claims) => Verified::Bound(Arc::new(claims)),
+                Err(TokenError::Malformed) => Verified::Legacy(Arc::new(security.tokens.verify_legacy(token)?)),
+                Err(error) => return Err(error.into()),
+            };
+            security.verified.insert(hash, verified.clone(), now);
+            verified
         }
     };
-    let audiences: Vec<String> = wanted.iter().filter(|one| claims.aud.contains(one)).cloned().collect();
-    if audiences.is_empty() {
-        return Err(TokenRefusal::Audience { found: claims.aud.clone(), wanted: wanted.to_vec() });
+    match verified {
+        Verified::Bound(claims) => {
+            let audiences: Vec<String> = wanted.iter().filter(|one| claims.aud.contains(one)).cloned().collect();
+            if audiences.is_empty() {
+                return Err(TokenRefusal::Audience { found: claims.aud.clone(), wanted: wanted.to_vec() });
+            }
+            check_bindings(&security.lookup, &claims, now).await?;
+            Ok(TokenUser { user: user_of(&claims), audiences })
+        }
+        Verified::Legacy(claims) => {
+            let audiences = own_audiences(security, wanted)?;
+            check_secret(&security.lookup, &claims, token, now).await?;
+            let user = User::service_account(&claims.namespace, &claims.account, &claims.account_uid);
+            Ok(TokenUser { user, audiences })
+        }
     }
-    check_bindings(&security.lookup, &claims, now).await?;
-    Ok(TokenUser { user: user_of(&claims), audiences })
+}
+
+/// The wanted audiences that are this server's own: what a token that names none is good for.
+fn own_audiences(security: &Security, wanted: &[String]) -> Result<Vec<String>, TokenRefusal> {
+    let own = &security.config.api_audiences;
+    let audiences: Vec<String> = wanted.iter().filter(|one| own.contains(one)).cloned().collect();
+    if audiences.is_empty() {
+        return Err(TokenRefusal::Audience { found: own.clone(), wanted: wanted.to_vec() });
+    }
+    Ok(audiences)
+}
+
+/// A Secret's token is good while the Secret holds it and its service account is the same.
+async fn check_secret(lookup: &Lookup, claims: &LegacyClaims, token: &str, now: i64) -> Result<(), TokenRefusal> {
+    use base64::Engine as _;
+    let (namespace, name) = (claims.namespace.as_str(), claims.account.as_str());
+    if claims.sub != format!("system:serviceaccount:{namespace}:{name}") {
+        return Err(TokenRefusal::Token(TokenError::Malformed));
+    }
+    let account = Reference { name: name.to_owned(), uid: claims.account_uid.clone() };
+    check_object(lookup, "core/serviceaccounts", "service account", namespace, &account, now).await?;
+    let secret = lookup.object("core/secrets", namespace, &claims.secret).await?;
+    let held = secret.is_some_and(|secret| {
+        let dying = secret["metadata"].get("deletionTimestamp").is_some_and(|time| !time.is_null());
+        let encoded = secret["data"]["token"].as_str().unwrap_or_default();
+        let stored = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
+        !dying && bool::from(stored.ct_eq(token.as_bytes()))
+    });
+    if held { Ok(()) } else { Err(TokenRefusal::Unbound("token has been invalidated".to_owned())) }
 }
 
 /// The service account, and the pod, secret or node if any, must be the very objects for which the token was made.

@@ -17,6 +17,7 @@ pub mod admission;
 mod attributes;
 mod authenticate;
 pub mod bootstrap;
+mod bootstrap_token;
 pub mod encryption;
 mod impersonate;
 mod lookup;

@@ -145,6 +145,53 @@ async fn tokens_live_and_die_with_what_they_are_bound_to() {
 }
 
 #[tokio::test]
+async fn secrets_hold_tokens_too() {
+    use base64::Engine as _;
+    let text = |value: &str| Value::from(base64::engine::general_purpose::STANDARD.encode(value));
+    let world = World::new().await;
+    let security = &world.security;
+    let login = |token: &str| {
+        let token = token.to_owned();
+        async move {
+            let credentials = Credentials { connection: None, bearer: Some(&token) };
+            security.authenticate(credentials).await.map(|user| user.name.clone()).map_err(|refusal| refusal.code)
+        }
+    };
+    let bootstrap = json!({
+        "metadata": {"namespace": "kube-system", "name": "bootstrap-token-abcdef"},
+        "type": "bootstrap.kubernetes.io/token",
+        "data": {
+            "token-id": text("abcdef"), "token-secret": text("0123456789abcdef"),
+            "usage-bootstrap-authentication": text("true"),
+        },
+    });
+    world.create("core/secrets", bootstrap).await;
+    assert_eq!(login("abcdef.0123456789abcdef").await, Ok("system:bootstrap:abcdef".to_owned()));
+    assert_eq!(login("abcdef.0123456789abcdee").await, Err(401));
+    assert_eq!(login("abcdeg.0123456789abcdef").await, Err(401));
+    world.delete("core/secrets", "kube-system", "bootstrap-token-abcdef").await;
+    assert_eq!(login("abcdef.0123456789abcdef").await, Err(401));
+
+    world.create("core/serviceaccounts", json!({"metadata": {"namespace": "a", "name": "bot"}})).await;
+    let claims = kobune_pki::LegacyClaims {
+        iss: kobune_pki::LegacyClaims::ISSUER.to_owned(),
+        namespace: "a".to_owned(),
+        secret: "bot-token".to_owned(),
+        account: "bot".to_owned(),
+        account_uid: "uid-of-bot".to_owned(),
+        sub: "system:serviceaccount:a:bot".to_owned(),
+    };
+    let token = security.tokens.sign_legacy(&claims).unwrap();
+    assert_eq!(login(&token).await, Err(401), "no Secret holds it");
+    let secret = json!({"metadata": {"namespace": "a", "name": "bot-token"}, "data": {"token": text(&token)}});
+    world.create("core/secrets", secret).await;
+    assert_eq!(login(&token).await, Ok("system:serviceaccount:a:bot".to_owned()));
+    world.delete("core/secrets", "a", "bot-token").await;
+    assert_eq!(login(&token).await, Err(401));
+    world.end().await;
+}
+
+#[tokio::test]
 async fn rights_follow_the_store() {
     let world = World::new().await;
     let jane = User::new("jane", &[]);

@@ -263,6 +263,7 @@ pub(super) const ROLES: &[Role] = &[
         "extension-apiserver-authentication-reader",
         &["ro core configmaps extension-apiserver-authentication"],
     ),
+    local("kube-public", "kubeadm:bootstrap-signer-clusterinfo", &["get core configmaps cluster-info"]),
     local("kube-system", "system::leader-locking-kube-controller-manager", LEADER),
     local("kube-system", "system::leader-locking-kube-scheduler", LEADER),
     local("kube-system", "system:controller:bootstrap-signer", &["ro core secrets"]),
@@ -274,6 +275,9 @@ const LEADER: &[&str] = &[
     "create,get,list,update,watch coordination.k8s.io leases",
     "create,get,list,update,watch coordination.k8s.io leasecandidates",
 ];
+
+/// The group of bootstrap tokens with which machines join.
+const JOINING: &str = "group:system:bootstrappers:kubeadm:default-node-token";
 
 /// The default bindings: namespace (or empty), name, role, subjects. A subject is `user:`, `group:` or `sa:` and a name; service
 /// accounts are in kube-system.
@@ -296,6 +300,26 @@ pub(super) const BINDINGS: &[(&str, &str, &str, &[&str])] = &[
     ("", "system:kube-scheduler", "system:kube-scheduler", &["user:system:kube-scheduler"]),
     ("", "system:volume-scheduler", "system:volume-scheduler", &["user:system:kube-scheduler"]),
     ("", "system:node", "system:node", &[]),
+    // What kubeadm adds to a cluster so that machines with a bootstrap token can become nodes.
+    ("", "kubeadm:kubelet-bootstrap", "system:node-bootstrapper", &[JOINING]),
+    (
+        "",
+        "kubeadm:node-autoapprove-bootstrap",
+        "system:certificates.k8s.io:certificatesigningrequests:nodeclient",
+        &[JOINING],
+    ),
+    (
+        "",
+        "kubeadm:node-autoapprove-certificate-rotation",
+        "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient",
+        &["group:system:nodes"],
+    ),
+    (
+        "kube-public",
+        "kubeadm:bootstrap-signer-clusterinfo",
+        "kubeadm:bootstrap-signer-clusterinfo",
+        &["user:system:anonymous"],
+    ),
     (
         "",
         "system:service-account-issuer-discovery",
