@@ -24,8 +24,9 @@ use crate::{
     respond, table,
 };
 
-/// A piece is sent when it is this long even if more lines are ready.
-const PIECE: usize = 64 << 10;
+/// A piece is sent when it is this long even if more lines are ready. A record of TLS and a frame of HTTP/2 hold as much,
+/// and it is what a watcher that does not read keeps in memory, of whom there may be a thousand.
+const PIECE: usize = 16 << 10;
 
 /// Watches without a timeout end after this and up to as much again: clients reconnect spread out.
 const LEAST_LIFE: Duration = Duration::from_secs(30 * 60);
