@@ -1,5 +1,7 @@
 //! The variables of expressions in policies and match conditions.
 
+use std::sync::LazyLock;
+
 use kobune_expressions::{Environment, ObjectType, Type};
 
 /// The places of the variables: the same in all environments, so that values fit every expression. Where a variable is
@@ -30,8 +32,8 @@ fn group_version(name: &str, last: &'static str) -> Type {
     Type::object(name, [("group", Type::String), ("version", Type::String), (last, Type::String)])
 }
 
-/// The type of `request`.
-fn request() -> Type {
+/// The type of `request`, shared by all environments.
+static REQUEST_TYPE: LazyLock<Type> = LazyLock::new(|| {
     let kind = group_version("kubernetes.GroupVersionKind", "kind");
     let resource = group_version("kubernetes.GroupVersionResource", "resource");
     let user = Type::object(
@@ -60,10 +62,10 @@ fn request() -> Type {
             ("options", Type::Dyn),
         ],
     )
-}
+});
 
-/// The type of `namespaceObject`.
-fn namespace() -> Type {
+/// The type of `namespaceObject`, shared by all environments.
+static NAMESPACE_TYPE: LazyLock<Type> = LazyLock::new(|| {
     let labels = Type::map(Type::String, Type::String);
     let metadata = Type::object(
         "kubernetes.NamespaceMetadata",
@@ -96,7 +98,7 @@ fn namespace() -> Type {
     let status =
         Type::object("kubernetes.NamespaceStatus", [("conditions", Type::list(condition)), ("phase", Type::String)]);
     Type::object("kubernetes.Namespace", [("metadata", metadata), ("spec", spec), ("status", status)])
-}
+});
 
 /// The type of `variables` with these fields.
 pub(super) fn variables(fields: impl IntoIterator<Item = (Box<str>, Type)>) -> Type {
@@ -112,8 +114,8 @@ pub(super) fn environment(declared: Declared, variables: Option<Type>) -> Enviro
     let environment = Environment::new()
         .variable("object", Type::Dyn)
         .variable("oldObject", Type::Dyn)
-        .variable("namespaceObject", namespace())
-        .variable("request", request())
+        .variable("namespaceObject", NAMESPACE_TYPE.clone())
+        .variable("request", REQUEST_TYPE.clone())
         .variable(named(declared.authorizer, "authorizer"), Type::Opaque(Authorizer))
         .variable(named(declared.authorizer, "authorizer.requestResource"), Type::Opaque(ResourceCheck))
         .variable(named(declared.params, "params"), Type::Dyn)

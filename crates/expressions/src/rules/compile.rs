@@ -34,6 +34,12 @@ struct Place<'s> {
     uncorrelated: Option<String>,
 }
 
+/// Whether rules look at the value itself. Most places of a large schema have none, and nothing is built for them.
+fn needs_schema(fields: &Json) -> bool {
+    let has = |field: &str| fields[field].as_array().is_some_and(|list| !list.is_empty());
+    has("x-kubernetes-validations") || has("allOf")
+}
+
 fn text<'j>(fields: &'j Json, name: &str) -> &'j str {
     fields[name].as_str().unwrap_or_default()
 }
@@ -45,7 +51,7 @@ impl Compiler {
             path: path.to_owned(),
             rules: schema,
             node: schema,
-            schema: structural::schema(schema, true, "self"),
+            schema: needs_schema(schema).then(|| structural::schema(schema, true, "self")).flatten(),
             count: Some(1),
             uncorrelated: None,
         };
@@ -96,7 +102,7 @@ impl Compiler {
                 None if in_list && !is_list_of_keys => Some(place.path.clone()),
                 known => known.clone(),
             };
-            let schema = structural::schema(inner, resource, &path);
+            let schema = needs_schema(rules).then(|| structural::schema(inner, resource, &path)).flatten();
             self.node(&Place { path, rules, node: inner, schema, count, uncorrelated })
         };
         let none = Map::new();
