@@ -30,6 +30,7 @@ mod encode;
 mod error;
 mod eviction;
 mod fields;
+mod flow;
 mod health;
 mod hooks;
 mod list;

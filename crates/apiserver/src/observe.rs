@@ -26,6 +26,8 @@ use crate::{ApiServer, Body, BodyError, decode};
 /// What is known about a request when it ends.
 #[derive(Default)]
 pub(crate) struct Told {
+    /// What it counts as among those who wait for a place.
+    pub(crate) flow: Option<crate::flow::Flow>,
     /// The verb, or the method of a path that is no resource.
     pub verb: &'static str,
     /// The kind of the resource.

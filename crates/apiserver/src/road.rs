@@ -19,6 +19,7 @@ use crate::{
     compress, decode,
     delete::Options,
     error::{Answer, ApiError},
+    flow::{Asked, Place, Refused},
     observe::{Slot, Told, path_name},
     path::{self, Route, Target},
     query::Query,
@@ -100,6 +101,9 @@ impl ApiServer {
                 respond::add_warnings(response.headers_mut(), &[warning.to_owned()]);
             }
             response.headers_mut().insert(audit::AUDIT_ID, audit_id);
+            if let Some(flow) = &told.flow {
+                flow.mark(response.headers_mut());
+            }
             let response = self.conclude(told, response, started.elapsed());
             if zips { compress::compress(response) } else { response }
         })
@@ -150,7 +154,9 @@ impl ApiServer {
                 let verb = request.method().as_str().to_ascii_lowercase();
                 let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
                 self.permit_attributes(&user, &attributes, told)?;
-                let _slot = self.slot(&caller, &user, "get")?;
+                let asked = Asked { verb: &verb, path: request.uri().path(), ..Asked::default() };
+                let _place = self.place(&caller, &user, &asked, told).await?;
+                let _slot = self.slot(&caller, &user, "get", told)?;
                 if let Some(service) = foreign {
                     return self.pass_to_aggregated(&user, service, request).await;
                 }
@@ -167,7 +173,9 @@ impl ApiServer {
             self.permit(&user, &target, &query, told)?;
             // Whether a request lives long is known only to its server; those to subresources may.
             let lives_long = told.verb == "watch" || target.subresource.is_some();
-            let _slot = if lives_long { None } else { Some(self.slot(&caller, &user, told.verb)?) };
+            told.long_running = lives_long;
+            let _place = self.place(&caller, &user, &asked_for(told.verb, &target), told).await?;
+            let _slot = if lives_long { None } else { Some(self.slot(&caller, &user, told.verb, told)?) };
             return self.pass_to_aggregated(&user, service, request).await;
         }
         let known = self.catalogue.load().by_resource(&target.group, &target.version, &target.resource).cloned();
@@ -184,10 +192,11 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         told.long_running = verb == "watch" || is_connection(target.subresource.as_deref());
+        let _place = self.place(&caller, &user, &asked_for(verb, &target), told).await?;
         if told.long_running {
             return self.serve_kind(user, kind, target, query, verb, request).await;
         }
-        let _slot = self.slot(&caller, &user, verb)?;
+        let _slot = self.slot(&caller, &user, verb, told)?;
         let limit = self.time_limit(&query)?;
         self.in_time(limit, self.serve_kind(user, kind, target, query, verb, request)).await
     }
@@ -212,7 +221,7 @@ impl ApiServer {
 
     /// Takes a place among the requests that are worked on. Parts of the same process and administrators are never turned
     /// away: they are who can help.
-    fn slot(&self, caller: &Caller, user: &User, verb: &str) -> Answer<Slot<'_>> {
+    fn slot(&self, caller: &Caller, user: &User, verb: &str, told: &Told) -> Answer<Slot<'_>> {
         let flight = &self.metrics.requests.in_flight;
         let (counter, dropped, most) = if matches!(verb, "get" | "list") {
             (&flight.read_only, &flight.dropped_read_only, self.config.max_requests_in_flight)
@@ -220,12 +229,29 @@ impl ApiServer {
             (&flight.mutating, &flight.dropped_mutating, self.config.max_mutating_requests_in_flight)
         };
         let (slot, before) = Slot::take(counter);
-        let bounded = matches!(caller, Caller::Connection { .. }) && !user.is_in("system:masters");
+        // Where priority and fairness has a say, it has said it.
+        let bounded =
+            matches!(caller, Caller::Connection { .. }) && !user.is_in("system:masters") && told.flow.is_none();
         if bounded && most > 0 && before >= most {
             dropped.fetch_add(1, Ordering::Relaxed);
             return Err(ApiError::too_many_requests());
         }
         Ok(slot)
+    }
+
+    /// Sorts a request into its flow and waits for its turn. Connections and watches take no place: they live as long as
+    /// their client likes. Parts of the same process are never held up.
+    async fn place(&self, caller: &Caller, user: &User, asked: &Asked<'_>, told: &mut Told) -> Answer<Option<Place>> {
+        told.flow =
+            self.flows.classify(&*self.store, user, asked).await.map_err(|error| ApiError::from_store(&error))?;
+        let Some(flow) = told.flow.as_ref().filter(|_| !told.long_running) else { return Ok(None) };
+        if !matches!(caller, Caller::Connection { .. }) {
+            return Ok(None);
+        }
+        match self.flows.place(flow).await {
+            Ok(place) => Ok(Some(place)),
+            Err(Refused::Limit | Refused::Full | Refused::Late) => Err(ApiError::too_many_requests()),
+        }
     }
 
     /// Who sends the request.
@@ -370,6 +396,18 @@ impl ApiServer {
 
     async fn special(self: &Arc<Self>, call: Call, verb: &str, body: &bytes::Bytes) -> Answer<Response<Body>> {
         specials::serve(self, call, verb, body).await
+    }
+}
+
+/// What a request for objects asks for, as flows see it.
+fn asked_for<'t>(verb: &'t str, target: &'t Target) -> Asked<'t> {
+    Asked {
+        verb,
+        group: &target.group,
+        resource: &target.resource,
+        subresource: target.subresource.as_deref().unwrap_or_default(),
+        namespace: target.namespace.as_deref().unwrap_or_default(),
+        path: "",
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
     definitions::{self, Definitions},
     document::Documents,
     encode,
+    flow::FlowControl,
     metrics::Metrics,
     outgoing::trust::{Identity, TrustError},
     policy::AllPolicies,
@@ -111,6 +112,8 @@ pub struct ApiServer {
     pub(crate) reservations: Reservations,
     pub(crate) documents: Documents,
     pub(crate) metrics: Metrics,
+    /// Who may be worked for at once.
+    pub(crate) flows: FlowControl,
     /// The servers behind this one.
     pub(crate) aggregation: Arc<Aggregation>,
     /// The webhooks of others, and the client that calls them.
@@ -192,6 +195,7 @@ impl ApiServer {
         let identity =
             config.webhook_identity.as_ref().map(Identity::of).transpose().map_err(BuildError::WebhookIdentity)?;
         let webhooks = Webhooks::new(WebhookClient::new(Arc::clone(&store), identity));
+        let flows = FlowControl::new(most_at_once(&config));
         aggregation.follow(Arc::clone(&store), Arc::clone(&catalogue), shutdown.clone()).await;
         let server = Arc::new(Self {
             config,
@@ -204,6 +208,7 @@ impl ApiServer {
             documents: Documents::default(),
             metrics: Metrics::default(),
             aggregation,
+            flows,
             webhooks,
             policies: AllPolicies::default(),
             rules: CustomRules::default(),
@@ -226,6 +231,14 @@ impl ApiServer {
     /// Ends all watches and lets `/readyz` fail. [`ApiServer::serve`] does so by itself when its token is cancelled.
     pub fn stop(&self) {
         self.shutdown.cancel();
+    }
+}
+
+/// How many requests may be worked on at once; 0 when one of the limits is none.
+fn most_at_once(config: &Config) -> usize {
+    match (config.max_requests_in_flight, config.max_mutating_requests_in_flight) {
+        (0, _) | (_, 0) => 0,
+        (read, write) => read + write,
     }
 }
 

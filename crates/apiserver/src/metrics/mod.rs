@@ -77,6 +77,7 @@ impl ApiServer {
         self.write_build(&mut out);
         process::write(&mut out);
         out.single("kobune_store_revision", "gauge", "The store's newest revision.", self.store.revision());
+        self.flows.write(&mut out);
         let mut webhooks = String::new();
         self.webhooks.metrics.write(&mut webhooks);
         out.append(&webhooks);

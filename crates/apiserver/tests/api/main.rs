@@ -3,6 +3,7 @@
 mod aggregation;
 mod custom;
 mod errors;
+mod flows;
 mod kinds;
 mod life;
 mod lists;
