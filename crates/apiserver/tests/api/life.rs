@@ -135,7 +135,8 @@ async fn status(cluster: &Cluster, kind: &Kind, one: &str) {
             break (before, reply.expect(200)["status"].clone());
         }
     };
-    let (before, after) = replace(&endpoint, &|whole| whole["metadata"]["annotations"]["by-status"] = "yes".into()).await;
+    let (before, after) =
+        replace(&endpoint, &|whole| whole["metadata"]["annotations"]["by-status"] = "yes".into()).await;
     assert_eq!(after, before, "{endpoint}");
     let without = |whole: &mut Value| {
         if let Some(fields) = whole.as_object_mut() {
