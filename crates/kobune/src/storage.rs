@@ -92,13 +92,13 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 fn explain(error: OpenError) -> anyhow::Error {
     let hint = match &error {
         OpenError::Corrupt { path, .. } => Some(format!(
-            "nothing was changed; copy {0} and {0}-wal away, then bring back a snapshot with `kobune snapshot restore`, or \
-             try `sqlite3 {0} .recover`",
+            "nothing was changed; copy {0} and {0}-wal away, then put a copy of an earlier day in their place, or try \
+             `sqlite3 {0} .recover`",
             path.display()
         )),
-        OpenError::Format { found, known, .. } if found > known => Some(
-            "a newer kobune has written it: run that one, or restore a snapshot into an empty data folder".to_owned(),
-        ),
+        OpenError::Format { found, known, .. } if found > known => {
+            Some("a newer kobune has written it: run that one, or put back the copy from before it".to_owned())
+        }
         _ => None,
     };
     let error = anyhow::Error::new(error);
