@@ -106,6 +106,7 @@ pub(crate) fn prepare_create(kind: &Kind, object: &mut Value) {
         ("", "Pod") => pod::create(object),
         ("", "Secret") => write_string_data(object),
         ("", "Namespace") => namespace_finalizer(object),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => note_storage_version(object),
         ("", "Service") => service::create(object),
         ("batch", "Job") => generate_selector(object),
         _ => {}

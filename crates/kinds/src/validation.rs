@@ -5,6 +5,7 @@
 mod autoscaler;
 mod claim;
 mod config;
+mod definition;
 mod endpoints;
 mod event;
 mod groups;
@@ -31,6 +32,9 @@ use crate::path::{Path, text};
 /// Collects what is found.
 type Errors = Vec<FieldError>;
 
+/// Where CustomResourceDefinitions are stored.
+const DEFINITIONS: &str = "apiextensions.k8s.io/customresourcedefinitions";
+
 pub(crate) fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
     let mut errors = Errors::new();
     metadata::create(kind, object, &mut errors);
@@ -39,6 +43,9 @@ pub(crate) fn create(kind: &Kind, object: &Value) -> Vec<FieldError> {
         return errors;
     }
     create_content(kind, object, &mut errors);
+    if &*kind.collection == DEFINITIONS {
+        definition::definition(object, None, &mut errors);
+    }
     groups::create(kind, object, &mut errors);
     errors
 }
@@ -53,6 +60,11 @@ pub(crate) fn update(kind: &Kind, object: &Value, old: &Value, subresource: Opti
     match subresource {
         None => update_content(kind, object, old, &mut errors),
         Some(part) => update_part(kind, object, old, part, &mut errors),
+    }
+    match subresource {
+        _ if &*kind.collection != DEFINITIONS => {}
+        None => definition::definition(object, Some(old), &mut errors),
+        Some(_) => definition::status(object, &mut errors),
     }
     groups::update(kind, object, old, subresource, &mut errors);
     errors

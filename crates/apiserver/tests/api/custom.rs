@@ -51,7 +51,7 @@ fn boat(name: &str, spec: Value) -> String {
 
 impl Cluster {
     /// Waits until a definition is established.
-    async fn established(&self, name: &str) -> Value {
+    pub(crate) async fn established(&self, name: &str) -> Value {
         let path = format!("{DEFINITIONS}?watch=1&fieldSelector=metadata.name%3D{name}");
         let mut events = self.watch(&path, "application/json").await;
         loop {
@@ -325,5 +325,50 @@ async fn rules_judge_definitions_and_objects() {
     let (_, message) = cluster.patch(&path, MERGE, r#"{"spec":{"colour":"blue"}}"#).await.failure(422);
     assert!(message.contains("spec: Invalid value: paint is for ever"), "{message}");
     cluster.patch(&path, MERGE, r#"{"spec":{"crew":1}}"#).await.expect(200);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn definitions_are_judged() {
+    let cluster = Cluster::start().await;
+    let mut untyped = schema();
+    untyped["properties"]["spec"].as_object_mut().expect("a map").remove("type");
+    let (_, words) = cluster.post(DEFINITIONS, &definition(untyped).to_string()).await.failure(422);
+    let wanted = "properties[spec].type: Required value: must not be empty for specified object fields";
+    assert!(words.contains(wanted), "{words}");
+    cluster.post(DEFINITIONS, &definition(schema()).to_string()).await.expect(201);
+    cluster.established("boats.harbour.example.com").await;
+    let path = format!("{DEFINITIONS}/boats.harbour.example.com");
+    let gone = r#"[{"op":"remove","path":"/spec/versions/0"},{"op":"replace","path":"/spec/versions/0/storage","value":true}]"#;
+    let (_, words) = cluster.patch(&path, "application/json-patch+json", gone).await.failure(422);
+    assert!(words.contains("status.storedVersions[0]: Invalid value: \"v1\": must appear in spec.versions"), "{words}");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn large_definitions_are_taken() {
+    let cluster = Cluster::start().await;
+    // As large as the largest that operators bring: thousands of fields with long descriptions.
+    let words = "What this field is for, told at length as generated schemas tell it. ".repeat(3);
+    let leaf = json!({"type": "object", "description": words, "properties": (0..20).map(|at| (format!("field{at}"), json!({"type": "string", "description": words, "maxLength": 63}))).collect::<serde_json::Map<_, _>>()});
+    let branch = json!({"type": "object", "properties": (0..10).map(|at| (format!("leaf{at}"), leaf.clone())).collect::<serde_json::Map<_, _>>()});
+    let large = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": (0..10).map(|at| (format!("branch{at}"), branch.clone())).collect::<serde_json::Map<_, _>>()}}});
+    let body = definition(large).to_string();
+    assert!(body.len() > 900_000, "{}", body.len());
+    let mut object: Value = serde_json::from_str(&body).expect("JSON");
+    for version in object["spec"]["versions"].as_array_mut().expect("a list") {
+        for field in ["subresources", "selectableFields", "additionalPrinterColumns"] {
+            version.as_object_mut().expect("a map").remove(field);
+        }
+    }
+    cluster.post(DEFINITIONS, &object.to_string()).await.expect(201);
+    cluster.established("boats.harbour.example.com").await;
+    let made =
+        cluster.post(BOATS, &boat("a", json!({"branch3": {"leaf4": {"field5": "x", "other": 1}}}))).await.expect(201);
+    assert_eq!(made["spec"], json!({"branch3": {"leaf4": {"field5": "x"}}}));
+    let long = "x".repeat(64);
+    let (_, words) =
+        cluster.post(BOATS, &boat("b", json!({"branch9": {"leaf9": {"field19": long}}}))).await.failure(422);
+    assert!(words.ends_with("spec.branch9.leaf9.field19: Too long: may not be more than 63 bytes"), "{words}");
     cluster.stop().await;
 }
