@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::join_all;
 use kobune_kinds::{FieldValidation, Kind};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     hook::Hook,
@@ -25,6 +25,9 @@ use crate::{
     ApiServer,
     error::{Answer, ApiError},
 };
+
+/// The beginning of the audit notes about changes.
+const MUTATION: &str = "mutation.webhook.admission.k8s.io/";
 
 /// The longest answer that is read: a patch of the largest object, in base64 and JSON.
 const LONGEST_ANSWER: usize = 8 << 20;
@@ -88,7 +91,7 @@ impl ApiServer {
             rounds.ask_again();
         }
         let mut matcher = Matcher::new(self, request);
-        for hook in hooks {
+        for (index, hook) in hooks.iter().enumerate() {
             let Some(invocation) = matcher.invocation(hook, object.as_deref(), old).await? else { continue };
             // A webhook that was not asked in the first round is not asked in the second either.
             if rounds.round > 0 && !rounds.wanted.contains(&hook.id) {
@@ -101,6 +104,9 @@ impl ApiServer {
                 Ok(changed) => (changed, None),
                 Err(error) => (false, Some(error)),
             };
+            let place = format!("round_{}_index_{index}", rounds.round);
+            note_mutation(request, hook, &place, changed);
+            note_failed_open(request, hook, &format!("failed-open.{MUTATION}{place}"), failure.as_ref());
             let refusal = self.settle(hook, &asked, started, failure);
             if changed {
                 rounds.ask_again();
@@ -148,7 +154,7 @@ impl ApiServer {
         if invocations.is_empty() {
             return Ok(Vec::new());
         }
-        let calls = invocations.iter().map(|(invocation, texts)| async move {
+        let calls = invocations.iter().enumerate().map(|(index, (invocation, texts))| async move {
             let asked = asked(invocation.hook, "validating", request);
             let started = Instant::now();
             let outcome = self.ask(request, invocation, &texts.0, &texts.1, false).await;
@@ -159,6 +165,8 @@ impl ApiServer {
                 }
                 Err(error) => (Vec::new(), Some(error)),
             };
+            let key = format!("failed-open.validating.webhook.admission.k8s.io/round_0_index_{index}");
+            note_failed_open(request, invocation.hook, &key, failure.as_ref());
             (warnings, self.settle(invocation.hook, &asked, started, failure))
         });
         let mut warnings = Vec::new();
@@ -246,8 +254,14 @@ impl ApiServer {
             .post(destination, Bytes::from(question), timeout, LONGEST_ANSWER)
             .await
             .map_err(|error| calling(format!("failed to call webhook: {error}"), error.code()))?;
-        review::answer(version, &uid, mutating, &answer)
-            .map_err(|problem| calling(format!("received invalid webhook response: {problem}"), 503))
+        let verdict = review::answer(version, &uid, mutating, &answer)
+            .map_err(|problem| calling(format!("received invalid webhook response: {problem}"), 503))?;
+        if let Some(trail) = request.trail {
+            for (key, value) in &verdict.annotations {
+                trail.annotate(&format!("{}/{key}", hook.name), value);
+            }
+        }
+        Ok(verdict)
     }
 
     /// Asks one mutating webhook and applies its patch; whether that changed the object.
@@ -302,6 +316,23 @@ impl ApiServer {
             .map_err(|error| ApiError::internal_words(&error.to_string()))?;
         kind.default(object);
         Ok(())
+    }
+}
+
+/// Notes in the audit trail whether a webhook has changed the object.
+fn note_mutation(request: &Request<'_>, hook: &Hook, place: &str, mutated: bool) {
+    if let Some(trail) = request.trail {
+        let value = json!({"configuration": hook.configuration, "webhook": hook.name, "mutated": mutated});
+        trail.annotate(&format!("{MUTATION}{place}"), &value.to_string());
+    }
+}
+
+/// Notes in the audit trail that a request goes on without a webhook's answer.
+fn note_failed_open(request: &Request<'_>, hook: &Hook, key: &str, failure: Option<&HookError>) {
+    if let (Some(trail), Some(HookError::Calling { .. })) = (request.trail, failure)
+        && hook.ignores_failures
+    {
+        trail.annotate(key, &hook.name);
     }
 }
 
@@ -361,14 +392,13 @@ fn denial(name: &str, verdict: &Verdict) -> Option<HookError> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
     fn denials() {
         let check = |status: Value, code: u16, reason: &str, message: &str| {
-            let verdict = Verdict { allowed: false, patch: Vec::new(), status, warnings: Vec::new() };
+            let verdict =
+                Verdict { allowed: false, patch: Vec::new(), status, warnings: Vec::new(), annotations: Vec::new() };
             let Some(HookError::Rejected(error)) = denial("a.b.c", &verdict) else { panic!("it is denied") };
             let status = error.to_status();
             assert_eq!(

@@ -35,6 +35,8 @@ pub(crate) struct Hook {
     pub(super) id: String,
     /// Its fully qualified name.
     pub(super) name: String,
+    /// The name of the configuration that it stands in.
+    pub(super) configuration: String,
     pub(super) rules: Vec<Rule>,
     /// Whether requests for other versions of a resource in the rules are converted and sent too.
     pub(super) equivalent: bool,
@@ -66,6 +68,7 @@ impl Hook {
         let versions = hook["admissionReviewVersions"].as_array();
         Self {
             id: format!("{configuration}/{name}/{index}"),
+            configuration: configuration.to_owned(),
             rules: hook["rules"].as_array().into_iter().flatten().map(Rule::from_object).collect(),
             equivalent: hook["matchPolicy"] != "Exact",
             ignores_failures: hook["failurePolicy"] == "Ignore",

@@ -29,6 +29,8 @@ pub(super) struct Verdict {
     /// The `Status` that goes with a denial.
     pub(super) status: Value,
     pub(super) warnings: Vec<String>,
+    /// Notes for the audit trail.
+    pub(super) annotations: Vec<(String, String)>,
 }
 
 /// A user as `authentication.k8s.io/v1` writes one.
@@ -122,6 +124,12 @@ pub(super) fn answer(version: ReviewVersion, uid: &str, mutating: bool, bytes: &
             .into_iter()
             .flatten()
             .filter_map(|warning| warning.as_str().map(str::to_owned))
+            .collect(),
+        annotations: response["auditAnnotations"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
             .collect(),
     })
 }

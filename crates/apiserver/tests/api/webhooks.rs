@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use kobune_apiserver::{Auditor, LogOptions};
 use serde_json::{Value, json};
 
 use super::webhook_server::{Said, WebhookServer, patched, reviewed};
@@ -353,6 +354,39 @@ async fn dry_runs_ask_only_the_harmless() {
     cluster.post(&path, &config_map("a", "{}")).await.expect(201);
     assert_eq!(server.seen()[0]["body"]["request"]["dryRun"], true);
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_trail_tells_what_webhooks_did() {
+    let server = WebhookServer::start(|path, question| match path {
+        "/change" => patched(question, &json!([{"op": "add", "path": "/data/x", "value": "y"}])),
+        "/note" => reviewed(question, json!({"allowed": true, "auditAnnotations": {"seen": "yes"}})),
+        _ => Said::Raw(500, Vec::new()),
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (policy, log) = (folder.path().join("policy.yaml"), folder.path().join("audit.log"));
+    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata, resources: [{group: '', resources: [configmaps]}]}, {level: None}]";
+    std::fs::write(&policy, rules).expect("a policy");
+    let options = LogOptions { path: log.clone(), max_bytes: 1 << 20, max_backups: 1, max_age: Duration::ZERO };
+    let auditor = Auditor::open(&policy, options).expect("an auditor");
+    let cluster = Cluster::start_with(|config| config.auditor = Some(auditor.clone())).await;
+    let of = |name: &str, path: &str| hook(name, server.at(path), &["CREATE"], &["configmaps"]);
+    cluster.register("mutating", "first", &[of("change.k8s.io", "/change")]).await;
+    let open = with(of("open.k8s.io", "/broken"), json!({"failurePolicy": "Ignore"}));
+    cluster.register("validating", "second", &[of("note.k8s.io", "/note"), open]).await;
+    cluster.post(CONFIG_MAPS, &config_map("a", r#"{"k":"v"}"#)).await.expect(201);
+    cluster.stop().await;
+    auditor.close();
+    let text = std::fs::read_to_string(&log).expect("a log");
+    let event: Value = serde_json::from_str(text.lines().next().expect("an event")).expect("JSON");
+    let notes = &event["annotations"];
+    assert_eq!(notes["note.k8s.io/seen"], "yes", "{text}");
+    assert_eq!(
+        notes["mutation.webhook.admission.k8s.io/round_0_index_0"],
+        r#"{"configuration":"first","mutated":true,"webhook":"change.k8s.io"}"#
+    );
+    assert_eq!(notes["failed-open.validating.webhook.admission.k8s.io/round_0_index_1"], "open.k8s.io");
 }
 
 #[tokio::test]
