@@ -94,7 +94,7 @@ fn place(schema: &Value, path: &str, position: Position, depth: usize, errors: &
         errors.push(FieldError::forbidden(format!("{path}.items"), detail));
     }
     if kind == "array"
-        && !fields.get("items").is_some_and(|items| !items.is_null())
+        && fields.get("items").is_none_or(Value::is_null)
         && !is("x-kubernetes-preserve-unknown-fields")
     {
         errors.push(FieldError::required(format!("{path}.items"), "must be specified"));
