@@ -93,9 +93,7 @@ fn place(schema: &Value, path: &str, position: Position, depth: usize, errors: &
         let detail = "items must be a schema object and not an array";
         errors.push(FieldError::forbidden(format!("{path}.items"), detail));
     }
-    if kind == "array"
-        && fields.get("items").is_none_or(Value::is_null)
-        && !is("x-kubernetes-preserve-unknown-fields")
+    if kind == "array" && fields.get("items").is_none_or(Value::is_null) && !is("x-kubernetes-preserve-unknown-fields")
     {
         errors.push(FieldError::required(format!("{path}.items"), "must be specified"));
     }
