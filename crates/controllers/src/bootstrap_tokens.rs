@@ -70,7 +70,7 @@ fn end(secret: &Secret) -> Option<Timestamp> {
 }
 
 /// The tokens that sign, by id.
-fn signers<'s>(tokens: &'s [Arc<Secret>], now: Timestamp) -> BTreeMap<&'s str, &'s str> {
+fn signers(tokens: &[Arc<Secret>], now: Timestamp) -> BTreeMap<&str, &str> {
     let usable = |secret: &&Arc<Secret>| {
         let (id, name) = (field(secret, "token-id"), secret.metadata.name.as_deref().unwrap_or_default());
         secret.metadata.namespace.as_deref() == Some("kube-system")
