@@ -121,7 +121,7 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
     let mut failure = deleted.into_iter().find_map(Result::err);
     if failure.is_none() {
         let new: Vec<_> = create.iter().take(BURST).map(|node| template::pod(&set, &hash_now, node)).collect();
-        failure = create_slowly(control, &new, &about).await;
+        failure = control.create_slowly(&new.iter().collect::<Vec<_>>(), &about).await;
     }
 
     let pods = caches.pods.controlled_by(set.uid());
@@ -170,22 +170,4 @@ fn tell_ended(control: &PodControl, about: &ObjectReference, pod: &Pod) {
         _ => format!("Found {what} daemon pod {namespace}/{name} on node {node}, will try to delete it"),
     };
     control.recorder.event(about, severity, reason, message);
-}
-
-/// Creates pods in batches of 1, 2, 4 and so on. Gives back the first failure.
-async fn create_slowly(
-    control: &PodControl,
-    new: &[crate::pod_control::NewPod],
-    about: &ObjectReference,
-) -> Option<kube::Error> {
-    let (mut rest, mut batch) = (new, 1);
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(batch.min(rest.len()));
-        let results = join_all(now.iter().map(|pod| control.create(pod, about))).await;
-        if let Some(error) = results.into_iter().find_map(Result::err) {
-            return Some(error);
-        }
-        (rest, batch) = (later, batch * 2);
-    }
-    None
 }

@@ -218,15 +218,6 @@ async fn carry_out(
     if let Some(error) = gone.await.into_iter().find_map(Result::err) {
         return Some(error);
     }
-    let (mut rest, mut batch) = (create, 1);
-    while !rest.is_empty() {
-        let (now, later) = rest.split_at(batch.min(rest.len()));
-        let made: Vec<_> = now.iter().map(|new| template::pod(job, new)).collect();
-        let results = join_all(made.iter().map(|pod| control.create(pod, about))).await;
-        if let Some(error) = results.into_iter().find_map(Result::err) {
-            return Some(error);
-        }
-        (rest, batch) = (later, batch * 2);
-    }
-    None
+    let made: Vec<_> = create.iter().map(|new| template::pod(job, new)).collect();
+    control.create_slowly(&made.iter().collect::<Vec<_>>(), about).await
 }

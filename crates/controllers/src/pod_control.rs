@@ -98,31 +98,19 @@ impl PodControl {
         }
     }
 
-    /// Creates `count` pods in batches of 1, 2, 4 and so on, so that a template that cannot work is not tried a thousand times.
-    /// Gives back how many were created, and the first failure.
-    pub async fn create_slowly(
-        &self,
-        new: &NewPod,
-        count: usize,
-        about: &ObjectReference,
-    ) -> (usize, Option<kube::Error>) {
-        let (mut created, mut batch) = (0, 1);
-        while created < count {
-            let size = batch.min(count - created);
-            let results = join_all((0..size).map(|_| self.create(new, about))).await;
-            let mut failure = None;
-            for result in results {
-                match result {
-                    Ok(_) => created += 1,
-                    Err(error) => failure = failure.or(Some(error)),
-                }
+    /// Creates pods in batches of 1, 2, 4 and so on, so that a template that cannot work is not tried a thousand times.
+    /// Gives back the first failure; the batch that it is in is the last.
+    pub async fn create_slowly(&self, pods: &[&NewPod], about: &ObjectReference) -> Option<kube::Error> {
+        let (mut rest, mut batch) = (pods, 1);
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(batch.min(rest.len()));
+            let results = join_all(now.iter().map(|pod| self.create(pod, about))).await;
+            if let Some(error) = results.into_iter().find_map(Result::err) {
+                return Some(error);
             }
-            if failure.is_some() {
-                return (created, failure);
-            }
-            batch *= 2;
+            (rest, batch) = (later, batch * 2);
         }
-        (created, None)
+        None
     }
 
     /// Deletes one pod, gently.

@@ -183,7 +183,7 @@ async fn pass<K: Replicated>(context: Arc<Context>, control: PodControl, key: Ob
                     .as_ref()
                     .map(|template| NewPod::from_template(template, &key.namespace, controller_reference(&*own)));
                 if let Some(new) = new {
-                    let (_, error) = control.create_slowly(&new, count, &about).await;
+                    let error = control.create_slowly(&vec![&new; count], &about).await;
                     failure = error.map(|error| ("FailedCreate", error));
                 }
             }
