@@ -46,6 +46,9 @@ pub struct ApiOptions {
     /// How many writing requests are worked on at once, 0 for no limit
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
     pub max_mutating_requests_inflight: usize,
+    /// How long events live after they were last written, 0s for ever
+    #[arg(long, value_name = "DURATION", env = "KOBUNE_EVENT_TTL", default_value = "1h", value_parser = duration)]
+    pub event_ttl: Duration,
     /// How long a request may take, watches and streams aside
     #[arg(long, value_name = "DURATION", env = "KOBUNE_REQUEST_TIMEOUT", default_value = "1m", value_parser = duration)]
     pub request_timeout: Duration,
@@ -65,6 +68,7 @@ impl ApiOptions {
             ("audit-log-maxage", self.audit_log_maxage.to_string()),
             ("max-requests-inflight", self.max_requests_inflight.to_string()),
             ("max-mutating-requests-inflight", self.max_mutating_requests_inflight.to_string()),
+            ("event-ttl", format_duration(self.event_ttl)),
             ("request-timeout", format_duration(self.request_timeout)),
         ]
     }
@@ -74,6 +78,7 @@ impl ApiOptions {
         config.max_requests_in_flight = self.max_requests_inflight;
         config.max_mutating_requests_in_flight = self.max_mutating_requests_inflight;
         config.request_timeout = self.request_timeout;
+        config.event_ttl = self.event_ttl;
         if let (Some(policy), Some(log)) = (&self.audit_policy_file, &self.audit_log_path) {
             let options = LogOptions {
                 path: log.clone(),
