@@ -12,6 +12,38 @@ use kobune_store::Seal;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How objects are encrypted on disk.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Encryption")]
+pub struct EncryptionOptions {
+    /// Encrypt Secrets on disk with a key of this machine, made at the first start in DIR/pki/encryption.yaml
+    #[arg(long, env = "KOBUNE_ENCRYPT_SECRETS", conflicts_with = "encryption_provider_config")]
+    pub encrypt_secrets: bool,
+    /// Encrypt objects on disk as this EncryptionConfiguration says
+    #[arg(long, value_name = "FILE", env = "KOBUNE_ENCRYPTION_PROVIDER_CONFIG")]
+    pub encryption_provider_config: Option<PathBuf>,
+}
+
+impl EncryptionOptions {
+    /// What encrypts objects on disk, if anything is to.
+    pub fn seal(&self, data_dir: &Path) -> Result<Option<Arc<dyn Seal>>> {
+        let path = match &self.encryption_provider_config {
+            Some(path) => path.clone(),
+            None if self.encrypt_secrets => {
+                let path = data_dir.join("pki").join("encryption.yaml");
+                if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
+                    kobune_pki::write_private(&path, Encryption::new_configuration().as_bytes())
+                        .context("write the key that encrypts Secrets")?;
+                }
+                path
+            }
+            None => return Ok(None),
+        };
+        let encryption = Encryption::load(&path).context("read how objects are encrypted on disk")?;
+        Ok(Some(encryption))
+    }
+}
+
 /// What the API server is told beyond where it listens.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "API server")]
@@ -19,12 +51,8 @@ pub struct ApiOptions {
     /// How long a certificate signed for a CertificateSigningRequest is valid at most
     #[arg(long, value_name = "DURATION", env = "KOBUNE_CLUSTER_SIGNING_DURATION", default_value = "8760h", value_parser = duration)]
     pub cluster_signing_duration: Duration,
-    /// Encrypt Secrets on disk with a key of this machine, made at the first start in DIR/pki/encryption.yaml
-    #[arg(long, env = "KOBUNE_ENCRYPT_SECRETS", conflicts_with = "encryption_provider_config")]
-    pub encrypt_secrets: bool,
-    /// Encrypt objects on disk as this EncryptionConfiguration says
-    #[arg(long, value_name = "FILE", env = "KOBUNE_ENCRYPTION_PROVIDER_CONFIG")]
-    pub encryption_provider_config: Option<PathBuf>,
+    #[command(flatten)]
+    pub encryption: EncryptionOptions,
     /// Write an audit log by this Policy (needs --audit-log-path)
     #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_POLICY_FILE", requires = "audit_log_path")]
     pub audit_policy_file: Option<PathBuf>,
@@ -46,9 +74,6 @@ pub struct ApiOptions {
     /// How many writing requests are worked on at once, 0 for no limit
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
     pub max_mutating_requests_inflight: usize,
-    /// How long events live after they were last written, 0s for ever
-    #[arg(long, value_name = "DURATION", env = "KOBUNE_EVENT_TTL", default_value = "1h", value_parser = duration)]
-    pub event_ttl: Duration,
     /// How long a request may take, watches and streams aside
     #[arg(long, value_name = "DURATION", env = "KOBUNE_REQUEST_TIMEOUT", default_value = "1m", value_parser = duration)]
     pub request_timeout: Duration,
@@ -59,8 +84,8 @@ impl ApiOptions {
     pub fn show(&self) -> Vec<(&'static str, String)> {
         vec![
             ("cluster-signing-duration", format_duration(self.cluster_signing_duration)),
-            ("encrypt-secrets", self.encrypt_secrets.to_string()),
-            ("encryption-provider-config", file(self.encryption_provider_config.as_deref())),
+            ("encrypt-secrets", self.encryption.encrypt_secrets.to_string()),
+            ("encryption-provider-config", file(self.encryption.encryption_provider_config.as_deref())),
             ("audit-policy-file", file(self.audit_policy_file.as_deref())),
             ("audit-log-path", file(self.audit_log_path.as_deref())),
             ("audit-log-maxsize", self.audit_log_maxsize.to_string()),
@@ -68,7 +93,6 @@ impl ApiOptions {
             ("audit-log-maxage", self.audit_log_maxage.to_string()),
             ("max-requests-inflight", self.max_requests_inflight.to_string()),
             ("max-mutating-requests-inflight", self.max_mutating_requests_inflight.to_string()),
-            ("event-ttl", format_duration(self.event_ttl)),
             ("request-timeout", format_duration(self.request_timeout)),
         ]
     }
@@ -78,7 +102,6 @@ impl ApiOptions {
         config.max_requests_in_flight = self.max_requests_inflight;
         config.max_mutating_requests_in_flight = self.max_mutating_requests_inflight;
         config.request_timeout = self.request_timeout;
-        config.event_ttl = self.event_ttl;
         if let (Some(policy), Some(log)) = (&self.audit_policy_file, &self.audit_log_path) {
             let options = LogOptions {
                 path: log.clone(),
@@ -89,24 +112,6 @@ impl ApiOptions {
             config.auditor = Some(Auditor::open(policy, options)?);
         }
         Ok(())
-    }
-
-    /// What encrypts objects on disk, if anything is to.
-    pub fn seal(&self, data_dir: &Path) -> Result<Option<Arc<dyn Seal>>> {
-        let path = match &self.encryption_provider_config {
-            Some(path) => path.clone(),
-            None if self.encrypt_secrets => {
-                let path = data_dir.join("pki").join("encryption.yaml");
-                if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
-                    kobune_pki::write_private(&path, Encryption::new_configuration().as_bytes())
-                        .context("write the key that encrypts Secrets")?;
-                }
-                path
-            }
-            None => return Ok(None),
-        };
-        let encryption = Encryption::load(&path).context("read how objects are encrypted on disk")?;
-        Ok(Some(encryption))
     }
 }
 

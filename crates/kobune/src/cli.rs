@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api_options::ApiOptions;
+use crate::snapshot::SnapshotCommand;
 use crate::storage::StorageOptions;
 
 /// Kubernetes for small machines and far places, in one executable.
@@ -33,6 +34,12 @@ pub enum Command {
     Token(kobune_cli::TokenCommand),
     /// Stop kobune and its pods; with --purge take away everything it made
     Down(DownOptions),
+    /// Save all objects of a cluster to a file while it runs, and restore them
+    Snapshot {
+        /// What to do with snapshots.
+        #[command(subcommand)]
+        command: SnapshotCommand,
+    },
     /// Load, pull, list and remove container images
     Image {
         /// What to do with images.

@@ -13,6 +13,7 @@ mod join;
 mod process;
 mod server;
 mod settings;
+mod snapshot;
 mod storage;
 mod up;
 
@@ -55,6 +56,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Apply(options) => process::offline(kobune_cli::apply(options)),
         Command::Token(command) => process::offline(kobune_cli::token(command)),
         Command::Down(options) => down::run(&options),
+        Command::Snapshot { command } => process::offline(snapshot::run(command)),
         Command::Image { command } => image::run(command),
         Command::Config { command: ConfigCommand::Show(options) } => settings::show(options),
         Command::Shim | Command::Tool => unreachable!("handled before the command line is read"),

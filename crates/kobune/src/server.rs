@@ -45,7 +45,7 @@ impl Server {
         let tls = tls::server_config(certificate, authority.certificate_pem())?;
 
         let catalogue = kobune_kinds::Catalogue::builtin();
-        let store = settings.storage.open(data_dir, &catalogue, settings.api.seal(data_dir)?).await?;
+        let store = settings.storage.open(data_dir, &catalogue, settings.api.encryption.seal(data_dir)?).await?;
         let mut config = kobune_apiserver::Config::new(data_dir.clone(), node_ip, port);
         config.service_cidrs = vec![settings.service_cidr.to_string()];
         config.node_port_range = settings.node_ports.first..=settings.node_ports.last;

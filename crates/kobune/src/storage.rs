@@ -66,6 +66,11 @@ impl StorageOptions {
                 Err(error) => Err(explain(error)),
             };
         }
+        Ok(EtcdStore::open(self.etcd(catalogue, seal)?, facets).await.context("open the store")?)
+    }
+
+    /// How the etcd cluster is found.
+    pub fn etcd(&self, catalogue: &Catalogue, seal: Option<Arc<dyn Seal>>) -> Result<EtcdConfig> {
         let mut config = EtcdConfig::new(self.etcd_servers.clone());
         config.prefix.clone_from(&self.etcd_prefix);
         config.paths = kobune_apiserver::etcd_paths(catalogue);
@@ -75,7 +80,7 @@ impl StorageOptions {
             (Some(certificate), Some(key)) => Some((read(certificate)?, read(key)?)),
             _ => None,
         };
-        Ok(EtcdStore::open(config, facets).await.context("open the store")?)
+        Ok(config)
     }
 }
 

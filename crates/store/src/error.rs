@@ -184,4 +184,13 @@ pub enum OpenError {
         /// The key of one of them.
         key: String,
     },
+    /// A snapshot can only be restored where nothing is.
+    #[error("etcd holds {key} already: choose another prefix, or delete what is there")]
+    NotEmpty {
+        /// A key that is there.
+        key: String,
+    },
+    /// A restore was cut off.
+    #[error("a snapshot was restored into etcd only in part: delete everything below the prefix and restore it again")]
+    Unfinished,
 }

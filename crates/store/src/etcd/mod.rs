@@ -14,6 +14,7 @@ mod follow;
 mod fresh;
 mod layout;
 mod proto;
+mod snapshot;
 mod write;
 
 use std::collections::HashMap;
@@ -38,6 +39,8 @@ use crate::watch::Watch;
 use client::{CallError, Client};
 use fresh::Questions;
 use layout::Layout;
+use proto::RangeRequest;
+pub use snapshot::{read_etcd, restore_etcd};
 use write::Own;
 
 /// How an [`EtcdStore`] finds its cluster and behaves.
@@ -108,6 +111,25 @@ struct Inner {
     questions: Questions,
 }
 
+impl Inner {
+    /// Everything but the tasks; nothing is sent.
+    fn new(
+        config: EtcdConfig,
+        facets: impl Fn(&Key, &[u8]) -> Facets + Send + Sync + 'static,
+    ) -> Result<Inner, OpenError> {
+        Ok(Inner {
+            client: Client::new(&config)?,
+            layout: Layout::new(&config.prefix, &config.paths),
+            memory: Memory::new(config.limits, Revision(0), []),
+            facets: Box::new(facets),
+            seal: config.seal,
+            drafts: Mutex::default(),
+            applied: watch::Sender::new(Applied { revision: 0, closed: false }),
+            questions: Questions::default(),
+        })
+    }
+}
+
 /// Revisioned objects in an etcd cluster.
 pub struct EtcdStore {
     inner: Arc<Inner>,
@@ -120,26 +142,19 @@ impl EtcdStore {
         config: EtcdConfig,
         facets: impl Fn(&Key, &[u8]) -> Facets + Send + Sync + 'static,
     ) -> Result<Arc<EtcdStore>, OpenError> {
-        let inner = Arc::new(Inner {
-            client: Client::new(&config)?,
-            layout: Layout::new(&config.prefix, &config.paths),
-            memory: Memory::new(config.limits.clone(), Revision(0), []),
-            facets: Box::new(facets),
-            seal: config.seal.clone(),
-            drafts: Mutex::default(),
-            applied: watch::Sender::new(Applied { revision: 0, closed: false }),
-            questions: Questions::default(),
-        });
-        let loaded = inner.load(inner.layout.everything(), 0).await.map_err(|error| match error {
-            CallError::Foreign(key) => OpenError::Foreign { key },
-            other => OpenError::Etcd { source: other.cause() },
-        })?;
+        let compaction = config.compaction;
+        let inner = Arc::new(Inner::new(config, facets)?);
+        let loaded = inner.load(inner.layout.everything(), 0).await.map_err(snapshot::refused)?;
+        let mark = RangeRequest { key: inner.layout.own(snapshot::UNFINISHED), ..RangeRequest::default() };
+        if !inner.client.range(mark).await.map_err(snapshot::refused)?.kvs.is_empty() {
+            return Err(OpenError::Unfinished);
+        }
         inner.memory.rebuild(Revision(loaded.at), loaded.records);
         inner.advance(loaded.at);
         inner.seal_anew(loaded.stale).await.map_err(|error| OpenError::Etcd { source: Arc::new(error) })?;
         let mut tasks = JoinSet::new();
         tasks.spawn(inner.clone().follow());
-        tasks.spawn(inner.clone().compact(config.compaction));
+        tasks.spawn(inner.clone().compact(compaction));
         Ok(Arc::new(EtcdStore { inner, tasks: Mutex::new(tasks) }))
     }
 

@@ -91,7 +91,7 @@ impl Inner {
     }
 
     /// What etcd is given of an object.
-    fn seal(&self, key: &Key, plain: &Bytes) -> Result<Bytes, CommitError> {
+    pub(super) fn seal(&self, key: &Key, plain: &Bytes) -> Result<Bytes, CommitError> {
         let Some(seal) = &self.seal else { return Ok(plain.clone()) };
         match seal.seal(key, plain) {
             Ok(Cow::Borrowed(_)) => Ok(plain.clone()),

@@ -321,6 +321,36 @@ impl Database {
         transaction.commit()
     }
 
+    /// Reads all objects of a file that another process may be writing, as they are at one moment.
+    pub(super) fn read_only(path: &Path, seal: Option<Arc<dyn Seal>>) -> Result<Loaded, OpenError> {
+        let failed = |source| open_error(path, source);
+        if let Some(problem) = quick_check(path).map_err(failed)? {
+            return Err(OpenError::Corrupt { path: path.to_owned(), problem });
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+        connection
+            .busy_timeout(Duration::from_secs(5))
+            .and_then(|()| connection.execute_batch("BEGIN"))
+            .map_err(failed)?;
+        let found: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(failed)?;
+        if found != FORMAT {
+            return Err(OpenError::Format { path: path.to_owned(), found, known: FORMAT });
+        }
+        let database = Database { connection, seal };
+        match database.read(|_, _| Facets::default()) {
+            Ok((loaded, _)) => Ok(loaded),
+            Err(ReadError::Sqlite(source)) => Err(failed(source)),
+            Err(ReadError::Sealed { key, source }) => Err(OpenError::Sealed { path: path.to_owned(), key, source }),
+        }
+    }
+
+    /// Moves the whole log into the file and closes it, so that the file alone is the database.
+    pub(super) fn into_one_file(self) -> rusqlite::Result<()> {
+        self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+        self.connection.close().map_err(|(_, error)| error)
+    }
+
     /// A short pass over what a background checkpoint has left.
     pub(super) fn checkpoint(&self) -> rusqlite::Result<u64> {
         checkpoint(&self.connection)

@@ -11,6 +11,7 @@ mod database;
 mod decide;
 mod lock;
 mod queue;
+mod snapshot;
 mod writer;
 
 use std::path::Path;

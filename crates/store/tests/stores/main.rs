@@ -1,5 +1,5 @@
 //! What the stores promise, tested from outside through the [`Store`] trait: `model` and `watching` on every store,
-//! `crash`, `durability`, `refusals` and `sealed` on SQLite, `etcd` and `members` on etcd.
+//! `crash`, `durability`, `refusals`, `sealed` and `snapshots` on SQLite, `etcd` and `members` on etcd.
 
 mod crash;
 mod durability;
@@ -10,6 +10,7 @@ mod members;
 mod model;
 mod refusals;
 mod sealed;
+mod snapshots;
 mod watching;
 
 use std::path::Path;
