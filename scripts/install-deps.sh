@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian packages that building and running kobune need; does nothing where they are there.
 set -euo pipefail
-wanted=(gcc lld libseccomp-dev nftables iproute2 procps)
+wanted=(gcc g++ lld libseccomp-dev nftables iproute2 procps)
 missing=()
 for package in "${wanted[@]}"; do
   dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")

@@ -32,8 +32,6 @@ pub struct Config {
     pub max_mutating_requests_in_flight: usize,
     /// How long a request may take, watches and streams aside.
     pub request_timeout: Duration,
-    /// How long events live after they were last written; zero for ever.
-    pub event_ttl: Duration,
     /// What writes the audit trail.
     pub auditor: Option<Arc<Auditor>>,
 }
@@ -55,7 +53,6 @@ impl Config {
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
             request_timeout: Duration::from_secs(60),
-            event_ttl: Duration::from_secs(60 * 60),
             auditor: None,
         }
     }

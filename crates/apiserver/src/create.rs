@@ -173,13 +173,7 @@ impl ApiServer {
             }
             return Ok(Made::created(Produced::Object(object)).with_warnings(warnings));
         }
-        let object = match self.for_storage(kind, object).await {
-            Ok(object) => object,
-            Err(error) => {
-                claim.give_back().await;
-                return Err(error);
-            }
-        };
+        kind.to_storage(&mut object);
         let draft = encode::draft(&self.storage_kind(kind), &object);
         let write = Write { key, op: Op::Create(draft), durability: durability(kind) };
         match self.store.commit(write).await {

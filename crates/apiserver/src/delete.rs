@@ -367,7 +367,7 @@ impl ApiServer {
         let kind = &call.kind;
         let key = key(kind, namespace, name);
         for _ in 0..ATTEMPTS {
-            let Some(record) = self.read_as(kind, &key).await? else { return Err(ApiError::not_found(kind, name)) };
+            let Some(record) = self.read(&key).await? else { return Err(ApiError::not_found(kind, name)) };
             match self.delete_once(call, name, &record, options).await {
                 Err(DeleteError::Raced) if options.version.is_none() => {}
                 Err(DeleteError::Raced) => return Err(ApiError::stale(kind, name)),
@@ -408,8 +408,8 @@ impl ApiServer {
         match plan(kind, object, options, Timestamp::now()) {
             Plan::Pending => Ok(self.kept(options, Produced::Stored(record.clone())).with_warnings(warnings)),
             Plan::Mark(object) if dry_run => Ok(self.kept(options, Produced::Object(object)).with_warnings(warnings)),
-            Plan::Mark(object) => {
-                let object = self.for_storage(kind, object).await?;
+            Plan::Mark(mut object) => {
+                kind.to_storage(&mut object);
                 let draft = encode::draft(&self.storage_kind(kind), &object);
                 let op = Op::Update { expected: record.revision, draft };
                 let written = self.commit_deletion(call, name, record, op).await?;
@@ -418,8 +418,8 @@ impl ApiServer {
             Plan::Remove(object) if dry_run => {
                 Ok(Made::ok(self.removed(kind, name, &uid, Produced::Object(object))).with_warnings(warnings))
             }
-            Plan::Remove(object) => {
-                let object = self.for_storage(kind, object).await?;
+            Plan::Remove(mut object) => {
+                kind.to_storage(&mut object);
                 let last = encode::draft(&self.storage_kind(kind), &object);
                 let op = Op::Delete { expected: record.revision, last };
                 let deleted = self.commit_deletion(call, name, record, op).await?;
@@ -451,18 +451,19 @@ impl ApiServer {
         if answers_with_object(kind) { produced } else { Produced::Object(respond::success(kind, name, Some(uid))) }
     }
 
-    /// Deletes an object whose definition goes, without asking anybody; whether it stays for its finalizers. It stays in the
-    /// version in which it is stored: the webhook that would convert it may be gone already.
+    /// Deletes an object whose definition goes, without asking anybody; whether it stays for its finalizers.
     pub(crate) async fn delete_unasked(&self, kind: &Arc<Kind>, record: &Record) -> Answer<bool> {
         let name = &record.key.name;
-        let object: Value = serde_json::from_slice(&record.value).map_err(|error| ApiError::internal(&error))?;
+        let object = respond::parse(kind, record)?;
         let (op, stays) = match plan(kind, object, &Options::default(), Timestamp::now()) {
             Plan::Pending => return Ok(true),
-            Plan::Mark(object) => {
+            Plan::Mark(mut object) => {
+                kind.to_storage(&mut object);
                 let draft = encode::draft(kind, &object);
                 (Op::Update { expected: record.revision, draft }, true)
             }
-            Plan::Remove(object) => {
+            Plan::Remove(mut object) => {
+                kind.to_storage(&mut object);
                 (Op::Delete { expected: record.revision, last: encode::draft(kind, &object) }, false)
             }
         };
@@ -489,7 +490,6 @@ impl ApiServer {
         let chosen: Vec<Record> = selection.of(&listing, "", "").cloned().collect();
         let revision = listing.revision();
         drop(listing);
-        let chosen = self.selected(call, &selection, chosen).await?;
         let options = Options { uid: None, version: None, ..options.clone() };
         // Objects of the same batch are written together, so many are deleted at once.
         stream::iter(chosen.clone())

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use jiff::Timestamp;
 use kobune_kinds::{
     FieldError, Kind,
+    continue_token::{ContinueToken, PageState},
     selector::{FieldSelector, LabelSelector, Operator, Requirement},
 };
 use kobune_store::{At, LabelMask, Listing, Range, Record, Revision, StoreError};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
     accept::{Accept, Encoding, Form},
     call::Call,
     compress::Compressible,
-    conversion::{self, Converter},
     error::{Answer, ApiError},
     protobuf_list::protobuf_list,
     query::Query,
@@ -37,8 +36,8 @@ pub(crate) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
     name: Option<Box<str>>,
-    /// The kind of custom resources that are selected by fields of their own, which are read from the objects.
-    own: Option<(Arc<Kind>, FieldSelector)>,
+    /// The kind of custom resources that are selected by fields of their own: these are read from the objects.
+    custom: Option<Arc<Kind>>,
 }
 
 impl Selection {
@@ -61,46 +60,29 @@ impl Selection {
             }
         }
         let mask = labels.requirements().iter().fold(LabelMask::default(), mask_with);
-        let (fields, own) = match call.kind.custom() {
-            Some(_) => fields.partition(|field| field.starts_with("metadata.")),
-            None => (fields, FieldSelector::default()),
-        };
-        let own = (!own.is_everything()).then(|| (Arc::clone(&call.kind), own));
-        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from), own })
+        let own = fields.terms().iter().any(|term| !term.field.starts_with("metadata."));
+        let custom = (own && call.kind.custom().is_some()).then(|| Arc::clone(&call.kind));
+        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from), custom })
     }
 
     /// Whether everything is selected.
     pub(crate) fn is_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.is_everything() && self.name.is_none() && self.own.is_none()
+        self.labels.is_everything() && self.fields.is_everything() && self.name.is_none()
     }
 
-    /// Whether it can be decided only when objects have been converted by a webhook: [`Selection::of`] then gives all that
-    /// may be selected, and [`Selection::keep_own`] is the other half.
-    pub(crate) fn is_deferred(&self) -> bool {
-        self.own.as_ref().is_some_and(|(kind, _)| conversion::converts(kind))
-    }
-
-    /// Whether an object is selected, that is converted already.
+    /// Whether a stored object is selected; looks only at what was taken out when it was written.
     pub(crate) fn matches(&self, record: &Record) -> bool {
-        self.matches_facets(record) && self.matches_own(record)
-    }
-
-    /// Takes away the converted objects that are not selected by their own fields.
-    pub(crate) fn keep_own(&self, records: &mut Vec<Record>) {
-        if self.own.is_some() {
-            records.retain(|record| self.matches_own(record));
-        }
-    }
-
-    /// Looks only at what was taken out when the object was written.
-    fn matches_facets(&self, record: &Record) -> bool {
         let key = &record.key;
         let facets = &record.facets;
+        let own = self.custom.as_deref().map_or_else(Vec::new, |kind| self.own_values(kind, record));
         self.name.as_deref().is_none_or(|name| name == &*key.name)
             && (self.fields.is_everything()
                 || self.fields.matches(|field| match field {
                     "metadata.name" | "name" => Some(&*key.name),
                     "metadata.namespace" => Some(&*key.namespace),
+                    other if self.custom.is_some() => {
+                        own.iter().find(|(name, _)| name == other).map(|(_, value)| value.as_str())
+                    }
                     // Events are stored as core's, whose names for the same fields are the older ones.
                     other => match other.strip_prefix("regarding.") {
                         Some(rest) => facets.field(&format!("involvedObject.{rest}")),
@@ -118,20 +100,14 @@ impl Selection {
         name: &str,
     ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let everything = self.is_everything();
-        let deferred = self.is_deferred();
-        listing
-            .iter_labelled(namespace, name, self.mask)
-            .filter(move |record| everything || (self.matches_facets(record) && (deferred || self.matches_own(record))))
+        listing.iter_labelled(namespace, name, self.mask).filter(move |record| everything || self.matches(record))
     }
 
-    /// Whether a custom resource's own fields match. An object that cannot be read has none.
-    fn matches_own(&self, record: &Record) -> bool {
-        let Some((kind, fields)) = &self.own else { return true };
-        let object = respond::parse(kind, record).ok();
-        let value = |field: &str| object.as_ref().and_then(|object| kind.selected_value(object, field));
-        let values: Vec<(&str, String)> =
-            fields.terms().iter().filter_map(|term| Some((term.field.as_str(), value(&term.field)?))).collect();
-        fields.matches(|field| values.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str()))
+    /// The values of a custom resource's own fields. An object that cannot be read has none.
+    fn own_values(&self, kind: &Kind, record: &Record) -> Vec<(String, String)> {
+        let Ok(object) = respond::parse(kind, record) else { return Vec::new() };
+        let terms = self.fields.terms().iter();
+        terms.filter_map(|term| Some((term.field.to_string(), kind.selected_value(&object, &term.field)?))).collect()
     }
 
     /// The only name that can match, if there is one: such a list needs no walk.
@@ -159,59 +135,6 @@ pub(crate) fn range(call: &Call) -> Range {
             Some(namespace) if call.kind.namespaced => Some(kobune_store::intern(namespace)),
             _ => None,
         },
-    }
-}
-
-/// How long a list may take from its first page to its last, in seconds: upstream's compaction interval. Snapshots may
-/// live longer, but clients have to be able to rely on the end of theirs as well.
-const TOKEN_LIFE: i64 = 300;
-
-/// Where the next page begins. Clients treat it as opaque; the form is upstream's with a time added.
-#[derive(Debug, Serialize, Deserialize, PartialEq)]
-struct Token {
-    v: String,
-    /// The first page's revision; -1 for a list that goes on inconsistently.
-    rv: i64,
-    /// `namespace/name` of the last object of the page before.
-    start: String,
-    /// When the first page was made, in seconds since 1970.
-    at: i64,
-}
-
-impl Token {
-    fn new(revision: Revision, at: i64, last: &Record) -> Self {
-        Self {
-            v: "meta.k8s.io/v1".to_owned(),
-            rv: i64::try_from(revision.0).unwrap_or(i64::MAX),
-            start: format!("{}/{}", last.key.namespace, last.key.name),
-            at,
-        }
-    }
-
-    /// Which state the token's list shows; `None` when that is too long ago. Wherever the clock has been set to, a token
-    /// of the future is one of the past.
-    fn state(&self, now: i64) -> Option<At> {
-        match u64::try_from(self.rv) {
-            Err(_) => Some(At::Latest),
-            Ok(revision) => (0..TOKEN_LIFE).contains(&(now - self.at)).then_some(At::Exact(Revision(revision))),
-        }
-    }
-
-    fn encode(&self) -> String {
-        URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).expect("three plain fields are always writable"))
-    }
-
-    fn decode(text: &str) -> Answer<Self> {
-        URL_SAFE_NO_PAD
-            .decode(text.trim_end_matches('='))
-            .ok()
-            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
-            .filter(|token| token.v == "meta.k8s.io/v1" && token.start.contains('/'))
-            .ok_or_else(|| ApiError::bad_request("continue key is not valid"))
-    }
-
-    fn place(&self) -> (&str, &str) {
-        self.start.split_once('/').unwrap_or_default()
     }
 }
 
@@ -275,12 +198,7 @@ impl ApiServer {
         let page = self.page(call).await?;
         let include = table::Include::of(&call.query)?;
         let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
-        // Metadata is shown as it is stored.
-        let converts =
-            conversion::converts(&call.kind) && (call.accept.form != Form::Partial || selection.is_deferred());
-        let converter = converts.then(|| Arc::clone(&self.converter));
-        if converter.is_none() && call.accept.encoding == Encoding::Protobuf && page.limit == 0 && page.after.is_none()
-        {
+        if call.accept.encoding == Encoding::Protobuf && page.limit == 0 && page.after.is_none() {
             let chosen = selection.of(&page.listing, "", "").cloned().collect();
             return protobuf_list(writer, chosen, list_meta(page.revision, None, None)).await;
         }
@@ -290,61 +208,44 @@ impl ApiServer {
                     "" if call.kind.namespaced => selection.of(&page.listing, "", "").cloned().collect(),
                     namespace => {
                         let key = crate::call::key(&call.kind, namespace, name);
-                        let found = self.read(&key).await?.into_iter();
-                        found.filter(|record| selection.matches_facets(record)).collect::<Vec<_>>()
+                        self.read(&key)
+                            .await?
+                            .filter(|record| selection.matches(record))
+                            .into_iter()
+                            .collect::<Vec<_>>()
                     }
                 };
-                let found = self.selected(call, &selection, found).await?;
-                return writer.finish(found, page.revision, None, None).await;
+                return finish(call.accept, writer.whole(&found, page.revision, None, None)?);
             }
-            return writer.streamed(page.listing, selection, page.revision, converter).await;
+            return writer.streamed(page.listing, selection, page.revision);
         }
-        let (mut namespace, mut name) = page.after.clone().unwrap_or_default();
         let mut chosen: Vec<Record> = Vec::new();
         let mut more = false;
-        loop {
-            // One more than there may be says whether there are more.
-            let wanted = if page.limit > 0 { page.limit + 1 - chosen.len() } else { usize::MAX };
-            let found: Vec<Record> = selection.of(&page.listing, &namespace, &name).take(wanted).cloned().collect();
-            let ended = found.len() < wanted;
-            if let Some(last) = found.last() {
-                (namespace, name) = (last.key.namespace.to_string(), last.key.name.to_string());
-            }
-            chosen.extend(self.selected(call, &selection, found).await?);
-            if page.limit > 0 && chosen.len() > page.limit {
-                chosen.truncate(page.limit);
-                more = true;
-                break;
-            }
-            if ended {
-                break;
+        {
+            let (namespace, name) =
+                page.after.as_ref().map_or(("", ""), |(namespace, name)| (namespace.as_str(), name.as_str()));
+            for record in selection.of(&page.listing, namespace, name) {
+                if page.limit > 0 && chosen.len() == page.limit {
+                    more = true;
+                    break;
+                }
+                chosen.push(record.clone());
             }
         }
         let mut token = None;
         let mut remaining = None;
         if more && let Some(last) = chosen.last() {
-            token = Some(Token::new(page.revision, page.started, last).encode());
+            let (namespace, name) = (&last.key.namespace, &last.key.name);
+            token = Some(ContinueToken::new(page.revision.0, page.started, namespace, name).encode());
             self.store.keep(&page.listing);
             if selection.is_everything() {
                 remaining = Some(page.listing.iter_after(&last.key.namespace, &last.key.name).count());
             }
         }
-        writer.finish(chosen, page.revision, token, remaining).await
-    }
-
-    /// The objects that are selected, of those that may be, as the call's kind can read them.
-    pub(crate) async fn selected(
-        &self,
-        call: &Call,
-        selection: &Selection,
-        records: Vec<Record>,
-    ) -> Answer<Vec<Record>> {
-        if call.accept.form == Form::Partial && !selection.is_deferred() {
-            return Ok(records);
+        if call.accept.encoding == Encoding::Protobuf {
+            return protobuf_list(writer, chosen, list_meta(page.revision, token, remaining)).await;
         }
-        let mut records = self.converter.records(&call.kind, records).await?;
-        selection.keep_own(&mut records);
-        Ok(records)
+        finish(call.accept, writer.whole(&chosen, page.revision, token, remaining)?)
     }
 
     /// Decides on the state to show by `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
@@ -362,13 +263,19 @@ impl ApiServer {
             if asked.is_some_and(|asked| asked != "0") {
                 return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
             }
-            let token = Token::decode(text)?;
+            let token =
+                ContinueToken::decode(text).ok_or_else(|| ApiError::bad_request("continue key is not valid"))?;
             let (namespace, name) = token.place();
             let after = Some((namespace.to_owned(), name.to_owned()));
-            let go_on = || Err(ApiError::expired_list(Some(Token { rv: -1, ..Token::decode(text)? }.encode())));
-            let Some(at) = token.state(now) else { return go_on() };
+            let made = token.made();
+            let state = token.state(now);
+            let go_on = || Err(ApiError::expired_list(Some(token.inconsistent().encode())));
             // A list that has gone on in another state is one list from there on.
-            let started = if at == At::Latest { now } else { token.at };
+            let (at, started) = match state {
+                Some(PageState::Exact(revision)) => (At::Exact(Revision(revision)), made),
+                Some(PageState::Latest) => (At::Latest, now),
+                None => return go_on(),
+            };
             return match self.store.list(&range, at).await {
                 Ok(listing) => {
                     let revision = listing.revision();
@@ -414,7 +321,10 @@ impl ApiServer {
     ) -> Answer<Response<Body>> {
         let include = table::Include::of(&call.query)?;
         let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
-        writer.finish(records, revision, None, None).await
+        if call.accept.encoding == Encoding::Protobuf {
+            return protobuf_list(writer, records, list_meta(revision, None, None)).await;
+        }
+        finish(call.accept, writer.whole(&records, revision, None, None)?)
     }
 }
 
@@ -467,7 +377,7 @@ impl Writer {
                 write_json(out, &table::row(&self.kind, &object, self.include, self.accept.meta_version));
             }
             Form::Partial => write_partial(out, record, self.accept.meta_version)?,
-            Form::Object | Form::AggregatedDiscovery if self.kind.shows_as_stored(&record.value, record.revision.0) => {
+            Form::Object | Form::AggregatedDiscovery if self.kind.shows_as_stored(record.revision.0) => {
                 out.extend_from_slice(&record.value)
             }
             Form::Object | Form::AggregatedDiscovery => write_json(out, &respond::parse(&self.kind, record)?),
@@ -497,35 +407,15 @@ impl Writer {
         Ok(Bytes::from(out))
     }
 
-    /// The response that lists these records.
-    async fn finish(
-        self,
-        records: Vec<Record>,
-        revision: Revision,
-        token: Option<String>,
-        remaining: Option<usize>,
-    ) -> Answer<Response<Body>> {
-        if self.accept.encoding == Encoding::Protobuf {
-            return protobuf_list(self, records, list_meta(revision, token, remaining)).await;
-        }
-        finish(self.accept, self.whole(&records, revision, token, remaining)?)
-    }
-
     /// A list of any length: pieces are made as the connection takes them, so it needs the memory of one piece.
-    async fn streamed(
-        self,
-        listing: Listing,
-        selection: Selection,
-        revision: Revision,
-        converter: Option<Arc<Converter>>,
-    ) -> Answer<Response<Body>> {
+    fn streamed(self, listing: Listing, selection: Selection, revision: Revision) -> Answer<Response<Body>> {
         let accept = self.accept;
         let head = self.head(revision, None, None);
-        let mut joiner = Joiner { writer: self, listing, selection, converter, place: None, first: true, done: false };
-        let mut first = joiner.next(head).await?;
+        let mut joiner = Joiner { writer: self, listing, selection, place: None, first: true, done: false };
+        let mut first = joiner.next(head)?;
         if joiner.done || accept.encoding != Encoding::Json || accept.pretty {
             while !joiner.done {
-                let more = joiner.next(Vec::new()).await?;
+                let more = joiner.next(Vec::new())?;
                 first.extend_from_slice(&more);
             }
             return finish(accept, Bytes::from(first));
@@ -534,7 +424,7 @@ impl Writer {
             if joiner.done {
                 return Ok(None);
             }
-            let piece = joiner.next(Vec::with_capacity(CHUNK + 8192)).await.map_err(BodyError::new)?;
+            let piece = joiner.next(Vec::with_capacity(CHUNK + 8192)).map_err(BodyError::new)?;
             Ok(Some((Bytes::from(piece), joiner)))
         });
         let head = futures::stream::once(async move { Ok(Bytes::from(first)) });
@@ -549,8 +439,6 @@ struct Joiner {
     writer: Writer,
     listing: Listing,
     selection: Selection,
-    /// What converts the objects, where that may be needed.
-    converter: Option<Arc<Converter>>,
     place: Option<(Arc<str>, Arc<str>)>,
     first: bool,
     done: bool,
@@ -558,36 +446,7 @@ struct Joiner {
 
 impl Joiner {
     /// Joins the next objects to what is already there until the piece is full.
-    async fn next(&mut self, out: Vec<u8>) -> Answer<Vec<u8>> {
-        match self.converter.clone() {
-            None => self.join(out),
-            Some(converter) => self.join_converted(out, &converter).await,
-        }
-    }
-
-    /// The same for objects that have to be converted: a piece is what one question holds.
-    async fn join_converted(&mut self, mut out: Vec<u8>, converter: &Converter) -> Answer<Vec<u8>> {
-        let (namespace, name) = self.place.take().unwrap_or_else(|| (Arc::from(""), Arc::from("")));
-        let found: Vec<Record> =
-            self.selection.of(&self.listing, &namespace, &name).take(conversion::MOST_OBJECTS).cloned().collect();
-        self.done = found.len() < conversion::MOST_OBJECTS;
-        self.place = found.last().map(|last| (Arc::clone(&last.key.namespace), Arc::clone(&last.key.name)));
-        let mut records = converter.records(&self.writer.kind, found).await?;
-        self.selection.keep_own(&mut records);
-        for record in &records {
-            if !self.first {
-                out.push(b',');
-            }
-            self.first = false;
-            self.writer.item(&mut out, record)?;
-        }
-        if self.done {
-            out.extend_from_slice(b"]}");
-        }
-        Ok(out)
-    }
-
-    fn join(&mut self, mut out: Vec<u8>) -> Answer<Vec<u8>> {
+    fn next(&mut self, mut out: Vec<u8>) -> Answer<Vec<u8>> {
         let (namespace, name) = self.place.take().unwrap_or_else(|| (Arc::from(""), Arc::from("")));
         for record in self.selection.of(&self.listing, &namespace, &name) {
             if !self.first {
@@ -636,23 +495,4 @@ fn finish(accept: Accept, bytes: Bytes) -> Answer<Response<Body>> {
     }
     let value: Value = serde_json::from_slice(&bytes).map_err(|error| ApiError::internal(&error))?;
     respond::value(StatusCode::OK, &value, accept)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tokens() {
-        let token = Token { v: "meta.k8s.io/v1".into(), rv: 7, start: "ns/a".into(), at: 1000 };
-        let again = Token::decode(&token.encode()).expect("its own encoding");
-        assert_eq!((again.place(), again.rv), (("ns", "a"), 7));
-        for (now, expected) in [(1000, true), (1299, true), (1300, false), (999, false)] {
-            assert_eq!(again.state(now).is_some(), expected, "{now}");
-        }
-        assert_eq!(Token { rv: -1, ..token }.state(i64::MAX), Some(At::Latest));
-        for bad in ["", "x", "e30"] {
-            assert!(Token::decode(bad).is_err(), "{bad}");
-        }
-    }
 }

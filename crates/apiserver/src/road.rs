@@ -379,7 +379,6 @@ impl ApiServer {
             _ => return Err(ApiError::method_not_allowed()),
         };
         self.settle_definition(call, &made).await;
-        let made = self.showable(&call.kind, call.accept.form, made).await?;
         respond::made(&call.kind, made, call.accept, include)
     }
 

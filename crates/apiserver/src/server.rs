@@ -16,12 +16,11 @@ use crate::{
     Config, InProcess,
     aggregation::{Aggregation, PrepareError},
     call,
-    conversion::Converter,
     create::{durability, metadata},
     custom_rules::CustomRules,
     definitions::{self, Definitions},
     document::Documents,
-    encode, event_expiry,
+    encode,
     flow::FlowControl,
     metrics::Metrics,
     outgoing::trust::{Identity, TrustError},
@@ -119,8 +118,6 @@ pub struct ApiServer {
     pub(crate) aggregation: Arc<Aggregation>,
     /// The webhooks of others, and the client that calls them.
     pub(crate) webhooks: Webhooks,
-    /// What converts custom resources between their versions.
-    pub(crate) converter: Arc<Converter>,
     /// The admission policies that clients have written.
     pub(crate) policies: AllPolicies,
     /// The rules that definitions of custom resources carry.
@@ -191,18 +188,13 @@ impl ApiServer {
         reservations.adopt().await.map_err(BuildError::Read)?;
         let shutdown = CancellationToken::new();
         tokio::spawn(reservations.clone().tidy(shutdown.clone()));
-        if !config.event_ttl.is_zero() {
-            tokio::spawn(event_expiry::expire(Arc::clone(&store), config.event_ttl, shutdown.clone()));
-        }
         let security_config = security::Config::new(&config.service_account_issuer);
         let security = Security::start(security_config, Arc::clone(&store), Arc::new(tokens), shutdown.clone())
             .await
             .map_err(BuildError::Read)?;
         let identity =
             config.webhook_identity.as_ref().map(Identity::of).transpose().map_err(BuildError::WebhookIdentity)?;
-        let webhook_client = Arc::new(WebhookClient::new(Arc::clone(&store), identity));
-        let webhooks = Webhooks::new(Arc::clone(&webhook_client));
-        let converter = Arc::new(Converter::new(webhook_client));
+        let webhooks = Webhooks::new(WebhookClient::new(Arc::clone(&store), identity));
         let flows = FlowControl::new(most_at_once(&config));
         aggregation.follow(Arc::clone(&store), Arc::clone(&catalogue), shutdown.clone()).await;
         let server = Arc::new(Self {
@@ -218,7 +210,6 @@ impl ApiServer {
             aggregation,
             flows,
             webhooks,
-            converter,
             policies: AllPolicies::default(),
             rules: CustomRules::default(),
             node_client,

@@ -8,6 +8,7 @@
 mod arbitrary;
 mod catalogue;
 mod columns;
+pub mod continue_token;
 mod convert;
 pub mod cron;
 pub mod custom;

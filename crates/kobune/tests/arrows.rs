@@ -20,6 +20,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("tools", &[]),
         ("testbed", &[]),
         ("bench", &["testbed"]),
+        ("fuzz", &["expressions", "kinds", "merge"]),
     ])
 }
 

@@ -127,6 +127,17 @@ impl Entry {
         }
     }
 
+    /// Brings the fields into the form in which the server writes them; answers whether they could be read.
+    fn normalize(&mut self) -> bool {
+        if let Fields::Written(fields) = &self.fields {
+            match FieldSet::from_fields(fields) {
+                Some(set) => self.fields = Fields::Read(set),
+                None => return false,
+            }
+        }
+        true
+    }
+
     /// The fields, to be changed.
     pub(crate) fn set(&mut self) -> &mut FieldSet {
         if let Fields::Written(fields) = &self.fields {
@@ -185,16 +196,9 @@ pub(crate) fn take(old: Option<&Value>, new: &mut Value, subresource: Option<&st
     if is_reset {
         return Vec::new();
     }
-    match read_list(given) {
-        Some(mut entries) if !entries.is_empty() => {
-            // The client may have written elements in another form than ours.
-            for entry in &mut entries {
-                entry.set();
-            }
-            entries
-        }
-        _ => of(old),
-    }
+    let mut entries = read_list(given).unwrap_or_default();
+    // The client may have written elements in another form than ours, or none that can be read.
+    if !entries.is_empty() && entries.iter_mut().all(Entry::normalize) { entries } else { of(old) }
 }
 
 /// Writes the entries into an object, in upstream's order.

@@ -49,6 +49,12 @@ fn ownership_follows_the_writer() {
         ]
     );
 
+    for unreadable in [json!({"f:data": 5}), json!({"f:data": {"f:colour": "x"}})] {
+        let mut forged = changed.clone();
+        forged["metadata"]["managedFields"][0]["fieldsV1"] = unreadable;
+        assert_eq!(update(Some(&changed), forged, "two", 30), changed, "what cannot be read is not taken");
+    }
+
     let mut reset = changed.clone();
     reset["metadata"]["managedFields"] = json!([{}]);
     assert!(owners(&update(Some(&changed), reset, "two", 30)).is_empty());
