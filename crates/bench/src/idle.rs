@@ -2,15 +2,23 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kobune_testbed::Cluster;
 
 use crate::{print, process};
 
 /// Milliseconds from the start of a fresh instance's process to the first `ok` of `/readyz`, as its log tells.
 pub fn ready_time(cluster: &Cluster) -> Result<f64> {
-    let log = cluster.log();
-    let line = log.lines().find(|line| line.contains("answers at")).context("the log says when kobune answers")?;
+    // The line is written just after the server answers, which is what the testbed waits for.
+    let limit = Instant::now() + Duration::from_secs(5);
+    let line = loop {
+        let log = cluster.log();
+        match log.lines().find(|line| line.contains("answers at")) {
+            Some(line) => break line.to_owned(),
+            None if Instant::now() > limit => bail!("the log does not say when kobune answers"),
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
     let digits = line.split("took_ms=").nth(1).context("the log says how long it took")?;
     let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
     Ok(digits.parse()?)
