@@ -4,12 +4,13 @@
 //! (`queue`) and the decision itself (`filter`, `score`, `preempt`), which is pure. Only bindings, conditions and events run
 //! beside it, so a pod that cannot be bound holds up no other pod.
 //!
-//! `node_match`, `quantity`, `labels` and `recorder` are public because the controllers above need the same rules.
+//! `node_match`, `quantity`, `labels`, `volume_match` and `recorder` are public because the controllers above need the same rules.
 
 pub mod labels;
 pub mod node_match;
 pub mod quantity;
 pub mod recorder;
+pub mod volume_match;
 
 mod cluster;
 mod decide;
