@@ -6,10 +6,11 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
-    Endpoints, Namespace, Node, PersistentVolumeClaim, ReplicationController, ResourceQuota, Service,
+    Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, ReplicationController, ResourceQuota, Service,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kobune_scheduler::recorder::Recorder;
 use kube::runtime::watcher;
 use parking_lot::RwLock;
@@ -42,6 +43,8 @@ pub struct Caches {
     pub replication_controllers: Arc<Store<ReplicationController>>,
     pub controller_revisions: Arc<Store<ControllerRevision>>,
     pub claims: Arc<Store<PersistentVolumeClaim>>,
+    pub volumes: Arc<Store<PersistentVolume>>,
+    pub storage_classes: Arc<Store<StorageClass>>,
     pub quotas: Arc<Store<ResourceQuota>>,
 }
 
@@ -136,6 +139,8 @@ impl Context {
         self.follow::<ReplicationController, _>("replicationcontrollers", &caches.replication_controllers);
         self.follow::<ControllerRevision, _>("controllerrevisions", &caches.controller_revisions);
         self.follow::<PersistentVolumeClaim, _>("persistentvolumeclaims", &caches.claims);
+        self.follow::<PersistentVolume, _>("persistentvolumes", &caches.volumes);
+        self.follow::<StorageClass, _>("storageclasses", &caches.storage_classes);
         self.follow::<ResourceQuota, _>("resourcequotas", &caches.quotas);
     }
 

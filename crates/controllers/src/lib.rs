@@ -17,15 +17,18 @@ mod discovery;
 mod disruption;
 mod endpoint_slice;
 mod endpoints;
+mod ephemeral_volume;
 mod garbage_collector;
 mod hash;
 mod informer;
 mod job;
+mod local_provisioner;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
 mod object;
 mod ownership;
+mod persistent_volume;
 mod pod;
 mod pod_control;
 mod pod_garbage_collector;
@@ -40,6 +43,7 @@ mod service_endpoints;
 mod share;
 mod stateful_set;
 mod ttl_after_finished;
+mod volume_protection;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -127,6 +131,10 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     node_lifecycle::start(&context);
     node_ipam::start(&context)?;
     pod_garbage_collector::start(&context);
+    persistent_volume::start(&context);
+    volume_protection::start(&context);
+    ephemeral_volume::start(&context);
+    local_provisioner::start(&context);
     garbage_collector::start(&context);
     bootstrap_tokens::start(&context);
     if let Some(tokens) = &context.config.service_account_tokens {

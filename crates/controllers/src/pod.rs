@@ -40,6 +40,21 @@ struct SpecInput {
     tolerations: Option<Vec<Toleration>>,
     affinity: Option<Affinity>,
     scheduling_gates: Option<Vec<PodSchedulingGate>>,
+    volumes: Option<Vec<VolumeInput>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct VolumeInput {
+    name: String,
+    persistent_volume_claim: Option<ClaimInput>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimInput {
+    claim_name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -138,6 +153,15 @@ pub struct NamedPort {
     pub protocol: Box<str>,
 }
 
+/// A claim that a pod uses as a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimUse {
+    /// The claim's name.
+    pub claim: Box<str>,
+    /// The volume's name, when the claim is made for this pod alone.
+    pub ephemeral: Option<Box<str>>,
+}
+
 /// One pod.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pod {
@@ -189,6 +213,8 @@ pub struct Pod {
     pub finished: Option<Timestamp>,
     /// Tolerations of taints that evict.
     pub tolerations: Box<[Toleration]>,
+    /// Claims that it uses.
+    pub claims: Box<[ClaimUse]>,
 }
 
 impl From<PodInput> for Pod {
@@ -227,6 +253,15 @@ impl From<PodInput> for Pod {
                 .map(|(key, value)| (key.clone(), value.clone()))
                 .collect()
         });
+        let name = metadata.name.as_deref().unwrap_or_default();
+        let claims = spec.volumes.iter().flatten().filter_map(|volume| match &volume.persistent_volume_claim {
+            Some(source) => Some(ClaimUse { claim: source.claim_name.as_str().into(), ephemeral: None }),
+            None => volume.ephemeral.map(|_| ClaimUse {
+                claim: format!("{name}-{}", volume.name).into(),
+                ephemeral: Some(volume.name.as_str().into()),
+            }),
+        });
+        let claims = claims.collect();
         let statuses = status.container_statuses.as_deref().unwrap_or_default();
         let text = |text: Option<String>| text.filter(|text| !text.is_empty()).map(String::into_boxed_str);
         Self {
@@ -261,6 +296,7 @@ impl From<PodInput> for Pod {
                 .fold(0, |sum, container| sum.saturating_add(container.restart_count)),
             started: status.start_time.map(|time| time.0),
             finished: statuses.iter().filter_map(|c| Some(c.state.terminated.as_ref()?.finished_at.as_ref()?.0)).max(),
+            claims,
             target: spec.affinity.as_ref().and_then(target),
             node: text(spec.node_name),
             hostname: text(spec.hostname),

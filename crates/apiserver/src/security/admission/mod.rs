@@ -4,12 +4,14 @@
 //! themselves through [`Security`]; what is not about their kind costs them one comparison.
 
 mod certificates;
+mod claim_resize;
 mod default_class;
 mod default_toleration_seconds;
 mod fields;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
+mod object_in_use_protection;
 mod pod_security;
 mod priority;
 mod resource_quota;
@@ -123,6 +125,9 @@ pub(super) async fn mutate(
             taint_nodes_by_condition::admit(object);
         } else if request.is_for("", "persistentvolumeclaims") {
             default_class::admit_claim(&security.lookup, object).await?;
+            object_in_use_protection::admit(request.resource, object);
+        } else if request.is_for("", "persistentvolumes") {
+            object_in_use_protection::admit(request.resource, object);
         } else if request.is_for("networking.k8s.io", "ingresses") {
             default_class::admit_ingress(&security.lookup, object).await?;
         }
@@ -150,6 +155,9 @@ pub(super) async fn validate(
             security.rbac.with_index(|index| {
                 rbac::check_escalation(index, request.user, request.resource, request.namespace, object, old)
             })?;
+        }
+        if let Some(old) = old.filter(|_| request.is_for("", "persistentvolumeclaims")) {
+            claim_resize::validate(&security.lookup, request, object, old).await?;
         }
         limit_ranger::validate(&security.lookup, request, object, old).await?;
         warnings = pod_security::validate(&security.lookup, request, object, old).await?;
