@@ -15,6 +15,7 @@ use crate::quantity::Amount;
 use crate::references::References;
 use crate::resolv::Dns;
 use crate::services::Services;
+use crate::volumes::local::LocalVolumes;
 
 /// What all workers of a node share.
 pub struct Context {
@@ -30,6 +31,8 @@ pub struct Context {
     pub services: Services,
     /// The TLS client for probes: probes do not check certificates.
     pub probe_tls: Arc<rustls::ClientConfig>,
+    /// Volumes on the node's own disk.
+    pub locals: LocalVolumes,
 }
 
 impl Context {

@@ -17,6 +17,7 @@ use crate::machine::read_machine;
 use crate::pods::{self, Pods};
 use crate::references::References;
 use crate::services::Services;
+use crate::volumes::local::LocalVolumes;
 use crate::{probe_tls, register};
 
 /// Why a node can't be built.
@@ -81,6 +82,7 @@ impl Node {
             events: recorder,
             machine: read_machine(),
             probe_tls,
+            locals: LocalVolumes::new(config.data_dir.join("volumes")),
             config,
         });
         Ok(Arc::new(Node { context, pods: Arc::default(), port, parts: Mutex::new(Some((listener, writer))) }))
@@ -97,12 +99,19 @@ impl Node {
         let context = &self.context;
         let server = Arc::new(Server { context: Arc::clone(context), pods: Arc::clone(&self.pods) });
         let client = context.config.client.clone();
+        let for_locals = Arc::clone(context);
+        let deletions = tokio::task::spawn_blocking(move || {
+            if let Err(error) = for_locals.locals.finish_deletions() {
+                tracing::warn!(error = &error as &dyn std::error::Error, "local volumes that were being deleted are still there");
+            }
+        });
         // Each has a task of its own: a slow one holds up no other, heartbeats least of all.
         let parts = [
             ("the heartbeat", tokio::spawn(register::keep_lease(Arc::clone(context), token.clone()))),
             ("the node's status", tokio::spawn(register::keep_status(Arc::clone(context), self.port, token.clone()))),
             ("the event writer", tokio::spawn(writer.run(client.clone(), context.config.name.clone(), token.clone()))),
             ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
+            ("the clean-up of local volumes", deletions),
             ("the pods", tokio::spawn(pods::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
             ("the HTTP API", tokio::spawn(server.run(listener, token.clone()))),
         ];

@@ -3,6 +3,7 @@
 //! The API server passes upgrades through byte for byte, so the streaming protocols of clients end here.
 
 mod access;
+mod local_volumes;
 mod metrics;
 mod port_forward;
 mod query;
@@ -164,6 +165,9 @@ impl Server {
             }
             (_, [verb @ ("exec" | "attach"), namespace, name, .., container]) if parts.len() >= 4 => {
                 streaming::remote(&self, request, verb, namespace, name, container, &query).await
+            }
+            (&Method::PUT | &Method::DELETE, ["localVolumes", name]) => {
+                local_volumes::change(&self, request, name).await
             }
             (_, ["portForward", namespace, name, ..]) => {
                 streaming::port_forward(&self, request, namespace, name, &query).await

@@ -4,8 +4,13 @@
 //! them touches the disk.
 
 pub mod atomic;
+pub mod claims;
 pub mod content;
 pub mod host_path;
+pub mod local;
+mod loops;
+mod ownership;
+mod quota;
 pub mod tokens;
 
 use std::collections::BTreeMap;
@@ -15,7 +20,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
-use kobune_runtime::{Mount, MountPropagation};
+use kobune_runtime::{Device, Mount, MountPropagation};
 use nix::mount::{MntFlags, MsFlags};
 
 use crate::env::expand;
@@ -32,6 +37,9 @@ pub enum VolumeError {
     /// The host's path is not what the volume says.
     #[error(transparent)]
     HostPath(#[from] host_path::HostPathError),
+    /// A volume on the node's own disk can't be had.
+    #[error(transparent)]
+    Local(#[from] local::LocalError),
     /// A folder, file or mount failed.
     #[error("failed to {action} {}: {source}", path.display())]
     Io {
@@ -52,7 +60,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Volume
     move |source| VolumeError::Io { action, path, source }
 }
 
-/// The folder of a volume below the pod's folder; `None` for host paths, which have none.
+/// The folder of a volume below the pod's folder; `None` for host paths and claims, which have none.
 fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeError> {
     let plugin = if volume.empty_dir.is_some() {
         "kubernetes.io~empty-dir"
@@ -64,7 +72,7 @@ fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeErro
         "kubernetes.io~downward-api"
     } else if volume.projected.is_some() {
         "kubernetes.io~projected"
-    } else if volume.host_path.is_some() {
+    } else if volume.host_path.is_some() || volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
         return Ok(None);
     } else {
         return Err(VolumeError::Unsupported(plugin_name(volume)));
@@ -73,14 +81,10 @@ fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeErro
 }
 
 fn plugin_name(volume: &Volume) -> &'static str {
-    if volume.persistent_volume_claim.is_some() {
-        "persistentVolumeClaim"
-    } else if volume.csi.is_some() {
+    if volume.csi.is_some() {
         "csi"
     } else if volume.nfs.is_some() {
         "nfs"
-    } else if volume.ephemeral.is_some() {
-        "ephemeral"
     } else if volume.image.is_some() {
         "image"
     } else {
@@ -147,8 +151,9 @@ fn mount_tmpfs(path: &Path, size: Option<i64>, mode: &str) -> Result<(), VolumeE
         .map_err(|errno| failed("mount memory at", path)(errno.into()))
 }
 
-/// Unmounts and removes everything below a pod's `volumes`. Blocks.
+/// Unmounts and removes everything below a pod's `volumes`, and lets go of its claims. Blocks.
 pub fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
+    claims::tear_down(pod_dir)?;
     for plugin in list(&pod_dir.join("volumes"))? {
         for volume in list(&plugin)? {
             for _ in 0..8 {
@@ -213,6 +218,47 @@ pub enum MountError {
     /// A kind of volume this node does not have.
     #[error(transparent)]
     Volume(#[from] VolumeError),
+    /// A volume of files is wanted as a device, or the other way round.
+    #[error("volume {volume} has volumeMode {mode}, but is specified in {list}")]
+    Mode {
+        /// The volume.
+        volume: String,
+        /// What it is.
+        mode: &'static str,
+        /// Where the container mentions it.
+        list: &'static str,
+    },
+}
+
+/// What a volume's claim stands for; it was looked up when the pod's volumes were set up.
+fn claimed(pod_dir: &Path, volume: &Volume) -> Result<claims::Found, VolumeError> {
+    let known = claims::known(pod_dir, &volume.name).and_then(|found| {
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("volume {} is not set up", volume.name)))
+    });
+    known.map_err(failed("read what is known of the volumes in", pod_dir))
+}
+
+/// The block devices of a container for the runtime. Blocks.
+pub fn devices(pod_dir: &Path, owner: &Pod, container: &Container) -> Result<Vec<Device>, MountError> {
+    let volumes = pod::spec(owner).volumes.as_deref().unwrap_or_default();
+    let wanted = container.volume_devices.iter().flatten();
+    wanted
+        .map(|wanted| {
+            let volume = volumes.iter().find(|volume| volume.name == wanted.name).ok_or_else(|| {
+                MountError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() }
+            })?;
+            let found = claimed(pod_dir, volume)?;
+            if !found.block {
+                let volume = volume.name.clone();
+                return Err(MountError::Mode { volume, mode: "Filesystem", list: "volumeDevices" });
+            }
+            Ok(Device {
+                host_path: found.path,
+                container_path: PathBuf::from(&wanted.device_path),
+                permissions: if found.read_only { "r" } else { "mrw" }.to_owned(),
+            })
+        })
+        .collect()
 }
 
 /// The mounts of a container for the runtime; makes sub paths that do not exist. Blocks.
@@ -238,9 +284,20 @@ fn one_mount(
     let volume = volumes
         .get(wanted.name.as_str())
         .ok_or_else(|| MountError::NoVolume { volume: wanted.name.clone(), container: container.name.clone() })?;
+    let mut locked = false;
     let root = match &volume.host_path {
         Some(source) => PathBuf::from(&source.path),
-        None => folder(pod_dir, volume)?.unwrap_or_default(),
+        None => match folder(pod_dir, volume)? {
+            Some(folder) => folder,
+            None => {
+                let found = claimed(pod_dir, volume)?;
+                if found.block {
+                    return Err(MountError::Mode { volume: volume.name.clone(), mode: "Block", list: "volumeMounts" });
+                }
+                locked = found.read_only;
+                found.path
+            }
+        },
     };
     let files = volume.config_map.is_some()
         || volume.secret.is_some()
@@ -260,7 +317,7 @@ fn one_mount(
     };
     let container_path =
         if wanted.mount_path.starts_with('/') { wanted.mount_path.clone() } else { format!("/{}", wanted.mount_path) };
-    let read_only = wanted.read_only.unwrap_or(false) || files;
+    let read_only = wanted.read_only.unwrap_or(false) || files || locked;
     Ok(Mount {
         host_path,
         container_path: container_path.into(),

@@ -15,6 +15,7 @@ use crate::references::Held;
 use crate::resolv::{host_name, hosts_file, pod_dns};
 use crate::resources::{pod_resources, qos_class};
 use crate::security::common_user;
+use crate::volumes::claims::{Found, claim_name};
 use crate::volumes::content::Sources;
 use crate::volumes::tokens::Tokens;
 use crate::volumes::{self};
@@ -40,6 +41,7 @@ pub async fn set_up_volumes(
         context.events.pod(owner, Severity::Warning, "FailedMount", message.clone());
         return Err(message);
     }
+    let found = look_up_claims(context, owner).await?;
     let texts = tokens.texts();
     let (context_, owner_, held_) = (Arc::clone(context), Arc::clone(owner), held.clone());
     let around = context.surroundings(owner, pod_ips);
@@ -56,7 +58,12 @@ pub async fn set_up_volumes(
         };
         let mut failed = None;
         for volume in spec.volumes.iter().flatten() {
-            if let Err(error) = volumes::set_up(&pod_dir, &owner, volume, &sources) {
+            let found = found.iter().find(|(name, _)| *name == volume.name).map(|(_, found)| found.clone());
+            let made = match found {
+                Some(found) => volumes::claims::set_up(&pod_dir, &owner, volume, found, &context.locals),
+                None => volumes::set_up(&pod_dir, &owner, volume, &sources),
+            };
+            if let Err(error) = made {
                 let message = format!("MountVolume.SetUp failed for volume \"{}\" : {error}", volume.name);
                 context.events.pod(&owner, Severity::Warning, "FailedMount", message.clone());
                 failed = Some(message);
@@ -65,6 +72,39 @@ pub async fn set_up_volumes(
         failed.map_or(Ok(()), Err)
     });
     work.await.map_err(|error| error.to_string())?
+}
+
+/// What the pod's claims stand for, by volume: as it was found before, or as the API server says it. The error has been told
+/// as an event.
+async fn look_up_claims(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Vec<(String, Found)>, String> {
+    let pod_dir = context.pod_dir(pod::uid(owner));
+    let mut all = Vec::new();
+    for volume in pod::spec(owner).volumes.iter().flatten() {
+        if claim_name(owner, volume).is_none() {
+            continue;
+        }
+        let (folder, name) = (pod_dir.clone(), volume.name.clone());
+        let known = tokio::task::spawn_blocking(move || volumes::claims::known(&folder, &name)).await;
+        let known = known.map_err(|error| error.to_string())?;
+        let found = match known {
+            Ok(Some(known)) => Ok(Some(known)),
+            // What can't be read is found out anew.
+            Ok(None) | Err(_) => volumes::claims::look_up(&context.config.client, owner, volume).await,
+        };
+        match found {
+            Ok(found) => all.extend(found.map(|found| (volume.name.clone(), found))),
+            Err(error) => {
+                let name = claim_name(owner, volume).unwrap_or_default();
+                let message = format!(
+                    "Unable to attach or mount volumes: error processing PVC {}/{name}: {error}",
+                    pod::namespace(owner)
+                );
+                context.events.pod(owner, Severity::Warning, "FailedMount", message.clone());
+                return Err(message);
+            }
+        }
+    }
+    Ok(all)
 }
 
 fn host_ports(owner: &Pod) -> Vec<HostPort> {

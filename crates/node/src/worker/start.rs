@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
 
-use kobune_runtime::{ContainerConfig, ContainerId, Image, ImageError, Mount, Reference, SandboxId};
+use kobune_runtime::{ContainerConfig, ContainerId, Device, Image, ImageError, Mount, Reference, SandboxId};
 
 use crate::backoff::go_duration;
 use crate::context::Context;
@@ -234,9 +234,10 @@ impl Starter {
             mounts.extend(
                 termination_mount(&blocking_dir, &wanted, attempt, &mounts).map_err(|error| error.to_string())?,
             );
-            Ok::<Vec<Mount>, String>(mounts)
+            let devices = volumes::devices(&blocking_dir, &owner, &wanted).map_err(|error| error.to_string())?;
+            Ok::<(Vec<Mount>, Vec<Device>), String>((mounts, devices))
         });
-        let mounts = mounts.await.map_err(|error| bad(error.to_string()))?.map_err(bad)?;
+        let (mounts, devices) = mounts.await.map_err(|error| bad(error.to_string()))?.map_err(bad)?;
         let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let words = |list: &Option<Vec<String>>| -> Option<Vec<String>> {
             let list = list.as_ref().filter(|list| !list.is_empty())?;
@@ -255,7 +256,7 @@ impl Starter {
             args: words(&container.args),
             working_dir: container.working_dir.clone().filter(|folder| !folder.is_empty()),
             mounts,
-            devices: Vec::new(),
+            devices,
             labels: [
                 ("io.kubernetes.container.name", container.name.clone()),
                 ("io.kubernetes.pod.name", pod::name(&self.pod).to_owned()),
