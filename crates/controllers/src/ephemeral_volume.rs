@@ -59,7 +59,12 @@ async fn pass(context: Arc<Context>, key: ObjectKey) -> Result<Revisit, PassErro
             if !is_for(&claim, &pod) {
                 let message = format!("PVC {claim_key} was not created for pod {key} (pod is not owner)");
                 let recorder = context.recorder.for_component("ephemeral_volume");
-                recorder.event(&pod.reference(), Severity::Warning, "FailedBinding", format!("ephemeral volume: {message}"));
+                recorder.event(
+                    &pod.reference(),
+                    Severity::Warning,
+                    "FailedBinding",
+                    format!("ephemeral volume: {message}"),
+                );
                 return Err(PassError::Object { what: message });
             }
             continue;
@@ -133,7 +138,10 @@ mod tests {
         let made = claim(&whole, "scratch", "p-scratch").expect("a claim");
         assert!(is_for(&made, &kept));
         assert_eq!(made.metadata.labels.expect("labels")["a"], "b");
-        let gone = pod("p", json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"volumes": [{"name": "v", "ephemeral": {}}]}}));
+        let gone = pod(
+            "p",
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "spec": {"volumes": [{"name": "v", "ephemeral": {}}]}}),
+        );
         assert!(!wants_claims(&gone));
     }
 }

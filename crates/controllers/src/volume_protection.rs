@@ -86,13 +86,7 @@ async fn volume(context: Arc<Context>, key: ObjectKey) -> Result<Revisit, PassEr
 }
 
 /// Puts a finalizer on or takes it off; refused when the object has changed since.
-pub async fn set<K>(
-    api: &Api<K>,
-    store: &Store<K>,
-    object: &K,
-    finalizer: &str,
-    on: bool,
-) -> Result<(), PassError>
+pub async fn set<K>(api: &Api<K>, store: &Store<K>, object: &K, finalizer: &str, on: bool) -> Result<(), PassError>
 where
     K: Resource<DynamicType = ()> + Cached + Clone + DeserializeOwned + std::fmt::Debug,
 {
@@ -103,7 +97,8 @@ where
         finalizers.push(finalizer.to_owned());
     }
     let last = finalizers.is_empty() && object.deleting();
-    let change = json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers}});
+    let change =
+        json!({"metadata": {"uid": meta.uid, "resourceVersion": meta.resource_version, "finalizers": finalizers}});
     let name = meta.name.as_deref().unwrap_or_default();
     match api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await {
         // With its last finalizer a deleted object goes.

@@ -102,7 +102,10 @@ impl Node {
         let for_locals = Arc::clone(context);
         let deletions = tokio::task::spawn_blocking(move || {
             if let Err(error) = for_locals.locals.finish_deletions() {
-                tracing::warn!(error = &error as &dyn std::error::Error, "local volumes that were being deleted are still there");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "local volumes that were being deleted are still there"
+                );
             }
         });
         // Each has a task of its own: a slow one holds up no other, heartbeats least of all.

@@ -9,6 +9,7 @@ use crate::labels::Labels;
 use crate::pod::PodInfo;
 use crate::quantity;
 use crate::resources::Resources;
+use crate::volumes::Volumes;
 
 /// What of a Node matters for scheduling; two that are equal give equal decisions.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -79,6 +80,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<Arc<str>, NodeState>,
     /// Labels of namespaces, for affinity terms that select namespaces.
     pub namespaces: HashMap<Arc<str>, Labels>,
+    /// Claims, volumes and storage classes.
+    pub volumes: Volumes,
     /// The node of each counted pod.
     place: HashMap<Arc<str>, Arc<str>>,
     /// Pods that keep others away or attract them; usually none, which makes most checks free.

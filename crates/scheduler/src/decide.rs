@@ -27,6 +27,16 @@ pub enum Decision {
 
 /// Decides about one pod. `pick` breaks ties between nodes.
 pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usize) -> Decision {
+    let nodes = cluster.known().count();
+    if let Err(why) = cluster.volumes.question(pod)
+        && nodes > 0
+    {
+        let message = format!(
+            "0/{nodes} nodes are available: {why}. preemption: 0/{nodes} nodes are available: {nodes} Preemption is not \
+             helpful for scheduling."
+        );
+        return Decision::Wait { message, obstacles: obstacle::VOLUMES, preemption: None };
+    }
     let none = Constraints::default();
     let constraints = pod.constraints.as_deref().unwrap_or(&none);
     let question = Question::new(pod, constraints, cluster);
@@ -89,6 +99,61 @@ mod tests {
             "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: \
              1 Preemption is not helpful for scheduling."
         );
+    }
+
+    #[test]
+    fn pods_wait_for_their_claims() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(&node("n", json!({}), json!({}), json!({"cpu": "2", "pods": "10"})));
+        let user = pod("p", json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]}));
+        let claim = |spec: serde_json::Value| {
+            let mut spec = spec;
+            spec["storageClassName"] = json!("gold");
+            serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "default"}, "spec": spec}))
+                .expect("a claim")
+        };
+        let word = |cluster: &Cluster| match decide(&user, cluster, |_| 0) {
+            Decision::Bind(node) => node.to_string(),
+            Decision::Wait { message, obstacles, .. } => {
+                assert_eq!(obstacles, obstacle::VOLUMES);
+                message
+            }
+        };
+        assert_eq!(
+            word(&cluster),
+            "0/1 nodes are available: persistentvolumeclaim \"c\" not found. preemption: 0/1 nodes are available: \
+             1 Preemption is not helpful for scheduling."
+        );
+        cluster.volumes.set_claim(claim(json!({})));
+        assert!(word(&cluster).contains("pod has unbound immediate PersistentVolumeClaims"));
+        let class = json!({"metadata": {"name": "gold"}, "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
+        cluster.volumes.set_class(serde_json::from_value(class).expect("a class"));
+        assert!(word(&cluster).starts_with(
+            "0/1 nodes are available: 1 node(s) didn't find available persistent volumes to bind. preemption"
+        ));
+        let class = json!({"metadata": {"name": "gold"}, "provisioner": "local.kobune.dev", "volumeBindingMode": "WaitForFirstConsumer"});
+        cluster.volumes.set_class(serde_json::from_value(class).expect("a class"));
+        assert_eq!(word(&cluster), "n");
+    }
+
+    #[test]
+    fn claims_of_one_pod_keep_others_away() {
+        let mut cluster = Cluster::default();
+        cluster.set_node(&node("n", json!({}), json!({}), json!({"cpu": "2", "pods": "10"})));
+        let user =
+            |name: &str| pod(name, json!({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]}));
+        let claim = json!({"metadata": {"name": "c", "namespace": "default", "annotations": {"pv.kubernetes.io/bind-completed": "yes"}},
+            "spec": {"volumeName": "v", "accessModes": ["ReadWriteOncePod"]}});
+        cluster.volumes.set_claim(serde_json::from_value(claim).expect("a claim"));
+        cluster
+            .volumes
+            .set_volume(serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": {}})).expect("a volume"));
+        assert!(matches!(decide(&user("first"), &cluster, |_| 0), Decision::Bind(_)));
+        let mut first = user("first");
+        first.node = Some("n".into());
+        cluster.place(Arc::new(first));
+        let Decision::Wait { message, .. } = decide(&user("second"), &cluster, |_| 0) else { panic!("it is taken") };
+        assert!(message.contains(crate::volumes::IN_USE), "{message}");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use crate::cluster::{Cluster, NodeFacts, NodeState};
 use crate::node_match;
 use crate::pod::{Constraints, PodInfo};
-use crate::{pod_affinity, spread};
+use crate::volume_match::Place;
+use crate::{pod_affinity, spread, volumes};
 
 /// Kinds of obstacles as bits, so that a waiting pod knows which events could help it.
 pub mod obstacle {
@@ -24,6 +25,8 @@ pub mod obstacle {
     pub const BINDING: u16 = 32;
     /// There is no node at all.
     pub const NO_NODES: u16 = 64;
+    /// Claims and volumes.
+    pub const VOLUMES: u16 = 1024;
 }
 
 /// Why a node does not do.
@@ -51,16 +54,21 @@ pub struct Question<'c> {
     pub constraints: &'c Constraints,
     pod_affinity: pod_affinity::Counts,
     spread: spread::Counts<'c>,
+    volumes: Option<volumes::Question<'c>>,
+    /// Another pod has a claim that only one pod may have at a time.
+    claim_taken: bool,
 }
 
 impl<'c> Question<'c> {
     /// Looks at the whole cluster once.
-    pub fn new(pod: &'c PodInfo, constraints: &'c Constraints, cluster: &Cluster) -> Self {
+    pub fn new(pod: &'c PodInfo, constraints: &'c Constraints, cluster: &'c Cluster) -> Self {
         Self {
             pod,
             constraints,
             pod_affinity: pod_affinity::Counts::new(pod, constraints, cluster),
             spread: spread::Counts::new(pod, constraints, cluster),
+            volumes: cluster.volumes.question(pod).ok().filter(|volumes| !volumes.is_free()),
+            claim_taken: claim_taken(pod, cluster),
         }
     }
 
@@ -69,6 +77,18 @@ impl<'c> Question<'c> {
         self.node_itself(name, facts)?;
         self.ports(state)?;
         resources(self.pod, state, facts)?;
+        if self.claim_taken {
+            return Err(Rejection {
+                reasons: vec![volumes::IN_USE.into()],
+                obstacle: obstacle::VOLUMES,
+                resolvable: false,
+            });
+        }
+        if let Some(volumes) = &self.volumes
+            && let Err(reason) = volumes.ask(Place { name, labels: &facts.labels })
+        {
+            return Err(Rejection { reasons: vec![reason.into()], obstacle: obstacle::VOLUMES, resolvable: false });
+        }
         if !self.spread.satisfied(name, facts) {
             let reasons = vec![self.spread.reason(facts).into()];
             let resolvable = !self.spread.lacks_label(facts);
@@ -111,6 +131,17 @@ impl<'c> Question<'c> {
         }
         Ok(())
     }
+}
+
+/// Whether a pod that is placed already has a claim of this pod that only one may have.
+fn claim_taken(pod: &PodInfo, cluster: &Cluster) -> bool {
+    let exclusive = cluster.volumes.exclusive(pod);
+    !exclusive.is_empty()
+        && cluster.nodes.values().flat_map(|node| node.pods.values()).any(|other| {
+            other.namespace == pod.namespace
+                && other.uid != pod.uid
+                && other.claims.iter().any(|used| exclusive.contains(&&*used.name))
+        })
 }
 
 fn resources(pod: &PodInfo, state: &NodeState, facts: &NodeFacts) -> Result<(), Rejection> {

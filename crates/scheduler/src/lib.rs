@@ -23,6 +23,7 @@ mod resources;
 mod scheduler;
 mod score;
 mod spread;
+mod volumes;
 
 use tokio_util::sync::CancellationToken;
 

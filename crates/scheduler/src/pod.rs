@@ -19,6 +19,7 @@ use serde::Deserialize;
 
 use crate::labels::Labels;
 use crate::resources::Resources;
+use crate::volumes::ClaimUse;
 
 /// CPU that a container without a request counts with when nodes are compared, as upstream.
 const DEFAULT_CPU: i64 = 100;
@@ -51,6 +52,21 @@ struct SpecInput {
     priority: Option<i32>,
     preemption_policy: Option<String>,
     host_network: Option<bool>,
+    volumes: Option<Vec<VolumeInput>>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct VolumeInput {
+    name: String,
+    persistent_volume_claim: Option<ClaimInput>,
+    ephemeral: Option<serde::de::IgnoredAny>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ClaimInput {
+    claim_name: String,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -165,6 +181,8 @@ pub struct PodInfo {
     pub terminating: bool,
     /// Whether scheduling gates hold it back.
     pub gated: bool,
+    /// Claims it uses as volumes.
+    pub claims: Box<[ClaimUse]>,
     /// `None` on a bound pod without pod affinity, where nothing reads it again.
     pub constraints: Option<Box<Constraints>>,
 }
@@ -247,9 +265,18 @@ impl PodInput {
             });
         let ports = ports.collect();
         let images = init.iter().chain(&spec.containers).filter_map(|container| container.image.clone()).collect();
+        let name = metadata.name.unwrap_or_default();
+        let claims = spec.volumes.iter().flatten().filter_map(|volume| match &volume.persistent_volume_claim {
+            Some(source) => Some(ClaimUse { name: source.claim_name.as_str().into(), ephemeral: false }),
+            None => {
+                volume.ephemeral.map(|_| ClaimUse { name: format!("{name}-{}", volume.name).into(), ephemeral: true })
+            }
+        });
+        let claims = claims.collect();
         let mut info = PodInfo {
             namespace: metadata.namespace.unwrap_or_default().into(),
-            name: metadata.name.unwrap_or_default().into(),
+            name: name.into(),
+            claims,
             uid: metadata.uid.unwrap_or_default().into(),
             labels: metadata.labels.as_ref().into(),
             node,

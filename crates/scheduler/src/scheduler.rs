@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use futures::{Stream, StreamExt};
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{
+    Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
+};
+use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::PartialObjectMeta;
@@ -26,15 +29,20 @@ use crate::queue::Queue;
 use crate::recorder::{Recorder, Severity};
 use crate::{Config, Error};
 
+mod volume_events;
+
+use volume_events::Awaiting;
+
 /// Bindings on their way at once; beyond that pods wait in the queue, where their order still counts.
 const BINDINGS: usize = 128;
 /// Pods decided about before watch events get their turn again.
 const BATCH: usize = 64;
 
-/// How a binding went.
+/// How a binding went, or a write of volumes that comes before it.
 struct Outcome {
     pod: Arc<PodInfo>,
     node: Arc<str>,
+    of_volumes: bool,
     result: Result<(), kube::Error>,
 }
 
@@ -48,6 +56,9 @@ struct Scheduler {
     writes: JoinSet<()>,
     /// Pods we gave a node that the watch has not confirmed yet.
     assumed: HashSet<Arc<str>>,
+    /// Pods that have a node and wait there for their claims.
+    awaiting: Awaiting,
+    volumes_known: volume_events::Known,
     /// What a restarted watch has named so far.
     listed_pods: HashSet<Arc<str>>,
     listed_nodes: HashSet<Arc<str>>,
@@ -76,6 +87,9 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
     let mut pods = steady(watcher::watcher(Api::<PodInput>::all(client.clone()), settings()));
     let mut nodes = steady(watcher::watcher(Api::<Node>::all(client.clone()), settings()));
     let mut namespaces = steady(watcher::watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), settings()));
+    let mut claims = steady(watcher::watcher(Api::<PersistentVolumeClaim>::all(client.clone()), settings()));
+    let mut volumes = steady(watcher::watcher(Api::<PersistentVolume>::all(client.clone()), settings()));
+    let mut classes = steady(watcher::watcher(Api::<StorageClass>::all(client.clone()), settings()));
     let (recorder, writer) = Recorder::new(client.clone(), "default-scheduler");
     let mut scheduler = Scheduler {
         client,
@@ -86,6 +100,8 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
         bindings: JoinSet::new(),
         writes: JoinSet::new(),
         assumed: HashSet::new(),
+        awaiting: Awaiting::default(),
+        volumes_known: volume_events::Known::default(),
         listed_pods: HashSet::new(),
         listed_nodes: HashSet::new(),
         nodes_known: false,
@@ -94,13 +110,19 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
     scheduler.writes.spawn(writer);
     loop {
         let more = scheduler.schedule();
-        let wake = scheduler.queue.next_wake();
+        let wake = scheduler.queue.next_wake().into_iter().chain(scheduler.awaiting.next_deadline()).min();
+        scheduler.expire_awaiting();
         // Each arm is a stream, a join set or a timer: dropping it before it is ready loses nothing.
         tokio::select! {
             biased;
             () = token.cancelled() => return Ok(()),
             event = nodes.next() => scheduler.node_event(event.ok_or(Error::WatchEnded { kind: "nodes" })?),
             event = namespaces.next() => scheduler.namespace_event(event.ok_or(Error::WatchEnded { kind: "namespaces" })?),
+            event = classes.next() => scheduler.class_event(event.ok_or(Error::WatchEnded { kind: "storageclasses" })?),
+            event = volumes.next() => scheduler.volume_event(event.ok_or(Error::WatchEnded { kind: "persistentvolumes" })?),
+            event = claims.next() => {
+                scheduler.claim_event(event.ok_or(Error::WatchEnded { kind: "persistentvolumeclaims" })?);
+            }
             Some(outcome) = scheduler.bindings.join_next() => scheduler.bound(outcome),
             Some(done) = scheduler.writes.join_next() => {
                 if let Err(error) = done {
@@ -117,6 +139,14 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
 async fn sleep_until(wake: Option<Instant>) {
     let left = wake.map_or(Duration::MAX, |wake| wake.saturating_duration_since(Instant::now()));
     tokio::time::sleep(left).await;
+}
+
+/// What the API server said, or why it was not asked.
+fn words(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) => status.message.clone(),
+        other => other.to_string(),
+    }
 }
 
 impl Scheduler {
@@ -223,11 +253,13 @@ impl Scheduler {
 
     fn pod_gone(&mut self, uid: &Arc<str>) {
         self.assumed.remove(uid);
+        self.awaiting.remove(uid);
+        self.cluster.volumes.release(uid);
         self.queue.remove(uid);
         self.cluster.withdraw(uid);
         if self.cluster.unplace(uid).is_some() {
             self.queue.helped(
-                obstacle::RESOURCES | obstacle::PORTS | obstacle::POD_AFFINITY | obstacle::SPREAD,
+                obstacle::RESOURCES | obstacle::PORTS | obstacle::POD_AFFINITY | obstacle::SPREAD | obstacle::VOLUMES,
                 Instant::now(),
             );
         }
@@ -236,7 +268,7 @@ impl Scheduler {
     /// Decides about waiting pods. Says whether more of them wait right now.
     fn schedule(&mut self) -> bool {
         // Without all nodes and pods any answer would be a guess.
-        if !(self.nodes_known && self.pods_known) {
+        if !(self.nodes_known && self.pods_known && self.volumes_known.all()) {
             return false;
         }
         for _ in 0..BATCH {
@@ -264,6 +296,13 @@ impl Scheduler {
         placed.settle();
         self.cluster.place(Arc::new(placed));
         self.assumed.insert(pod.uid.clone());
+        if self.await_volumes(&pod, &node) {
+            return;
+        }
+        self.send_binding(pod, node);
+    }
+
+    fn send_binding(&mut self, pod: Arc<PodInfo>, node: Arc<str>) {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
         self.bindings.spawn(async move {
             let binding = Binding {
@@ -287,30 +326,34 @@ impl Scheduler {
                     &binding,
                 )
                 .await;
-            Outcome { pod, node, result: result.map(|_| ()) }
+            Outcome { pod, node, of_volumes: false, result: result.map(|_| ()) }
         });
     }
 
     fn bound(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
-        let Outcome { pod, node, result } = match outcome {
+        let Outcome { pod, node, of_volumes, result } = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a binding panicked");
                 return;
             }
         };
+        if of_volumes {
+            // When it went well, the claims' own changes say how it goes on.
+            if let Err(error) = result {
+                self.volumes_failed(&pod.uid, &words(&error));
+            }
+            return;
+        }
         match result {
             Ok(()) => {
+                self.cluster.volumes.release(&pod.uid);
                 self.queue.remove(&pod.uid);
                 let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
                 self.recorder.event(&pod.reference(), Severity::Normal, "Scheduled", message);
             }
             Err(error) => {
-                // The watch may have confirmed it although the answer was lost.
-                if self.assumed.remove(&pod.uid) {
-                    self.cluster.unplace(&pod.uid);
-                    self.queue.helped(obstacle::RESOURCES | obstacle::PORTS, Instant::now());
-                }
+                self.give_back(&pod);
                 let gone = matches!(&error, kube::Error::Api(status) if status.is_not_found());
                 if gone {
                     self.queue.remove(&pod.uid);
@@ -318,14 +361,20 @@ impl Scheduler {
                 }
                 let shown = self.queue.get(&pod.uid).map(|waiting| waiting.shown.clone());
                 if let Some(shown) = shown {
-                    let detail = match &error {
-                        kube::Error::Api(status) => status.message.clone(),
-                        other => other.to_string(),
-                    };
-                    let message = format!("running Bind plugin \"DefaultBinder\": {detail}");
+                    let message = format!("running Bind plugin \"DefaultBinder\": {}", words(&error));
                     self.unschedulable(&pod, &shown, obstacle::BINDING, "SchedulerError", message);
                 }
             }
+        }
+    }
+
+    /// Stops counting a pod on the node that it did not get to.
+    fn give_back(&mut self, pod: &PodInfo) {
+        self.cluster.volumes.release(&pod.uid);
+        // The watch may have confirmed it although the answer was lost.
+        if self.assumed.remove(&pod.uid) {
+            self.cluster.unplace(&pod.uid);
+            self.queue.helped(obstacle::RESOURCES | obstacle::PORTS | obstacle::VOLUMES, Instant::now());
         }
     }
 

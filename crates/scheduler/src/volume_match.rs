@@ -137,7 +137,8 @@ pub fn best<'v>(
         }
         let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
         let none = BTreeMap::new();
-        let selected = |labels: &BTreeMap<String, String>| selector.is_none_or(|wanted| labels::selects(wanted, labels));
+        let selected =
+            |labels: &BTreeMap<String, String>| selector.is_none_or(|wanted| labels::selects(wanted, labels));
         if (delayed && node.is_none())
             || phase != Some("Available")
             || !selected(volume.metadata.labels.as_ref().unwrap_or(&none))
@@ -193,7 +194,8 @@ mod tests {
         merge(&mut object, claim);
         let claim: PersistentVolumeClaim = serde_json::from_value(object).expect("a claim");
         let class = claim_class(&claim).unwrap_or_default().to_owned();
-        let labels: BTreeMap<String, String> = node.iter().map(|zone| ("zone".to_owned(), (*zone).to_owned())).collect();
+        let labels: BTreeMap<String, String> =
+            node.iter().map(|zone| ("zone".to_owned(), (*zone).to_owned())).collect();
         let place = node.map(|name| Place { name, labels: &labels });
         best(&claim, &class, volumes, &BTreeSet::from(["promised"]), place, delayed)
             .and_then(|volume| volume.metadata.name.clone())

@@ -164,7 +164,12 @@ impl Provisioner {
             }
             Err(error) if is_already_exists(&error) => Ok(None),
             Err(error) => {
-                self.event(claim, Severity::Warning, "ProvisioningFailed", format!("failed to save the volume: {error}"));
+                self.event(
+                    claim,
+                    Severity::Warning,
+                    "ProvisioningFailed",
+                    format!("failed to save the volume: {error}"),
+                );
                 Err(error).doing("making a local volume")
             }
         }

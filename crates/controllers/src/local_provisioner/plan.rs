@@ -73,7 +73,9 @@ pub fn claim(
     }
     let spec = claim.spec.clone().unwrap_or_default();
     let asked = STORAGE_PROVISIONER.iter().any(|key| annotation(claim, key) == Some(PROVISIONER));
-    let Some(class) = class.filter(|class| class.provisioner == PROVISIONER && asked) else { return ClaimStep::Nothing };
+    let Some(class) = class.filter(|class| class.provisioner == PROVISIONER && asked) else {
+        return ClaimStep::Nothing;
+    };
     if claim.deleting() || spec.volume_name.is_some_and(|name| !name.is_empty()) {
         return ClaimStep::Nothing;
     }
@@ -127,9 +129,7 @@ fn grow(claim: &PersistentVolumeClaim, class: Option<&StorageClass>, volume: &Pe
     if wanted > capacity(volume) {
         let allowed = class.and_then(|class| class.allow_volume_expansion) == Some(true);
         return match node_of(volume).filter(|_| allowed) {
-            Some(node) => {
-                ClaimStep::Grow { volume: Box::new(volume.clone()), node: node.to_owned(), bytes: wanted }
-            }
+            Some(node) => ClaimStep::Grow { volume: Box::new(volume.clone()), node: node.to_owned(), bytes: wanted },
             None => ClaimStep::Nothing,
         };
     }
@@ -152,7 +152,9 @@ pub fn told_capacity(claim: &PersistentVolumeClaim, size: Option<&Quantity>) -> 
         .filter(|condition| !matches!(condition.type_.as_str(), "Resizing" | "FileSystemResizePending"))
         .map(|condition| json!(condition))
         .collect();
-    Some(json!({"status": {"capacity": {"storage": size}, "conditions": kept, "allocatedResources": null, "allocatedResourceStatuses": null}}))
+    Some(
+        json!({"status": {"capacity": {"storage": size}, "conditions": kept, "allocatedResources": null, "allocatedResourceStatuses": null}}),
+    )
 }
 
 /// Takes the choice of a node off a claim, so that the scheduler chooses again.
@@ -185,7 +187,8 @@ pub fn ending(volume: &PersistentVolume) -> VolumeStep {
 
 /// An object from its JSON form.
 pub fn object<K: DeserializeOwned>(value: Value) -> Result<K, PassError> {
-    serde_json::from_value(value).map_err(|error| PassError::Object { what: format!("an object of ours is no object: {error}") })
+    serde_json::from_value(value)
+        .map_err(|error| PassError::Object { what: format!("an object of ours is no object: {error}") })
 }
 
 /// Whether a class is the default.

@@ -61,7 +61,8 @@ fn decide(object: &Value, class: Option<&Value>, volumes: &[Value]) -> ClaimPlan
         claim: &subject,
         class: class.as_ref(),
         default_class: Some("standard".to_owned()),
-        volume: named.and_then(|name| volumes.iter().find(|known| known.metadata.name.as_ref() == Some(&name)).cloned()),
+        volume: named
+            .and_then(|name| volumes.iter().find(|known| known.metadata.name.as_ref() == Some(&name)).cloned()),
         best: |delayed| {
             let class = claim_class(&subject).unwrap_or_default();
             let found = best(&subject, class, volumes.iter().map(|volume| &**volume), &BTreeSet::new(), None, delayed)?;
@@ -147,7 +148,9 @@ fn volumes() {
     let made = json!({"metadata": {"annotations": {PROVISIONED_BY: "p"}}, "spec": {"persistentVolumeReclaimPolicy": "Delete"}});
     check(bound(made.clone()), Some(&elsewhere), "Released ");
     check(bound(json!({})), None, "Released ");
-    let released = |policy: &str| bound(json!({"status": {"phase": "Released"}, "spec": {"persistentVolumeReclaimPolicy": policy}}));
+    let released = |policy: &str| {
+        bound(json!({"status": {"phase": "Released"}, "spec": {"persistentVolumeReclaimPolicy": policy}}))
+    };
     check(released("Retain"), None, "nothing");
     check(released("Recycle"), None, "Failed VolumeFailedRecycle");
     check(released("Delete"), None, "Failed VolumeFailedDelete");
@@ -194,7 +197,10 @@ fn a_binding_cut_short_goes_on_with_the_same_volume() {
         assert_eq!(writes, 4);
         assert_eq!(subject["spec"]["volumeName"], volumes[chosen]["metadata"]["name"], "cut after {cut}");
         assert_eq!(subject["status"]["capacity"], volumes[chosen]["spec"]["capacity"]);
-        assert_eq!((&subject["status"]["phase"], &volumes[chosen]["status"]["phase"]), (&json!("Bound"), &json!("Bound")));
+        assert_eq!(
+            (&subject["status"]["phase"], &volumes[chosen]["status"]["phase"]),
+            (&json!("Bound"), &json!("Bound"))
+        );
         assert_eq!(volumes[chosen]["spec"]["claimRef"]["uid"], "cu");
         assert_eq!(volumes[1 - chosen]["spec"].get("claimRef"), None);
     }
@@ -203,7 +209,8 @@ fn a_binding_cut_short_goes_on_with_the_same_volume() {
 #[test]
 fn an_unbound_volume_is_free_unless_somebody_keeps_it() {
     let reference = json!({"namespace": "ns", "name": "c", "uid": "cu", "resourceVersion": "7"});
-    let mut chosen = volume(json!({"metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}}, "spec": {"claimRef": reference}}));
+    let mut chosen =
+        volume(json!({"metadata": {"annotations": {BOUND_BY_CONTROLLER: "yes"}}, "spec": {"claimRef": reference}}));
     let change = write::unbound(&read(&chosen));
     merge(&mut chosen, &change);
     assert_eq!(chosen["spec"].get("claimRef"), None);

@@ -80,8 +80,9 @@ fn released(volume: &PersistentVolume) -> VolumePlan {
         "Recycle" => failed("VolumeFailedRecycle", "No recycler plugin found for the volume!".to_owned()),
         "Delete" if annotation(volume, PROVISIONED_BY).is_none() => {
             let name = volume.metadata.name.as_deref().unwrap_or_default();
-            let message =
-                format!("error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched");
+            let message = format!(
+                "error getting deleter volume plugin for volume \"{name}\": no deletable volume plugin matched"
+            );
             failed("VolumeFailedDelete", message)
         }
         _ => VolumePlan::Nothing,

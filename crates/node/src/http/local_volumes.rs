@@ -27,11 +27,7 @@ struct Wanted {
 }
 
 /// Makes, grows or deletes a volume.
-pub(super) async fn change(
-    server: &Server,
-    request: Request<Incoming>,
-    name: &str,
-) -> Result<Response<Body>, Refusal> {
+pub(super) async fn change(server: &Server, request: Request<Incoming>, name: &str) -> Result<Response<Body>, Refusal> {
     let deletes = request.method() == Method::DELETE;
     let wanted = if deletes {
         None
@@ -49,7 +45,8 @@ pub(super) async fn change(
         }
         None => {
             let pods_dir = context.config.node_dir().join("pods");
-            let is_it = |found: &claims::Found| matches!(&found.source, claims::Source::Own { name: own, .. } if *own == name);
+            let is_it =
+                |found: &claims::Found| matches!(&found.source, claims::Source::Own { name: own, .. } if *own == name);
             if claims::any_pod_has(&pods_dir, None, is_it) {
                 return Err(LocalError::InUse);
             }

@@ -228,7 +228,11 @@ pub fn all(pod_dir: &Path) -> Vec<Found> {
         .filter_map(|name| match known(pod_dir, &name) {
             Ok(found) => found,
             Err(error) => {
-                tracing::warn!(volume = name, error = &error as &dyn std::error::Error, "what is known of a volume can't be read");
+                tracing::warn!(
+                    volume = name,
+                    error = &error as &dyn std::error::Error,
+                    "what is known of a volume can't be read"
+                );
                 None
             }
         })
@@ -283,8 +287,10 @@ mod tests {
     use super::*;
 
     fn pod() -> Pod {
-        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "pu"}, "spec": {"containers": []}}))
-            .expect("a pod")
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "pu"}, "spec": {"containers": []}}),
+        )
+        .expect("a pod")
     }
 
     fn claim(change: impl FnOnce(&mut Value)) -> PersistentVolumeClaim {
@@ -296,7 +302,8 @@ mod tests {
 
     #[test]
     fn only_bound_claims_that_stay_are_used() {
-        let plain: Volume = serde_json::from_value(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}})).expect("a volume");
+        let plain: Volume = serde_json::from_value(json!({"name": "v", "persistentVolumeClaim": {"claimName": "c"}}))
+            .expect("a volume");
         let own: Volume = serde_json::from_value(json!({"name": "v", "ephemeral": {}})).expect("a volume");
         assert_eq!(claim_name(&pod(), &plain).as_deref(), Some("c"));
         assert_eq!(claim_name(&pod(), &own).as_deref(), Some("p-v"));
@@ -338,7 +345,10 @@ mod tests {
             json!({"csi": {"driver": "x", "volumeHandle": "h"}}),
             Err("driver name x not found in the list of registered CSI drivers"),
         );
-        check(json!({"hostPath": {"path": "/a"}, "claimRef": {"uid": "other"}}), Err("PV v claimRef.UID other does not match expected PVC UID cu"));
+        check(
+            json!({"hostPath": {"path": "/a"}, "claimRef": {"uid": "other"}}),
+            Err("PV v claimRef.UID other does not match expected PVC UID cu"),
+        );
     }
 
     #[test]

@@ -197,7 +197,8 @@ mod tests {
         fs::rename(folder.path().join("pvc-1"), folder.path().join(".deleting-pvc-1")).expect("renamed");
         volumes.ensure("pvc-2", 1, false).expect("made");
         volumes.finish_deletions().expect("finished");
-        let left: Vec<_> = fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
+        let left: Vec<_> =
+            fs::read_dir(folder.path()).expect("a folder").flatten().map(|entry| entry.file_name()).collect();
         assert_eq!(left, ["pvc-2"]);
     }
 

@@ -5,8 +5,8 @@
 use kobune_kinds::quantity::Quantity;
 use serde_json::Value;
 
-use super::fields::{metadata, text};
 use super::Request;
+use super::fields::{metadata, text};
 use crate::security::Refusal;
 use crate::security::lookup::Lookup;
 
