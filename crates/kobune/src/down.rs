@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use kobune_network::Network;
+use kobune_node::LocalVolumes;
 use kobune_runtime::{Runtime, unmount_below};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -39,6 +40,7 @@ pub fn run(options: &DownOptions) -> Result<()> {
     let _instance = stop_running(&names)?;
     if options.purge {
         Runtime::purge(&names.runtime()).context("remove the containers")?;
+        LocalVolumes::of(&names.data_dir).detach_all().context("detach the devices of local volumes")?;
         process::offline(async { Network::purge(&names.network()).await.context("remove the network") })?;
         empty(&names)?;
         println!("removed everything of {}", names.data_dir.display());

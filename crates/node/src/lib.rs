@@ -39,3 +39,4 @@ mod worker;
 
 pub use config::Config;
 pub use node::{Node, NodeError};
+pub use volumes::local::{LocalError, LocalVolumes};

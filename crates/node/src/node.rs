@@ -82,7 +82,7 @@ impl Node {
             events: recorder,
             machine: read_machine(),
             probe_tls,
-            locals: LocalVolumes::new(config.data_dir.join("volumes")),
+            locals: LocalVolumes::of(&config.data_dir),
             config,
         });
         Ok(Arc::new(Node { context, pods: Arc::default(), port, parts: Mutex::new(Some((listener, writer))) }))

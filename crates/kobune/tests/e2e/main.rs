@@ -10,6 +10,7 @@ mod lives;
 mod pods;
 mod servers;
 mod split;
+mod storage;
 mod streams;
 mod workloads;
 

@@ -64,6 +64,11 @@ pub struct LocalVolumes {
 }
 
 impl LocalVolumes {
+    /// The volumes of an instance's data folder.
+    pub fn of(data_dir: &Path) -> LocalVolumes {
+        LocalVolumes::new(data_dir.join("volumes"))
+    }
+
     /// The volumes below a folder, which need not exist.
     pub fn new(folder: PathBuf) -> LocalVolumes {
         LocalVolumes { folder, turn: Mutex::default() }
@@ -129,6 +134,18 @@ impl LocalVolumes {
             _ => {}
         }
         remove(&leaving)
+    }
+
+    /// Detaches all devices, before everything is taken away. Blocks.
+    pub fn detach_all(&self) -> Result<(), LocalError> {
+        let entries = match fs::read_dir(&self.folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            entries => entries.map_err(failed("list", &self.folder))?,
+        };
+        for disk in entries.flatten().map(|entry| entry.path().join("disk")).filter(|disk| disk.exists()) {
+            loops::detach(&disk).map_err(failed("detach", &disk))?;
+        }
+        Ok(())
     }
 
     /// Goes on with deletions that were cut short. Blocks.

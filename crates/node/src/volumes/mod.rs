@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, Volume, VolumeMount};
 use kobune_runtime::{Device, Mount, MountPropagation};
-use nix::mount::{MntFlags, MsFlags};
+use nix::mount::MsFlags;
 
 use crate::env::expand;
 use crate::pod;
@@ -50,6 +50,9 @@ pub enum VolumeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What is mounted in a volume can't be unmounted.
+    #[error("failed to unmount what is in the pod's volumes")]
+    Unmount(#[source] kobune_runtime::Error),
     /// A kind of volume this node does not have.
     #[error("volume plugin for {0} is not available on this node")]
     Unsupported(&'static str),
@@ -154,31 +157,13 @@ fn mount_tmpfs(path: &Path, size: Option<i64>, mode: &str) -> Result<(), VolumeE
 /// Unmounts and removes everything below a pod's `volumes`, and lets go of its claims. Blocks.
 pub fn tear_down(pod_dir: &Path) -> Result<(), VolumeError> {
     claims::tear_down(pod_dir)?;
-    for plugin in list(&pod_dir.join("volumes"))? {
-        for volume in list(&plugin)? {
-            for _ in 0..8 {
-                if !is_mount(&volume)? {
-                    break;
-                }
-                nix::mount::umount2(&volume, MntFlags::MNT_DETACH)
-                    .map_err(|errno| failed("unmount", &volume)(errno.into()))?;
-            }
-        }
-    }
     let volumes = pod_dir.join("volumes");
+    // Whatever is mounted below, by us, by a driver or by a container that may mount for the host: it must be away before
+    // anything is removed, since removing goes through mounts.
+    kobune_runtime::unmount_below(&volumes).map_err(VolumeError::Unmount)?;
     match fs::remove_dir_all(&volumes) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &volumes)(error)),
         _ => Ok(()),
-    }
-}
-
-fn list(path: &Path) -> Result<Vec<PathBuf>, VolumeError> {
-    match fs::read_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(failed("list", path)(error)),
-        Ok(entries) => {
-            entries.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>().map_err(failed("list", path))
-        }
     }
 }
 
