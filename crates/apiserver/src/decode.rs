@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use kobune_kinds::{Decoded, Kind, Media, protobuf};
+use kobune_kinds::{Decoded, Kind, Media, Yaml, protobuf};
 use serde_json::Value;
 
 use crate::{
@@ -44,7 +44,7 @@ pub(crate) fn any(body: &[u8], media: Media) -> Answer<Value> {
         |message: String| ApiError::bad_request(format!("couldn't get version/kind; json parse error: {message}"));
     match media {
         Media::Json => serde_json::from_slice(body).map_err(|error| malformed(error.to_string())),
-        Media::Yaml => serde_saphyr::from_slice(body).map_err(|error| malformed(error.to_string())),
+        Media::Yaml => Yaml::parse(body).map(|yaml| yaml.value).map_err(malformed),
     }
 }
 

@@ -86,6 +86,7 @@ impl Selection {
                     // Events are stored as core's, whose names for the same fields are the older ones.
                     other => match other.strip_prefix("regarding.") {
                         Some(rest) => facets.field(&format!("involvedObject.{rest}")),
+                        None if other == "reportingController" => facets.field("reportingComponent"),
                         None => facets.field(other),
                     },
                 }))

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use jiff::Timestamp;
-use kobune_kinds::{FieldValidation, Media};
+use kobune_kinds::{FieldValidation, Media, Yaml};
 use serde_json::Value;
 
 use crate::{
@@ -23,6 +23,9 @@ const OFFERED: &str = "application/json-patch+json, application/merge-patch+json
 /// The same for custom resources, whose schemas say nothing about strategic merging.
 const OFFERED_CUSTOM: &str = "application/json-patch+json, application/merge-patch+json, application/apply-patch+yaml";
 
+/// How often an apply looks anew at whether its object is there.
+const ATTEMPTS: usize = 5;
+
 /// A patch that was read.
 #[derive(Clone, Debug)]
 pub(crate) enum Patch {
@@ -36,6 +39,8 @@ pub(crate) enum Patch {
     Apply {
         /// The fields that the manager wants to own.
         configuration: Value,
+        /// What is wrong with how it is written, beside what it says.
+        problem: Option<String>,
         /// Whether conflicts are taken over.
         force: bool,
     },
@@ -61,8 +66,10 @@ impl Patch {
                         "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
                     ));
                 }
-                let configuration = object(decode::any(body, Media::Yaml)?)?;
-                Ok(Self::Apply { configuration, force: call.query.flag("force") })
+                let yaml = Yaml::parse(body)
+                    .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
+                let problem = yaml.problem().map(|problem| format!("error converting YAML to JSON: {problem}"));
+                Ok(Self::Apply { configuration: object(yaml.value)?, problem, force: call.query.flag("force") })
             }
             _ if call.kind.custom().is_some() => Err(ApiError::unsupported_media_type(OFFERED_CUSTOM)),
             _ => Err(ApiError::unsupported_media_type(OFFERED)),
@@ -124,7 +131,7 @@ impl ApiServer {
     pub(crate) async fn patch(&self, call: &Call, body: &[u8]) -> Answer<Made> {
         let patch = Patch::read(call, body)?;
         match patch {
-            Patch::Apply { configuration, force } => self.apply(call, configuration, force).await,
+            Patch::Apply { configuration, problem, force } => self.apply(call, configuration, problem, force).await,
             patch => {
                 self.change(call, |current, _| {
                     let mut object = patch.onto(call, current)?;
@@ -137,19 +144,24 @@ impl ApiServer {
     }
 
     /// Server-side apply.
-    async fn apply(&self, call: &Call, mut configuration: Value, force: bool) -> Answer<Made> {
+    async fn apply(&self, call: &Call, mut configuration: Value, problem: Option<String>, force: bool) -> Answer<Made> {
         let kind = &call.kind;
         let name = call.name();
-        // Fields that a custom resource's schema does not name are always an error here, as nobody could own them.
-        let mode = if kind.custom().is_some() { FieldValidation::Warn } else { call.validation };
-        let mut warnings =
-            kind.check_shape(&mut configuration, mode).map_err(|error| ApiError::bad_request(error.to_string()))?;
-        if kind.custom().is_some() {
-            let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));
-            let unknown: Vec<String> = unknown.map(|field| format!(".{field}: field not declared in schema")).collect();
-            if !unknown.is_empty() {
-                return Err(untyped(call, &unknown));
+        let mut warnings = kind
+            .check_shape(&mut configuration, FieldValidation::Warn)
+            .map_err(|error| ApiError::bad_request(error.to_string()))?;
+        // Fields that the schema does not name are always an error here, as nobody could own them.
+        let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));
+        let unknown: Vec<String> = unknown.map(|field| format!(".{field}: field not declared in schema")).collect();
+        if !unknown.is_empty() {
+            return Err(untyped(call, &unknown));
+        }
+        match (call.validation, problem) {
+            (FieldValidation::Strict, Some(problem)) => {
+                return Err(ApiError::bad_request(format!("error strict decoding YAML: {problem}")));
             }
+            (FieldValidation::Warn, Some(problem)) => warnings.push(problem),
+            _ => {}
         }
         if configuration
             .pointer("/metadata/managedFields")
@@ -167,20 +179,22 @@ impl ApiServer {
         metadata(&mut configuration).insert("name".into(), name.into());
         settle_namespace(kind, &mut configuration, call.namespace())?;
         metadata(&mut configuration).remove("managedFields");
-        // Between the look and the creation somebody else may create it: then it is applied to what is there.
-        for _ in 0..2 {
+        // Between the look and the write somebody else may create it, or the last finalizer of a dying one may go: then it
+        // is looked at once more.
+        for _ in 0..ATTEMPTS {
             if self.read(&call.key()).await?.is_some() {
-                return self
+                let changed = self
                     .change(call, |current, _| {
                         let mut object = fields::apply(Some(current), &configuration, call, force)?;
                         kind.default(&mut object);
-                        Ok(Changed {
-                            ownership: Ownership::Applied,
-                            warnings: std::mem::take(&mut warnings),
-                            ..Changed::new(object)
-                        })
+                        let warnings = warnings.clone();
+                        Ok(Changed { ownership: Ownership::Applied, warnings, ..Changed::new(object) })
                     })
                     .await;
+                match changed {
+                    Err(error) if error.code() == 404 && self.read(&call.key()).await?.is_none() => continue,
+                    outcome => return outcome,
+                }
             }
             if call.subresource().is_some() {
                 return Err(ApiError::not_found(kind, name));

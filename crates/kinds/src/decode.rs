@@ -6,12 +6,15 @@
 
 mod custom;
 mod visitor;
+mod yaml;
 
 use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 
 use crate::kind::Kind;
 use visitor::{Seed, State};
+
+pub use yaml::Yaml;
 
 /// How a body is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,8 +100,14 @@ fn content(kind: &Kind, message: String) -> DecodeError {
 
 pub(crate) fn decode(kind: &Kind, raw: &[u8], media: Media, mode: FieldValidation) -> Result<Decoded, DecodeError> {
     if media == Media::Yaml && !raw.trim_ascii_start().starts_with(b"{") {
-        let mut object = yaml(kind, raw, mode)?;
-        let warnings = check_shape(kind, &mut object, mode)?;
+        let yaml = Yaml::parse(raw).map_err(|message| DecodeError::Syntax { message })?;
+        let problem = yaml.problem().filter(|_| mode != FieldValidation::Ignore);
+        if let (FieldValidation::Strict, Some(problem)) = (mode, &problem) {
+            return Err(content(kind, format!("strict decoding error: {problem}")));
+        }
+        let mut object = yaml.value;
+        let mut warnings = check_shape(kind, &mut object, mode)?;
+        warnings.extend(problem);
         return Ok(Decoded { object, warnings });
     }
     if let Some(custom) = kind.custom() {
@@ -113,21 +122,6 @@ pub(crate) fn decode(kind: &Kind, raw: &[u8], media: Media, mode: FieldValidatio
         .and_then(|object| deserializer.end().map(|()| object));
     let (object, warnings) = finish(kind, state, read, mode)?;
     Ok(Decoded { object, warnings })
-}
-
-/// YAML is rare on the wire: it is read as a value first, where a key that stands twice is a mistake only if asked.
-fn yaml(kind: &Kind, raw: &[u8], mode: FieldValidation) -> Result<Value, DecodeError> {
-    let syntax = |error: &dyn std::fmt::Display| DecodeError::Syntax { message: error.to_string() };
-    let text = std::str::from_utf8(raw).map_err(|error| syntax(&error))?;
-    let options = |policy| serde_saphyr::options! { duplicate_keys: policy };
-    let lenient = options(serde_saphyr::DuplicateKeyPolicy::LastWins);
-    let object: Value = serde_saphyr::from_str_with_options(text, lenient).map_err(|error| syntax(&error))?;
-    if mode == FieldValidation::Strict {
-        let strict = options(serde_saphyr::DuplicateKeyPolicy::Error);
-        serde_saphyr::from_str_with_options::<Value>(text, strict)
-            .map_err(|error| content(kind, format!("strict decoding error: yaml: unmarshal errors:\n  {error}")))?;
-    }
-    Ok(object)
 }
 
 pub(crate) use custom::prune_stored;

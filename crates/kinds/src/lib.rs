@@ -34,7 +34,7 @@ mod warnings;
 
 pub use catalogue::Catalogue;
 pub use columns::{Column, Row};
-pub use decode::{DecodeError, Decoded, FieldValidation, Media};
+pub use decode::{DecodeError, Decoded, FieldValidation, Media, Yaml};
 pub use field_error::{FieldError, FieldErrorKind};
 pub use kind::{Kind, Subresource, Verb};
 pub use schema::{ListType, PatchStrategy, SchemaRef, Shape};

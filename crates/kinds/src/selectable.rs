@@ -31,7 +31,7 @@ const EVENT: &[(&str, &str)] = &[
     ("type", "type"),
 ];
 
-/// `events.k8s.io` has its own names for the same fields, but upstream selects with core's, and also with `regarding`.
+/// `events.k8s.io` has its own names for the same fields; those of core are taken too.
 const NEW_EVENT: &[(&str, &str)] = &[
     ("involvedObject.kind", "regarding.kind"),
     ("involvedObject.namespace", "regarding.namespace"),
@@ -49,6 +49,7 @@ const NEW_EVENT: &[(&str, &str)] = &[
     ("regarding.fieldPath", "regarding.fieldPath"),
     ("reason", "reason"),
     ("reportingComponent", "reportingController"),
+    ("reportingController", "reportingController"),
     ("source", "deprecatedSource.component"),
     ("type", "type"),
 ];
@@ -109,7 +110,13 @@ pub(crate) fn fields(kind: &Kind, object: &Value) -> Vec<(&'static str, String)>
         add("metadata.namespace", "metadata.namespace");
     }
     for (name, path) in table(kind) {
-        add(name, path);
+        // An event of the new group has no source but its controller.
+        let component = || crate::path::text(object, path).is_empty();
+        match *name {
+            "source" if component() && kind.group.is_empty() => add(name, "reportingComponent"),
+            "source" if component() => add(name, "reportingController"),
+            _ => add(name, path),
+        }
     }
     fields
 }

@@ -108,3 +108,46 @@ async fn rights_are_asked_for() {
     assert_eq!(reply.failure(403).0, "Forbidden");
     cluster.stop().await;
 }
+
+/// After upstream's `test/e2e/apimachinery/field_validation.go`.
+#[tokio::test]
+async fn applied_yaml_is_checked() {
+    let cluster = Cluster::start().await;
+    let path = "/api/v1/namespaces/default/configmaps/a?fieldManager=m";
+    let apply = "application/apply-patch+yaml";
+    let twice = "\napiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: a\ndata:\n  foo: foo1\n  foo: foo2\n";
+    let strict = format!("{path}&fieldValidation=Strict");
+    let (reason, words) = cluster.patch(&strict, apply, twice).await.failure(400);
+    let problem = "error converting YAML to JSON: yaml: unmarshal errors:\n  line 8: key \"foo\" already set in map";
+    assert_eq!((reason.as_str(), words), ("BadRequest", format!("error strict decoding YAML: {problem}")));
+    let made = cluster.patch(path, apply, twice).await;
+    let warning = made.headers["warning"].to_str().expect("text").to_owned();
+    assert_eq!(warning, format!("299 - \"{}\"", problem.replace('\n', " ").replace('"', "\\\"")));
+    assert_eq!(made.expect(201)["data"]["foo"], "foo2");
+    let ignoring = cluster.patch(&format!("{path}&fieldValidation=Ignore"), apply, twice).await;
+    assert!(!ignoring.headers.contains_key("warning"));
+    // Nobody could own a field that does not exist, so it is an error whatever the client asks for.
+    let unknown = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a, unknownMeta: x}\ndate: {}\n";
+    for mode in ["Strict", "Warn", "Ignore"] {
+        let reply = cluster.patch(&format!("{path}&fieldValidation={mode}"), apply, unknown).await;
+        assert_eq!(
+            reply.failure(500).1,
+            "failed to create typed patch object (default/a; v1, Kind=ConfigMap): errors:\n  .date: field not declared in \
+             schema\n  .metadata.unknownMeta: field not declared in schema"
+        );
+    }
+    let (_, words) = cluster.patch(path, apply, "a: [").await.failure(400);
+    assert!(words.starts_with("error decoding YAML: "), "{words}");
+    let posted = cluster
+        .send(
+            "POST",
+            "/api/v1/namespaces/default/configmaps?fieldValidation=Strict",
+            &[("content-type", "application/yaml")],
+            twice,
+        )
+        .await;
+    let words = posted.failure(400).1;
+    let expected = "strict decoding error: yaml: unmarshal errors:\n  line 8: key \"foo\" already set in map";
+    assert!(words.ends_with(expected), "{words}");
+    cluster.stop().await;
+}

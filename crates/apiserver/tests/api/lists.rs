@@ -184,3 +184,29 @@ async fn options_that_do_not_go_together() {
     assert_eq!(label, "\"spec.x\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
     cluster.stop().await;
 }
+
+#[tokio::test]
+async fn events_are_selected_by_the_names_of_both_groups() {
+    let cluster = Cluster::start().await;
+    let new = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = serde_json::json!({
+        "metadata": {"name": "e"}, "regarding": {"kind": "Pod", "namespace": "default", "name": "p"}, "reason": "r",
+        "action": "Do", "note": "n", "type": "Normal", "reportingController": "example.com/c",
+        "reportingInstance": "i", "eventTime": "2026-01-01T00:00:00.000000Z",
+    });
+    cluster.post(new, &event.to_string()).await.expect(201);
+    let old = "/api/v1/namespaces/default/events";
+    for (path, selector, count) in [
+        (new, "reportingController%3Dexample.com/c", 1),
+        (new, "reportingController%3Dother", 0),
+        (new, "regarding.name%3Dp", 1),
+        (old, "reportingComponent%3Dexample.com/c", 1),
+        (old, "source%3Dexample.com/c", 1),
+        (old, "involvedObject.name%3Dq", 0),
+    ] {
+        let list = cluster.get(&format!("{path}?fieldSelector={selector}")).await.expect(200);
+        assert_eq!(list["items"].as_array().map(Vec::len), Some(count), "{selector}");
+    }
+    cluster.get(&format!("{old}?fieldSelector=reportingController%3Dx")).await.failure(400);
+    cluster.stop().await;
+}
