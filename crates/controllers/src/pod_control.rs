@@ -1,16 +1,18 @@
 //! Creating and deleting pods on behalf of a controller, with upstream's events, and keeping the cache as new as the answer.
 
 use futures::future::join_all;
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod as ApiPod, PodTemplateSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kobune_scheduler::recorder::{Recorder, Severity};
-use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::url;
 use crate::pod::{Pod, PodInput};
 use crate::queue::{is_already_exists, is_conflict, is_not_found};
+use crate::replica_set::seconds;
 
 /// Writes pods for one controller.
 #[derive(Clone)]
@@ -65,6 +67,25 @@ pub fn error_text(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) => status.message.clone(),
         other => other.to_string(),
+    }
+}
+
+/// Says in a pod's status why it is about to be deleted: reason and message of condition `DisruptionTarget`. Whether the pod
+/// is still there.
+pub async fn disrupt(client: &kube::Client, pod: &Pod, (reason, message): (&str, &str)) -> Result<bool, kube::Error> {
+    if pod.disrupted {
+        return Ok(true);
+    }
+    let now = Time(seconds(Timestamp::now()));
+    let change = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"conditions": [{
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": now,
+    }]}});
+    let api = Api::<ApiPod>::namespaced(client.clone(), pod.namespace());
+    match api.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(change)).await {
+        Ok(_) => Ok(true),
+        // Another pod has the name by now, or none.
+        Err(error) if is_not_found(&error) || is_conflict(&error) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
