@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::APIResourceList;
 use kube::core::ApiResource;
 
-use crate::queue::{Doing, PassError};
+use crate::queue::{Doing, PassError, is_not_found};
 
 /// One kind that can be listed and deleted.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,28 +35,50 @@ impl Kind {
     }
 }
 
+/// What discovery found.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    /// The kinds.
+    pub kinds: Vec<Kind>,
+    /// Groups with their versions whose kinds are not known, and why: usually those of an extension server that is away.
+    pub failed: Vec<(String, kube::Error)>,
+}
+
+impl Discovered {
+    /// Whether the kinds of a group may be more than those that were found.
+    pub fn misses(&self, group: &str) -> bool {
+        self.failed.iter().any(|(version, _)| version.split_once('/').map_or("", |(group, _)| group) == group)
+    }
+}
+
 /// All kinds that can be listed and deleted, each in the version its group prefers. Events are the same in two groups and are
-/// taken once.
-pub async fn deletable(client: &kube::Client) -> Result<Vec<Kind>, PassError> {
-    let mut found =
-        kinds_of("", "v1", &client.list_core_api_resources("v1").await.doing("discovering the core kinds")?);
+/// taken once. A group that does not answer keeps nobody from the others.
+pub async fn deletable(client: &kube::Client) -> Result<Discovered, PassError> {
+    let core = client.list_core_api_resources("v1").await.doing("discovering the core kinds")?;
+    let mut found = Discovered { kinds: kinds_of("", "v1", &core), failed: Vec::new() };
     for group in client.list_api_groups().await.doing("discovering the groups")?.groups {
         let preferred = group.preferred_version.iter();
         let mut seen = HashSet::new();
         for version in preferred.chain(&group.versions) {
-            if seen.insert(version.version.clone()) {
-                let list = client
-                    .list_api_group_resources(&version.group_version)
-                    .await
-                    .doing("discovering the kinds of a group")?;
-                for kind in kinds_of(&group.name, &version.version, &list) {
-                    let known = |other: &Kind| {
-                        other.resource.plural == kind.resource.plural && other.resource.group == kind.resource.group
-                    };
-                    let events_again = group.name == "events.k8s.io" && kind.resource.plural == "events";
-                    if !events_again && !found.iter().any(known) {
-                        found.push(kind);
-                    }
+            if !seen.insert(version.version.clone()) {
+                continue;
+            }
+            let list = match client.list_api_group_resources(&version.group_version).await {
+                Ok(list) => list,
+                // It has gone since the groups were listed.
+                Err(error) if is_not_found(&error) => continue,
+                Err(error) => {
+                    found.failed.push((version.group_version.clone(), error));
+                    continue;
+                }
+            };
+            for kind in kinds_of(&group.name, &version.version, &list) {
+                let known = |other: &Kind| {
+                    other.resource.plural == kind.resource.plural && other.resource.group == kind.resource.group
+                };
+                let events_again = group.name == "events.k8s.io" && kind.resource.plural == "events";
+                if !events_again && !found.kinds.iter().any(known) {
+                    found.kinds.push(kind);
                 }
             }
         }

@@ -25,7 +25,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::Context;
-use crate::discovery::{Kind, deletable};
+use crate::discovery::{Discovered, Kind, deletable};
 use crate::queue::{Doing, PassError, is_conflict, is_not_found};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -35,6 +35,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long after the last change of a definition discovery is read again: definitions come in numbers, and each changes
 /// several times until it is served.
 const SETTLED: Duration = Duration::from_millis(200);
+
+/// How long after a group did not answer discovery is read again.
+const AWAY: Duration = Duration::from_secs(30);
 
 type Change = watcher::Event<PartialObjectMeta<DynamicObject>>;
 type Changes = SelectAll<BoxStream<'static, (usize, watcher::Result<Change>)>>;
@@ -86,6 +89,11 @@ impl Graph {
 
     fn dependents_of(&self, uid: &str) -> Vec<String> {
         self.of.get(uid).into_iter().flatten().cloned().collect()
+    }
+
+    /// Whether a dependent of an object is itself being deleted and waits for its dependents, of which the object may be one.
+    fn closes_circle(&self, uid: &str) -> bool {
+        self.of.get(uid).into_iter().flatten().any(|dependent| self.waiting.contains_key(dependent))
     }
 
     /// Whether a dependent is left that holds its owner up.
@@ -187,10 +195,11 @@ async fn run(context: Arc<Context>) {
             },
             () = at(&mut discover) => {
                 discover = match deletable(&context.client).await {
-                    Ok(kinds) => {
-                        let kinds = kinds.into_iter().filter(is_collected).collect();
-                        collector.follow(kinds, &mut changes);
-                        None
+                    Ok(mut found) => {
+                        found.kinds.retain(is_collected);
+                        collector.follow(&found, &mut changes);
+                        // A group that is away is asked again; its definition does not change when it comes back.
+                        (!found.failed.is_empty()).then(|| Box::pin(tokio::time::sleep(AWAY)))
                     }
                     Err(error) => {
                         let error = &error as &dyn std::error::Error;
@@ -264,13 +273,16 @@ struct Collector {
 
 impl Collector {
     /// Begins to watch kinds that are new and forgets those that are not served any more.
-    fn follow(&mut self, mut served: Vec<Kind>, changes: &mut Changes) {
+    fn follow(&mut self, found: &Discovered, changes: &mut Changes) {
+        let mut served: Vec<Kind> = found.kinds.clone();
         for position in 0..self.kinds.len() {
             let Some(followed) = &self.kinds[position] else { continue };
             match served.iter().position(|kind| *kind == followed.kind) {
                 Some(known) => {
                     served.swap_remove(known);
                 }
+                // Nobody can say whether it is still there.
+                None if found.misses(&followed.kind.resource.group) => {}
                 None => self.forget(position),
             }
         }
@@ -439,8 +451,15 @@ impl Collector {
             Action::Keep => Ok(()),
             Action::Release(gone) => release(&api, &metadata, &gone).await,
             Action::Delete(policy) => {
-                let preconditions =
-                    Preconditions { uid: metadata.uid.clone(), resource_version: metadata.resource_version.clone() };
+                let mut version = metadata.resource_version.clone();
+                if policy == PropagationPolicy::Foreground && self.graph.closes_circle(uid) {
+                    // Each would wait for the next for ever: here the circle is cut.
+                    match unblock(&api, &metadata).await {
+                        Ok(unblocked) => version = unblocked,
+                        Err(error) => return settled(Err(error), "cutting a circle of owners"),
+                    }
+                }
+                let preconditions = Preconditions { uid: metadata.uid.clone(), resource_version: version };
                 let parameters = DeleteParams {
                     propagation_policy: Some(policy),
                     preconditions: Some(preconditions),
@@ -518,6 +537,16 @@ impl Collector {
         }
         settled(without_finalizer(&api, &metadata, FOREGROUND).await, "letting an owner go")
     }
+}
+
+/// Lets all owners of an object go before it, and gives its new version.
+async fn unblock(api: &Api<DynamicObject>, metadata: &ObjectMeta) -> Result<Option<String>, kube::Error> {
+    let owners = metadata.owner_references.iter().flatten().cloned();
+    let owners: Vec<_> = owners.map(|owner| OwnerReference { block_owner_deletion: Some(false), ..owner }).collect();
+    let patch = json!({"metadata": {"ownerReferences": owners, "resourceVersion": metadata.resource_version, "uid": metadata.uid}});
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let patched = api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+    Ok(patched.metadata.resource_version)
 }
 
 /// Takes references to owners away.
@@ -599,7 +628,11 @@ mod tests {
         let mut changes = Changes::new();
         let definitions = kind("apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", false);
         let (boats, ships) = (kind("x.io", "Boat", "boats", true), kind("x.io", "Ship", "ships", true));
-        collector.follow(vec![definitions.clone(), boats.clone()], &mut changes);
+        let found = |kinds: &[&Kind]| Discovered {
+            kinds: kinds.iter().map(|kind| (*kind).clone()).collect(),
+            failed: Vec::new(),
+        };
+        collector.follow(&found(&[&definitions, &boats]), &mut changes);
         let position = |collector: &Collector, kind: &Kind| {
             collector.kinds.iter().position(|one| one.as_ref().is_some_and(|one| one.kind == *kind))
         };
@@ -620,7 +653,11 @@ mod tests {
         collector.there(boat, metadata);
         assert!(collector.graph.is_blocked("o"));
 
-        collector.follow(vec![ships.clone(), definitions.clone()], &mut changes);
+        let mut partial = found(&[&definitions]);
+        partial.failed.push(("x.io/v1".to_owned(), kube::Error::LinesCodecMaxLineLengthExceeded));
+        collector.follow(&partial, &mut changes);
+        assert!(collector.graph.is_blocked("o"), "a group that does not answer is not forgotten");
+        collector.follow(&found(&[&ships, &definitions]), &mut changes);
         assert!(!collector.graph.is_blocked("o"), "objects of a kind that is not served hold nobody up");
         assert_eq!(position(&collector, &ships), Some(boat), "a free position is taken again");
         assert!(!collector.is_synced());
@@ -637,6 +674,13 @@ mod tests {
         assert!(graph.is_blocked("o") && !graph.is_blocked("p"));
         assert_eq!(graph.remove("b"), ["o", "p"]);
         assert!(!graph.is_blocked("o"));
+        graph.insert("c", place("c"), vec![owner("d", true)]);
+        graph.insert("d", place("d"), vec![owner("c", true)]);
+        assert!(!graph.closes_circle("c"));
+        graph.waiting.insert("d".to_owned(), place("d"));
+        assert!(graph.closes_circle("c") && !graph.closes_circle("d"));
+        graph.remove("c");
+        graph.remove("d");
         graph.insert("a", place("a"), vec![]);
         assert!(graph.of.is_empty() && graph.dependents.is_empty());
     }

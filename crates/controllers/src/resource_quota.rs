@@ -123,7 +123,7 @@ async fn list(context: &Context, group: &str, plural: &str, namespace: &str) -> 
     let path = if group.is_empty() {
         format!("/api/v1/namespaces/{namespace}/{plural}")
     } else {
-        let kinds = deletable(&context.client).await?;
+        let kinds = deletable(&context.client).await?.kinds;
         match kinds.iter().find(|kind| kind.resource.group == group && kind.resource.plural == plural) {
             Some(kind) => kind.path(Some(namespace)),
             None => return Ok(None),
