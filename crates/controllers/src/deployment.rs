@@ -111,7 +111,9 @@ async fn pass(context: Arc<Context>, recorder: Recorder, key: ObjectKey) -> Resu
         }
     }
     let api = Api::<Deployment>::namespaced(context.client.clone(), &key.namespace);
-    if let Some(annotations) = annotations {
+    // The number of a rollout whose ReplicaSet could not be made is nobody's yet.
+    let began = !matches!(failure, Some(Failure::Create(_) | Failure::Collision));
+    if let Some(annotations) = annotations.filter(|_| began) {
         let change = serde_json::json!({"metadata": {"annotations": annotations}});
         let written = api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&change)).await;
         match written {

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::context::{Context, enqueue_changes, enqueue_owners, enqueue_selecting};
 use crate::object::{Cached, ObjectKey};
-use crate::ownership::{claim_all, patch};
+use crate::ownership::{claim_all_with, patch};
 use crate::pod::{Pod, PodInput};
 use crate::pod_control::{PodControl, namespace_is_terminating};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
@@ -33,6 +33,23 @@ use failure_policy::{Verdict, judge};
 use plan::{FINALIZER, Ledger, Plan, plan, tracked};
 
 pub use plan::finished;
+
+/// Lets go of pods that no Job will ever count, so that nothing keeps them when they are deleted.
+///
+/// Upstream: `syncOrphanPod`.
+async fn release_orphan(context: &Context, key: ObjectKey) -> Result<Revisit, PassError> {
+    let caches = &context.caches;
+    let Some(pod) = caches.pods.get(&key).filter(|pod| tracked(pod)) else { return Ok(None) };
+    let owner = pod.controller().filter(|owner| owner.kind == "Job");
+    let counted = owner.is_some_and(|owner| {
+        let job = caches.jobs.get(&ObjectKey::new(pod.namespace(), &owner.name));
+        job.is_some_and(|job| Cached::uid(&*job) == owner.uid)
+    });
+    if !counted {
+        release(context, std::iter::once(&pod)).await?;
+    }
+    Ok(None)
+}
 
 /// Jobs with another value here are somebody else's.
 const OUR_NAME: &str = "kubernetes.io/job-controller";
@@ -52,13 +69,27 @@ pub fn start(context: &Arc<Context>) {
         pods: caches.pods.clone(),
         recorder: context.recorder.for_component("job-controller"),
     };
-    let (pods, jobs) = (caches.pods.clone(), caches.jobs.clone());
-    let ready = async move {
-        pods.synced().await;
-        jobs.synced().await;
+    let orphans = Arc::<Queue>::default();
+    let wake = orphans.clone();
+    caches.pods.on_change(move |_, after| {
+        if let Some(pod) = after.filter(|pod| tracked(pod) && pod.controller().is_none()) {
+            wake.add(pod.key());
+        }
+    });
+    let ready = || {
+        let (pods, jobs) = (caches.pods.clone(), caches.jobs.clone());
+        async move {
+            pods.synced().await;
+            jobs.synced().await;
+        }
     };
     let context_of_pass = context.clone();
-    context.run_controller("job", queue, ready, move |key| {
+    context.run_controller("job-orphans", orphans, ready(), move |key| {
+        let context = context_of_pass.clone();
+        async move { release_orphan(&context, key).await }
+    });
+    let context_of_pass = context.clone();
+    context.run_controller("job", queue, ready(), move |key| {
         let (context, control) = (context_of_pass.clone(), control.clone());
         async move { pass(&context, &control, key).await }
     });
@@ -132,10 +163,9 @@ async fn claim_pods(context: &Context, job: &Job, spec: &JobSpec) -> Result<Vec<
     if !finished(job) {
         candidates.extend(caches.pods.orphans(job.metadata.namespace.as_deref().unwrap_or_default()));
     }
-    claim_all::<_, PodInput, _>(&context.client, job, &caches.pods, candidates, move |pod: &Pod| {
-        labels::selects(&selector, &pod.labels)
-    })
-    .await
+    let matches = move |pod: &Pod| labels::selects(&selector, &pod.labels);
+    let finalizer = Some(FINALIZER);
+    claim_all_with::<_, PodInput, _>(&context.client, job, &caches.pods, candidates, matches, finalizer).await
 }
 
 /// Lets a failure policy say what failed pods mean. It looks at exit codes, so it reads the pods themselves.

@@ -76,14 +76,23 @@ where
     }
 }
 
-/// The patch that makes `owner` the controller of the object with this uid.
-pub fn adoption(owner: &OwnerReference, uid: &str) -> serde_json::Value {
-    serde_json::json!({"metadata": {"uid": uid, "ownerReferences": [owner]}})
+/// The patch that makes `owner` the controller of the object with this uid, and puts the owner's finalizer on it.
+pub fn adoption(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> serde_json::Value {
+    let mut change = serde_json::json!({"metadata": {"uid": uid, "ownerReferences": [owner]}});
+    if let Some(finalizer) = finalizer {
+        change["metadata"]["finalizers"] = serde_json::json!([finalizer]);
+    }
+    change
 }
 
-/// The patch that takes `owner` off the object with this uid.
-pub fn release(owner: &OwnerReference, uid: &str) -> serde_json::Value {
-    serde_json::json!({"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": owner.uid}]}})
+/// The patch that takes `owner` and its finalizer off the object with this uid.
+pub fn release(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> serde_json::Value {
+    let mut change =
+        serde_json::json!({"metadata": {"uid": uid, "ownerReferences": [{"$patch": "delete", "uid": owner.uid}]}});
+    if let Some(finalizer) = finalizer {
+        change["metadata"]["$deleteFromPrimitiveList/finalizers"] = serde_json::json!([finalizer]);
+    }
+    change
 }
 
 /// Whether the owner still exists under this uid and is not being deleted, asked live before anything is adopted.
@@ -114,6 +123,23 @@ where
     I: Resource<DynamicType = ()> + DeserializeOwned,
     C: Cached + From<I>,
 {
+    claim_all_with::<K, I, C>(client, owner, store, candidates, matches, None).await
+}
+
+/// The same for an owner that keeps a finalizer on what it owns.
+pub async fn claim_all_with<K, I, C>(
+    client: &kube::Client,
+    owner: &K,
+    store: &Store<C>,
+    candidates: Vec<std::sync::Arc<C>>,
+    matches: impl Fn(&C) -> bool + Send,
+    finalizer: Option<&str>,
+) -> Result<Vec<std::sync::Arc<C>>, PassError>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Send + Sync + 'static,
+    I: Resource<DynamicType = ()> + DeserializeOwned,
+    C: Cached + From<I>,
+{
     let reference = controller_reference(owner);
     let mut ours = Vec::new();
     let mut confirmed = None;
@@ -122,7 +148,7 @@ where
             Claim::Keep => ours.push(candidate),
             Claim::Ignore => {}
             Claim::Release => {
-                patch::<I, C>(client, store, &candidate.key(), &release(&reference, candidate.uid())).await?
+                patch::<I, C>(client, store, &candidate.key(), &release(&reference, candidate.uid(), finalizer)).await?
             }
             Claim::Adopt => {
                 let allowed = match confirmed {
@@ -130,7 +156,8 @@ where
                     None => *confirmed.insert(may_adopt(client, owner).await?),
                 };
                 if allowed {
-                    patch::<I, C>(client, store, &candidate.key(), &adoption(&reference, candidate.uid())).await?;
+                    patch::<I, C>(client, store, &candidate.key(), &adoption(&reference, candidate.uid(), finalizer))
+                        .await?;
                     ours.extend(store.get(&candidate.key()));
                 }
             }
@@ -164,5 +191,16 @@ mod tests {
         check(None, true, false, true, Claim::Ignore);
         check(None, false, true, true, Claim::Ignore);
         check(None, false, false, false, Claim::Ignore);
+    }
+
+    #[test]
+    fn a_finalizer_comes_and_goes_with_the_owner() {
+        let owner = OwnerReference { uid: "u".to_owned(), ..OwnerReference::default() };
+        assert_eq!(adoption(&owner, "p", Some("x/y"))["metadata"]["finalizers"], json!(["x/y"]));
+        assert_eq!(
+            release(&owner, "p", Some("x/y"))["metadata"]["$deleteFromPrimitiveList/finalizers"],
+            json!(["x/y"])
+        );
+        assert_eq!(adoption(&owner, "p", None)["metadata"].get("finalizers"), None);
     }
 }
