@@ -44,9 +44,62 @@ pub(crate) async fn create(server: &ApiServer, call: &Call, body: &Bytes) -> Ans
             options.uid = Some(meta(&pod, "uid").to_owned());
         }
     }
+    if !options.dry_run {
+        mark(server, call, &mut options).await?;
+    }
     server.delete(call, &options).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(Made::created(Produced::Object(status)).with_warnings(warnings))
+}
+
+/// Says in the pod's status why it goes; whoever replaces it may want to know. What the caller demanded of the pod is
+/// demanded before.
+///
+/// Upstream: `addConditionAndDeletePod` in
+/// <https://github.com/kubernetes/kubernetes/blob/master/pkg/registry/core/pod/storage/eviction.go>.
+async fn mark(server: &ApiServer, call: &Call, options: &mut Options) -> Answer<()> {
+    let mut change = call.clone();
+    change.target = Target { subresource: Some("status".to_owned()), ..call.target.clone() };
+    let made = server
+        .change(&change, |pod, _| {
+            let differs = |wanted: &Option<String>, field: &str| {
+                wanted.as_deref().is_some_and(|wanted| !wanted.is_empty() && wanted != meta(pod, field))
+            };
+            if differs(&options.uid, "uid") || differs(&options.version, "resourceVersion") {
+                return Err(ApiError::conflict(&call.kind, call.name(), "the object has been modified or replaced"));
+            }
+            Ok(Changed::internal(disrupted(pod)))
+        })
+        .await?;
+    if options.version.is_some()
+        && let Produced::Stored(record) = &made.produced
+    {
+        // The write above is no change that the caller has to know of.
+        options.version = Some(meta(&respond::parse(&call.kind, record)?, "resourceVersion").to_owned());
+    }
+    Ok(())
+}
+
+/// The pod with condition `DisruptionTarget`.
+fn disrupted(pod: &Value) -> Value {
+    let mut pod = pod.clone();
+    if !pod["status"]["conditions"].is_array() {
+        pod["status"]["conditions"] = json!([]);
+    }
+    let Some(conditions) = pod["status"]["conditions"].as_array_mut() else { return pod };
+    let is_ours = |condition: &Value| condition["type"] == "DisruptionTarget";
+    if conditions.iter().any(|condition| is_ours(condition) && condition["status"] == "True") {
+        return pod;
+    }
+    conditions.retain(|condition| !is_ours(condition));
+    conditions.push(json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting",
+        "lastTransitionTime": call::now_text(),
+    }));
+    pod
 }
 
 /// Pods that run nothing, or are on their way out, disturb nobody.
