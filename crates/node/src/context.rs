@@ -52,8 +52,8 @@ impl Context {
         vec![self.config.node_ip.to_string()]
     }
 
-    /// What a pod's environment and downward API may mention.
-    pub fn surroundings(&self, owner: &Pod, pod_ips: &[String]) -> Surroundings {
+    /// What the node can give to pods, by resource.
+    pub fn allocatable(&self) -> BTreeMap<String, Amount> {
         let mut allocatable = BTreeMap::new();
         if let Some(cpus) = Amount::parse(&self.machine.cpus.to_string()) {
             allocatable.insert("cpu".to_owned(), cpus);
@@ -66,11 +66,16 @@ impl Context {
         {
             allocatable.insert("ephemeral-storage".to_owned(), disk);
         }
+        allocatable
+    }
+
+    /// What a pod's environment and downward API may mention.
+    pub fn surroundings(&self, owner: &Pod, pod_ips: &[String]) -> Surroundings {
         let links = pod::spec(owner).enable_service_links.unwrap_or(true);
         Surroundings {
             host_ips: self.host_ips(),
             pod_ips: pod_ips.to_vec(),
-            allocatable,
+            allocatable: self.allocatable(),
             services: self.services.variables(pod::namespace(owner), links),
         }
     }

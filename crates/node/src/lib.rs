@@ -9,6 +9,7 @@
 //!
 //! Decisions are pure functions ([`plan`], [`status`], [`env`] and so on); tasks only carry news to them and act.
 
+mod admission;
 mod backoff;
 mod config;
 mod context;

@@ -13,7 +13,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{self, Room};
 use crate::context::Context;
+use crate::events::Severity;
 use crate::pod;
 use crate::worker::{self, Desired, manifest};
 
@@ -23,6 +25,8 @@ const OFFLINE_AFTER: Duration = Duration::from_secs(5);
 struct Entry {
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
+    /// The pod was refused and takes no room.
+    refused: bool,
 }
 
 /// The node's pods by uid.
@@ -157,11 +161,31 @@ impl Source {
             entry.desired.send_replace(desired);
             return;
         }
+        let refusal = self.refusal(&desired.pod, &entries);
+        if let Some((reason, message)) = &refusal {
+            self.context.events.pod(&desired.pod, Severity::Warning, reason, message.clone());
+        }
         let (sender, receiver) = watch::channel(desired);
         let wake = Arc::new(Notify::new());
-        entries.insert(uid.clone(), Entry { desired: sender, wake: Arc::clone(&wake) });
+        let entry = Entry { desired: sender, wake: Arc::clone(&wake), refused: refusal.is_some() };
+        entries.insert(uid.clone(), entry);
         let (context, forgotten, token) = (Arc::clone(&self.context), self.forgotten.clone(), self.token.clone());
-        self.workers.spawn(supervise(context, receiver, wake, token, forgotten, uid));
+        let verdict = refusal.map(|(reason, message)| (reason, format!("Pod was rejected: {message}")));
+        self.workers.spawn(supervise(context, receiver, wake, token, forgotten, uid, verdict));
+    }
+
+    /// Why the node does not take a pod that it has not seen before. Whatever has begun here was taken.
+    fn refusal(&self, pod: &Pod, entries: &HashMap<String, Entry>) -> Option<(String, String)> {
+        let begun = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+        if begun || pod.metadata.deletion_timestamp.is_some() || pod::is_terminal(pod) {
+            return None;
+        }
+        let others = entries.values().filter(|entry| !entry.refused).filter_map(|entry| {
+            let desired = entry.desired.borrow();
+            (!desired.gone && !pod::is_terminal(&desired.pod)).then(|| Arc::clone(&desired.pod))
+        });
+        let room = Room::of(&self.context.allocatable(), self.context.config.max_pods);
+        admission::refusal(pod, &others.collect::<Vec<_>>(), &room)
     }
 
     fn gone(&self, last: Option<&Pod>, uid: &str) {
@@ -254,9 +278,10 @@ async fn supervise(
     token: CancellationToken,
     forgotten: mpsc::Sender<String>,
     uid: String,
+    verdict: Option<(String, String)>,
 ) {
     loop {
-        let run = worker::run(Arc::clone(&context), desired.clone(), Arc::clone(&wake), token.clone());
+        let run = worker::run(Arc::clone(&context), desired.clone(), Arc::clone(&wake), token.clone(), verdict.clone());
         match tokio::spawn(run).await {
             Ok(true) => {
                 // Without a receiver the node is shutting down.

@@ -171,14 +171,17 @@ pub struct Worker {
     again: Option<Instant>,
 }
 
-/// Runs a pod's worker until the pod is forgotten (`true`) or the token is cancelled.
+/// Runs a pod's worker until the pod is forgotten (`true`) or the token is cancelled. A pod that the node does not take comes
+/// with a verdict and only fails.
 pub async fn run(
     context: Arc<Context>,
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
     token: CancellationToken,
+    verdict: Option<(String, String)>,
 ) -> bool {
     let mut worker = Worker::new(context, desired, wake);
+    worker.verdict = verdict;
     loop {
         worker.again = None;
         worker.pass();
