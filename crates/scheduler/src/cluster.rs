@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use crate::labels::Labels;
 use crate::pod::PodInfo;
@@ -73,6 +75,28 @@ impl NodeState {
     }
 }
 
+/// What a PodDisruptionBudget says to preemption.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Budget {
+    /// The pods it is about; none without one.
+    pub selector: Option<LabelSelector>,
+    /// How many of them may go now.
+    pub allowed: i32,
+    /// Names of pods that it has let go already.
+    pub disrupted: Vec<Box<str>>,
+}
+
+impl From<&PodDisruptionBudget> for Budget {
+    fn from(budget: &PodDisruptionBudget) -> Self {
+        let status = budget.status.clone().unwrap_or_default();
+        Self {
+            selector: budget.spec.as_ref().and_then(|spec| spec.selector.clone()),
+            allowed: status.disruptions_allowed.unwrap_or(0),
+            disrupted: status.disrupted_pods.into_iter().flatten().map(|(name, _)| name.into()).collect(),
+        }
+    }
+}
+
 /// All nodes, and where each pod is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
@@ -82,8 +106,14 @@ pub struct Cluster {
     pub namespaces: HashMap<Arc<str>, Labels>,
     /// Claims, volumes and storage classes.
     pub volumes: Volumes,
+    /// Disruption budgets by namespace and name.
+    pub budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
     /// The node of each counted pod.
     place: HashMap<Arc<str>, Arc<str>>,
+    /// How many pods each owner has on each node, those on their way out left aside.
+    owned: HashMap<Arc<str>, BTreeMap<Arc<str>, u32>>,
+    /// How many nodes have an image.
+    image_nodes: HashMap<Arc<str>, usize>,
     /// Pods that keep others away or attract them; usually none, which makes most checks free.
     affine: HashSet<Arc<str>>,
     /// Room kept for pods that preempt others: uid to node.
@@ -96,7 +126,7 @@ impl Cluster {
         let Some(name) = node.metadata.name.as_deref() else { return false };
         let facts = NodeFacts::from(node);
         let state = self.nodes.entry(name.into()).or_default();
-        state.images = node
+        let images: HashMap<Arc<str>, i64> = node
             .status
             .iter()
             .flat_map(|status| status.images.iter().flatten())
@@ -104,6 +134,13 @@ impl Cluster {
                 image.names.iter().flatten().map(|name| (Arc::from(name.as_str()), image.size_bytes.unwrap_or(0)))
             })
             .collect();
+        if state.images != images {
+            let before = std::mem::replace(&mut state.images, images);
+            forget_images(&mut self.image_nodes, before.keys());
+            for image in state.images.keys() {
+                *self.image_nodes.entry(image.clone()).or_default() += 1;
+            }
+        }
         let changed = state.facts.as_ref() != Some(&facts);
         state.facts = Some(facts);
         changed
@@ -113,10 +150,22 @@ impl Cluster {
     pub fn remove_node(&mut self, name: &str) {
         if let Some(state) = self.nodes.get_mut(name) {
             state.facts = None;
+            forget_images(&mut self.image_nodes, std::mem::take(&mut state.images).keys());
             if state.pods.is_empty() {
                 self.nodes.remove(name);
             }
         }
+    }
+
+    /// The share of the nodes that have an image.
+    pub fn image_share(&self, image: &str) -> f64 {
+        let with = self.image_nodes.get(image).copied().unwrap_or(0);
+        with as f64 / self.nodes.len().max(1) as f64
+    }
+
+    /// The nodes where an owner has pods, and how many.
+    pub fn owned(&self, owner: &str) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.owned.get(owner).into_iter().flatten().map(|(node, number)| (node, *number))
     }
 
     /// Nodes that exist.
@@ -133,7 +182,25 @@ impl Cluster {
         if pod.constraints.is_some() {
             self.affine.insert(pod.uid.clone());
         }
+        if let Some(owner) = pod.owner.as_ref().filter(|_| !pod.terminating) {
+            *self.owned.entry(owner.clone()).or_default().entry(node.clone()).or_default() += 1;
+        }
         self.nodes.entry(node).or_default().add(pod);
+    }
+
+    /// Counts a pod that leaves a node out of what its owner has there.
+    fn disown(&mut self, pod: &PodInfo, node: &str) {
+        let Some(owner) = pod.owner.as_ref().filter(|_| !pod.terminating) else { return };
+        let Some(nodes) = self.owned.get_mut(owner) else { return };
+        if let Some(number) = nodes.get_mut(node) {
+            *number -= 1;
+            if *number == 0 {
+                nodes.remove(node);
+            }
+        }
+        if nodes.is_empty() {
+            self.owned.remove(owner);
+        }
     }
 
     /// Stops counting a pod; gives back what was counted.
@@ -144,6 +211,9 @@ impl Cluster {
         let pod = state.remove(uid);
         if state.facts.is_none() && state.pods.is_empty() {
             self.nodes.remove(&node);
+        }
+        if let Some(pod) = &pod {
+            self.disown(pod, &node);
         }
         pod
     }
@@ -184,12 +254,30 @@ impl Cluster {
         self.nominated.get(uid).map(|(node, _)| node)
     }
 
+    /// Pods that room is kept for on `node` and that are less important than `pod`.
+    pub fn nominated_after(&self, node: &str, pod: &PodInfo) -> Vec<Arc<PodInfo>> {
+        let lower = self.nominated.values().filter(|(on, other)| on.as_ref() == node && other.priority < pod.priority);
+        lower.map(|(_, other)| other.clone()).collect()
+    }
+
     /// Pods that room is kept for on `node` and that `pod` may not push aside.
     pub fn nominated_before<'c>(&'c self, node: &'c str, pod: &'c PodInfo) -> impl Iterator<Item = &'c Arc<PodInfo>> {
         self.nominated
             .iter()
             .filter(move |(uid, (on, other))| on.as_ref() == node && other.priority >= pod.priority && **uid != pod.uid)
             .map(|(_, (_, other))| other)
+    }
+}
+
+/// Counts a node out for these images.
+fn forget_images<'i>(counts: &mut HashMap<Arc<str>, usize>, images: impl Iterator<Item = &'i Arc<str>>) {
+    for image in images {
+        if let Some(number) = counts.get_mut(image) {
+            *number -= 1;
+            if *number == 0 {
+                counts.remove(image);
+            }
+        }
     }
 }
 

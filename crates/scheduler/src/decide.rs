@@ -22,6 +22,8 @@ pub enum Decision {
         obstacles: u16,
         /// Pods that make room for it.
         preemption: Option<Preemption>,
+        /// Whether room that was kept for it is given up.
+        gives_up: bool,
     },
 }
 
@@ -35,7 +37,7 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usiz
             "0/{nodes} nodes are available: {why}. preemption: 0/{nodes} nodes are available: {nodes} Preemption is not \
              helpful for scheduling."
         );
-        return Decision::Wait { message, obstacles: obstacle::VOLUMES, preemption: None };
+        return Decision::Wait { message, obstacles: obstacle::VOLUMES, preemption: None, gives_up: true };
     }
     let none = Constraints::default();
     let constraints = pod.constraints.as_deref().unwrap_or(&none);
@@ -64,14 +66,19 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usiz
     }
     if rejections.is_empty() {
         let message = "no nodes available to schedule pods".to_owned();
-        return Decision::Wait { message, obstacles: obstacle::NO_NODES, preemption: None };
+        return Decision::Wait { message, obstacles: obstacle::NO_NODES, preemption: None, gives_up: true };
     }
     let obstacles = rejections.iter().fold(0, |bits, (_, rejection)| bits | rejection.obstacle);
     let reasons = rejections.iter().flat_map(|(_, rejection)| rejection.reasons.iter().map(Cow::as_ref));
     let message = unschedulable_message(rejections.len(), reasons);
     match preempt::plan(pod, constraints, cluster, &rejections) {
-        Ok(preemption) => Decision::Wait { message, obstacles, preemption: Some(preemption) },
-        Err(why) => Decision::Wait { message: format!("{message} {why}"), obstacles, preemption: None },
+        Ok(preemption) => Decision::Wait { message, obstacles, preemption: Some(preemption), gives_up: false },
+        Err(refusal) => Decision::Wait {
+            message: format!("{message} {}", refusal.message),
+            obstacles,
+            preemption: None,
+            gives_up: !refusal.keeps_nomination,
+        },
     }
 }
 

@@ -72,6 +72,16 @@ impl<'c> Question<'c> {
         }
     }
 
+    /// Whether the answer for one node depends on the pods of others.
+    pub fn looks_around(&self) -> bool {
+        self.spread.is_constrained()
+            || self
+                .constraints
+                .affinity
+                .as_ref()
+                .is_some_and(|affinity| affinity.pod_affinity.is_some() || affinity.pod_anti_affinity.is_some())
+    }
+
     /// The answer for one node; `state` may differ from the cluster's when preemption tries things out.
     pub fn ask(&self, name: &str, state: &NodeState, facts: &NodeFacts) -> Result<(), Rejection> {
         self.node_itself(name, facts)?;

@@ -26,6 +26,9 @@ const DEFAULT_CPU: i64 = 100;
 /// Memory that a container without a request counts with when nodes are compared, as upstream.
 const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 
+/// Owners whose pods spread over nodes and zones without being told, as upstream.
+const SPREADING: [&str; 3] = ["ReplicaSet", "ReplicationController", "StatefulSet"];
+
 /// The fields of a Pod that scheduling reads.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -72,6 +75,7 @@ struct ClaimInput {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct ContainerInput {
+    name: String,
     image: Option<String>,
     ports: Option<Vec<ContainerPort>>,
     resources: Option<ResourceRequirements>,
@@ -84,7 +88,17 @@ struct StatusInput {
     phase: Option<String>,
     conditions: Option<Vec<PodCondition>>,
     nominated_node_name: Option<String>,
+    container_statuses: Option<Vec<ContainerStatusInput>>,
+    init_container_statuses: Option<Vec<ContainerStatusInput>>,
     start_time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct ContainerStatusInput {
+    name: String,
+    allocated_resources: Option<BTreeMap<String, Quantity>>,
+    resources: Option<ResourceRequirements>,
 }
 
 impl kube::Resource for PodInput {
@@ -165,6 +179,8 @@ pub struct PodInfo {
     pub uid: Arc<str>,
     /// Labels.
     pub labels: Labels,
+    /// The uid of the ReplicaSet, ReplicationController or StatefulSet that it belongs to.
+    pub owner: Option<Arc<str>>,
     /// The node it is bound to.
     pub node: Option<Arc<str>>,
     /// What it asks for.
@@ -245,7 +261,12 @@ impl PodInput {
             (None, false) if ours && !terminating => Stage::Pending,
             (None, false) => Stage::Over,
         };
-        let (requests, weight) = requests(&spec);
+        let (requests, weight) = requests(&spec, &status);
+        let owners = metadata.owner_references.iter().flatten();
+        let owner = owners
+            .filter(|owner| owner.controller == Some(true) && SPREADING.contains(&owner.kind.as_str()))
+            .map(|owner| Arc::from(owner.uid.as_str()))
+            .next();
         let init = spec.init_containers.as_deref().unwrap_or_default();
         let sidecars = init.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
         let host_network = spec.host_network == Some(true);
@@ -264,7 +285,8 @@ impl PodInput {
                 })
             });
         let ports = ports.collect();
-        let images = init.iter().chain(&spec.containers).filter_map(|container| container.image.clone()).collect();
+        let images = init.iter().chain(&spec.containers).filter_map(|container| container.image.as_deref().map(tagged));
+        let images = images.collect();
         let name = metadata.name.unwrap_or_default();
         let claims = spec.volumes.iter().flatten().filter_map(|volume| match &volume.persistent_volume_claim {
             Some(source) => Some(ClaimUse { name: source.claim_name.as_str().into(), ephemeral: false }),
@@ -279,6 +301,7 @@ impl PodInput {
             claims,
             uid: metadata.uid.unwrap_or_default().into(),
             labels: metadata.labels.as_ref().into(),
+            owner,
             node,
             requests,
             weight,
@@ -310,12 +333,38 @@ impl PodInput {
     }
 }
 
+/// An image's name as nodes list it, with the tag that is meant when none is given.
+fn tagged(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
+}
+
+/// What a container asks for, or has on its node while a resize is under way, whichever is more.
+fn of_container(container: &ContainerInput, status: &StatusInput, resize_fails: bool) -> Resources {
+    let asked = Resources::from_list(container.resources.as_ref().and_then(|resources| resources.requests.as_ref()));
+    let statuses = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
+    let Some(found) = statuses.into_iter().find(|found| found.name == container.name) else { return asked };
+    let mut has = Resources::from_list(found.allocated_resources.as_ref());
+    has.raise_to(&Resources::from_list(found.resources.as_ref().and_then(|resources| resources.requests.as_ref())));
+    if has == Resources::default() {
+        return asked;
+    }
+    if !resize_fails {
+        has.raise_to(&asked);
+    }
+    has
+}
+
 /// What a pod asks for: all containers and sidecars together, or an init container with the sidecars started before it when
 /// that is more, plus the overhead. Amounts for the whole pod take the place of the sum.
-fn requests(spec: &SpecInput) -> (Resources, (i64, i64)) {
+fn requests(spec: &SpecInput, status: &StatusInput) -> (Resources, (i64, i64)) {
+    let resize_fails =
+        status.conditions.iter().flatten().any(|condition| {
+            condition.type_ == "PodResizePending" && condition.reason.as_deref() == Some("Infeasible")
+        });
     let read = |container: &ContainerInput| {
         let list = container.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-        let mut weighed = Resources::from_list(list);
+        let mut weighed = of_container(container, status, resize_fails);
         let plain = weighed.clone();
         let given = |name: &str| list.is_some_and(|list| list.contains_key(name));
         if !given("cpu") {
@@ -399,6 +448,26 @@ pub(crate) mod tests {
         check(serde_json::json!({"containers": [cpu("100m")], "overhead": {"cpu": "10m"}}), 110);
         check(serde_json::json!({"containers": [cpu("100m")], "resources": {"requests": {"cpu": "3"}}}), 3000);
         assert_eq!(pod("p", serde_json::json!({"containers": [{}]})).weight, (DEFAULT_CPU, DEFAULT_MEMORY));
+    }
+
+    #[test]
+    fn resizes_count_with_the_greater_amount() {
+        let check = |asked: &str, has: &str, pending: &str, expected: i64| {
+            let object = serde_json::json!({
+                "spec": {"nodeName": "n", "containers": [{"name": "c", "resources": {"requests": {"cpu": asked}}}]},
+                "status": {"containerStatuses": [{"name": "c", "allocatedResources": {"cpu": has}}],
+                    "conditions": [{"type": "PodResizePending", "status": "True", "reason": pending}]},
+            });
+            let input: PodInput = serde_json::from_value(object).expect("a pod");
+            assert_eq!(input.read("default-scheduler").1.requests.cpu, expected, "{asked} {has} {pending}");
+        };
+        check("1", "1", "", 1000);
+        check("2", "1", "Deferred", 2000);
+        check("1", "2", "", 2000);
+        check("9", "1", "Infeasible", 1000);
+        assert_eq!(tagged("a/b"), "a/b:latest");
+        assert_eq!(tagged("host:5000/a/b"), "host:5000/a/b:latest");
+        assert_eq!(tagged("a/b:v1"), "a/b:v1");
     }
 
     #[test]

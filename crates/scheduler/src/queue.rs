@@ -192,6 +192,13 @@ impl Queue {
         }
     }
 
+    /// Has a pod that rests tried again.
+    pub fn retry(&mut self, uid: &Arc<str>, now: Instant) {
+        if matches!(self.pods.get(uid).map(|waiting| waiting.place), Some(Place::Unschedulable(Some(_)))) {
+            self.activate(uid, now);
+        }
+    }
+
     /// Wakes the pods that were kept back by one of `obstacles`.
     pub fn helped(&mut self, obstacles: u16, now: Instant) {
         let mut woken: Vec<Arc<str>> = Vec::new();

@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
 };
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -19,7 +20,7 @@ use rand::Rng;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Budget, Cluster};
 use crate::decide::{Decision, decide};
 use crate::filter::obstacle;
 use crate::labels::Labels;
@@ -64,6 +65,7 @@ struct Scheduler {
     listed_nodes: HashSet<Arc<str>>,
     nodes_known: bool,
     pods_known: bool,
+    budgets_known: bool,
 }
 
 fn steady<K>(
@@ -86,6 +88,7 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
     let settings = watcher::Config::default;
     let mut pods = steady(watcher::watcher(Api::<PodInput>::all(client.clone()), settings()));
     let mut nodes = steady(watcher::watcher(Api::<Node>::all(client.clone()), settings()));
+    let mut budgets = steady(watcher::watcher(Api::<PodDisruptionBudget>::all(client.clone()), settings()));
     let mut namespaces = steady(watcher::watcher(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), settings()));
     let mut claims = steady(watcher::watcher(Api::<PersistentVolumeClaim>::all(client.clone()), settings()));
     let mut volumes = steady(watcher::watcher(Api::<PersistentVolume>::all(client.clone()), settings()));
@@ -106,6 +109,7 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
         listed_nodes: HashSet::new(),
         nodes_known: false,
         pods_known: false,
+        budgets_known: false,
     };
     scheduler.writes.spawn(writer);
     loop {
@@ -122,6 +126,9 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
             event = volumes.next() => scheduler.volume_event(event.ok_or(Error::WatchEnded { kind: "persistentvolumes" })?),
             event = claims.next() => {
                 scheduler.claim_event(event.ok_or(Error::WatchEnded { kind: "persistentvolumeclaims" })?);
+            }
+            event = budgets.next() => {
+                scheduler.budget_event(event.ok_or(Error::WatchEnded { kind: "poddisruptionbudgets" })?);
             }
             Some(outcome) = scheduler.bindings.join_next() => scheduler.bound(outcome),
             Some(done) = scheduler.writes.join_next() => {
@@ -172,6 +179,22 @@ impl Scheduler {
                 gone.iter().for_each(|name| self.cluster.remove_node(name));
                 self.nodes_known = true;
             }
+        }
+    }
+
+    fn budget_event(&mut self, event: Event<PodDisruptionBudget>) {
+        let key = |budget: &PodDisruptionBudget| {
+            let part = |text: Option<&String>| Arc::from(text.map_or("", String::as_str));
+            (part(budget.metadata.namespace.as_ref()), part(budget.metadata.name.as_ref()))
+        };
+        match event {
+            // Budgets only weigh victims against each other: between two lists none are better than old ones.
+            Event::Init => self.cluster.budgets.clear(),
+            Event::InitApply(budget) | Event::Apply(budget) => {
+                self.cluster.budgets.insert(key(&budget), Budget::from(&budget));
+            }
+            Event::Delete(budget) => drop(self.cluster.budgets.remove(&key(&budget))),
+            Event::InitDone => self.budgets_known = true,
         }
     }
 
@@ -267,8 +290,8 @@ impl Scheduler {
 
     /// Decides about waiting pods. Says whether more of them wait right now.
     fn schedule(&mut self) -> bool {
-        // Without all nodes and pods any answer would be a guess.
-        if !(self.nodes_known && self.pods_known && self.volumes_known.all()) {
+        // Without all nodes and pods any answer would be a guess, and without budgets preemption would be reckless.
+        if !(self.nodes_known && self.pods_known && self.budgets_known && self.volumes_known.all()) {
             return false;
         }
         for _ in 0..BATCH {
@@ -279,9 +302,11 @@ impl Scheduler {
             let Some((pod, shown)) = self.queue.pop(Instant::now()) else { return false };
             match decide(&pod, &self.cluster, |count| rand::rng().random_range(0..count)) {
                 Decision::Bind(node) => self.bind(pod, node),
-                Decision::Wait { message, obstacles, preemption } => {
+                Decision::Wait { message, obstacles, preemption, gives_up } => {
                     if let Some(preemption) = preemption {
                         self.preempt(&pod, &shown, preemption);
+                    } else if gives_up {
+                        self.give_up(&pod, &shown);
                     }
                     self.unschedulable(&pod, &shown, obstacles, "Unschedulable", message);
                 }
@@ -378,11 +403,21 @@ impl Scheduler {
         }
     }
 
+    /// Lets go of room that was kept for a pod, here and in its status.
+    fn give_up(&mut self, pod: &Arc<PodInfo>, shown: &Shown) {
+        self.cluster.withdraw(&pod.uid);
+        if shown.nominated.is_some() {
+            let change = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"nominatedNodeName": null}});
+            self.patch_status(pod, change);
+        }
+    }
+
     fn preempt(&mut self, pod: &Arc<PodInfo>, shown: &Shown, preemption: Preemption) {
-        if self.cluster.nomination(&pod.uid) == Some(&preemption.node)
-            && preemption.victims.iter().all(|victim| victim.terminating)
-        {
-            return;
+        // What was promised here to pods that matter less does not hold any more: they look for another place.
+        for lesser in self.cluster.nominated_after(&preemption.node, pod) {
+            let shown = self.queue.get(&lesser.uid).map(|waiting| waiting.shown.clone()).unwrap_or_default();
+            self.give_up(&lesser, &shown);
+            self.queue.retry(&lesser.uid, Instant::now());
         }
         self.cluster.nominate(pod, Some(preemption.node.clone()));
         if shown.nominated.as_deref() != Some(&preemption.node) {

@@ -23,11 +23,10 @@ fn normalize(scores: &mut [i64], less_is_better: bool) {
 }
 
 /// Stretches `scores` between the least and the greatest.
-fn normalize_range(scores: &mut [i64], less_is_better: bool) {
+fn normalize_range(scores: &mut [i64]) {
     let (least, greatest) = (scores.iter().copied().min().unwrap_or(0), scores.iter().copied().max().unwrap_or(0));
     for score in scores {
-        let stretched = if greatest == least { 0 } else { (*score - least) * BEST / (greatest - least) };
-        *score = if less_is_better && greatest != least { BEST - stretched } else { stretched };
+        *score = if greatest == least { 0 } else { (*score - least) * BEST / (greatest - least) };
     }
 }
 
@@ -69,8 +68,13 @@ fn avoided_taints(constraints: &Constraints, facts: &NodeFacts) -> i64 {
     i64::try_from(avoided).unwrap_or(i64::MAX)
 }
 
-fn images(constraints: &Constraints, state: &NodeState) -> i64 {
-    let present: i64 = constraints.images.iter().filter_map(|image| state.images.get(image.as_str())).sum();
+/// An image that few nodes have counts less: else all pods of one image would go where the first went.
+fn images(constraints: &Constraints, state: &NodeState, cluster: &Cluster) -> i64 {
+    let share = |image: &String| {
+        let size = *state.images.get(image.as_str())?;
+        Some((size as f64 * cluster.image_share(image)) as i64)
+    };
+    let present: i64 = constraints.images.iter().filter_map(share).sum();
     let most = LARGE_IMAGE * i64::try_from(constraints.images.len()).unwrap_or(1).max(1);
     (present.clamp(SMALL_IMAGE, most) - SMALL_IMAGE) * BEST / (most - SMALL_IMAGE)
 }
@@ -95,15 +99,14 @@ pub fn best<'c>(
     normalize(&mut taints, true);
     let mut preferred = each(&|name, _, facts| preferred_node(constraints, name, facts));
     normalize(&mut preferred, false);
-    let mut crowd = each(&|_, _, facts| crowding.crowd(&facts.labels).unwrap_or(0));
-    normalize_range(&mut crowd, true);
+    let crowd = crowding.scores(&fitting.iter().map(|(_, _, facts)| *facts).collect::<Vec<_>>());
     let mut near = each(&|_, _, facts| {
         liked.iter().filter(|((key, value), _)| facts.labels.get(key) == Some(value)).map(|(_, weight)| weight).sum()
     });
-    normalize_range(&mut near, false);
+    normalize_range(&mut near);
     let free = each(&|_, state, facts| least_allocated(pod, state, facts));
     let balance = each(&|_, state, facts| balanced(pod, state, facts));
-    let local = each(&|_, state, _| images(constraints, state));
+    let local = each(&|_, state, _| images(constraints, state, cluster));
     let totals: Vec<i64> = (0..fitting.len())
         .map(|at| {
             3 * taints[at] + 2 * preferred[at] + 2 * crowd[at] + 2 * near[at] + free[at] + balance[at] + local[at]
