@@ -24,9 +24,13 @@ use crate::{
     respond, table,
 };
 
-/// A piece is sent when it is this long even if more lines are ready. A record of TLS and a frame of HTTP/2 hold as much,
-/// and it is what a watcher that does not read keeps in memory, of whom there may be a thousand.
-const PIECE: usize = 16 << 10;
+/// A piece is sent before it grows longer than this, even if more lines are ready. With the head of its frame of HTTP/2
+/// it fills one record of TLS: a byte more would cost a frame, two records and a system call more for every watcher. And
+/// it is what a watcher that does not read keeps in memory, of whom there may be a thousand.
+const PIECE: usize = (16 << 10) - 9;
+
+/// The bytes of a line that are not its object's.
+const LINE: usize = 40;
 
 /// Watches without a timeout end after this and up to as much again: clients reconnect spread out.
 const LEAST_LIFE: Duration = Duration::from_secs(30 * 60);
@@ -107,6 +111,7 @@ impl ApiServer {
             bookmarks,
             next_bookmark: now + BOOKMARK_EVERY,
             last_bookmark: (life > LAST_BOOKMARK * 2).then(|| now + life - LAST_BOOKMARK),
+            held: None,
             end: now + life,
             shutdown: self.definitions.end_of(&call.kind).unwrap_or_else(|| self.shutdown.clone()),
         };
@@ -184,7 +189,7 @@ impl Lines {
         }
         let &Shown { word, record, version, .. } = shown;
         let meta_version = self.accept.meta_version;
-        out.reserve(record.value.len() + 40);
+        out.reserve(record.value.len() + LINE);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(word.as_str().as_bytes());
         out.extend_from_slice(b"\",\"object\":");
@@ -323,6 +328,8 @@ struct WatchStream {
     bookmarks: bool,
     next_bookmark: Instant,
     last_bookmark: Option<Instant>,
+    /// An event that did not fit into the piece before.
+    held: Option<Arc<Event>>,
     end: Instant,
     shutdown: CancellationToken,
 }
@@ -443,33 +450,42 @@ impl WatchStream {
                 wake = wake.min(last);
             }
         }
-        let first = tokio::select! {
-            biased;
-            // Dropping these waits loses nothing: a token stays cancelled, a time stays past, and `Watch::next` moves on
-            // only when it answers.
-            () = self.shutdown.cancelled() => return Next::End,
-            event = watch.next() => event,
-            () = sleep_until(wake) => {
-                let now = Instant::now();
-                if now >= self.end {
-                    return Next::End;
+        let first = match self.held.take() {
+            // Events that come without a pause must not keep a watch alive.
+            Some(_) if self.shutdown.is_cancelled() || Instant::now() >= self.end => return Next::End,
+            Some(held) => Ok(held),
+            None => tokio::select! {
+                biased;
+                // Dropping these waits loses nothing: a token stays cancelled, a time stays past, and `Watch::next` moves
+                // on only when it answers.
+                () = self.shutdown.cancelled() => return Next::End,
+                event = watch.next() => event,
+                () = sleep_until(wake) => {
+                    let now = Instant::now();
+                    if now >= self.end {
+                        return Next::End;
+                    }
+                    if self.last_bookmark.is_some_and(|last| now >= last) {
+                        self.last_bookmark = None;
+                    }
+                    self.next_bookmark = now + BOOKMARK_EVERY;
+                    if self.bookmarks
+                        && let Err(error) = self.lines.bookmark(out, watch.progress(), false)
+                    {
+                        return Next::Fail(error);
+                    }
+                    return Next::More;
                 }
-                if self.last_bookmark.is_some_and(|last| now >= last) {
-                    self.last_bookmark = None;
-                }
-                self.next_bookmark = now + BOOKMARK_EVERY;
-                if self.bookmarks
-                    && let Err(error) = self.lines.bookmark(out, watch.progress(), false)
-                {
-                    return Next::Fail(error);
-                }
-                return Next::More;
-            }
+            },
         };
         let mut next = first.map(Some);
         loop {
             match next {
                 Ok(Some(event)) => {
+                    if !out.is_empty() && out.len() + event.record.value.len() + LINE > PIECE {
+                        self.held = Some(event);
+                        return Next::More;
+                    }
                     if let Some(shown) = transition(&event, &self.selection)
                         && let Err(error) = self.lines.event(out, &shown)
                     {
@@ -483,9 +499,6 @@ impl WatchStream {
                     )));
                 }
                 Err(WatchError::Closed) => return Next::End,
-            }
-            if out.len() >= PIECE {
-                return Next::More;
             }
             next = watch.try_next();
         }
