@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::audit::Auditor;
+use crate::{audit::Auditor, security::jwt::Authentication};
 
 /// The settings of an [`crate::ApiServer`].
 #[derive(Clone, Debug)]
@@ -32,6 +32,10 @@ pub struct Config {
     pub max_mutating_requests_in_flight: usize,
     /// How long a request may take, watches and streams aside.
     pub request_timeout: Duration,
+    /// How long events live after they were last written; zero for ever.
+    pub event_ttl: Duration,
+    /// The other issuers of tokens, as in OpenID Connect.
+    pub authentication: Arc<Authentication>,
     /// What writes the audit trail.
     pub auditor: Option<Arc<Auditor>>,
 }
@@ -53,6 +57,8 @@ impl Config {
             max_requests_in_flight: 400,
             max_mutating_requests_in_flight: 200,
             request_timeout: Duration::from_secs(60),
+            event_ttl: Duration::from_secs(60 * 60),
+            authentication: Arc::default(),
             auditor: None,
         }
     }

@@ -49,6 +49,11 @@ impl Problems {
         self.0.push(format!("{field}: {problem}"));
     }
 
+    /// The mistakes, if there are any.
+    pub(crate) fn into_list(self) -> Option<Vec<String>> {
+        (!self.0.is_empty()).then_some(self.0)
+    }
+
     /// The result, if there was no mistake.
     pub(crate) fn into_result<T>(self, path: &Path, value: T) -> Result<T, ConfigError> {
         if self.0.is_empty() {

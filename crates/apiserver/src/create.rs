@@ -173,7 +173,13 @@ impl ApiServer {
             }
             return Ok(Made::created(Produced::Object(object)).with_warnings(warnings));
         }
-        kind.to_storage(&mut object);
+        let object = match self.for_storage(kind, object).await {
+            Ok(object) => object,
+            Err(error) => {
+                claim.give_back().await;
+                return Err(error);
+            }
+        };
         let draft = encode::draft(&self.storage_kind(kind), &object);
         let write = Write { key, op: Op::Create(draft), durability: durability(kind) };
         match self.store.commit(write).await {

@@ -367,7 +367,7 @@ impl ApiServer {
         let kind = &call.kind;
         let key = key(kind, namespace, name);
         for _ in 0..ATTEMPTS {
-            let Some(record) = self.read(&key).await? else { return Err(ApiError::not_found(kind, name)) };
+            let Some(record) = self.read_as(kind, &key).await? else { return Err(ApiError::not_found(kind, name)) };
             match self.delete_once(call, name, &record, options).await {
                 Err(DeleteError::Raced) if options.version.is_none() => {}
                 Err(DeleteError::Raced) => return Err(ApiError::stale(kind, name)),
@@ -408,8 +408,8 @@ impl ApiServer {
         match plan(kind, object, options, Timestamp::now()) {
             Plan::Pending => Ok(self.kept(options, Produced::Stored(record.clone())).with_warnings(warnings)),
             Plan::Mark(object) if dry_run => Ok(self.kept(options, Produced::Object(object)).with_warnings(warnings)),
-            Plan::Mark(mut object) => {
-                kind.to_storage(&mut object);
+            Plan::Mark(object) => {
+                let object = self.for_storage(kind, object).await?;
                 let draft = encode::draft(&self.storage_kind(kind), &object);
                 let op = Op::Update { expected: record.revision, draft };
                 let written = self.commit_deletion(call, name, record, op).await?;
@@ -418,8 +418,8 @@ impl ApiServer {
             Plan::Remove(object) if dry_run => {
                 Ok(Made::ok(self.removed(kind, name, &uid, Produced::Object(object))).with_warnings(warnings))
             }
-            Plan::Remove(mut object) => {
-                kind.to_storage(&mut object);
+            Plan::Remove(object) => {
+                let object = self.for_storage(kind, object).await?;
                 let last = encode::draft(&self.storage_kind(kind), &object);
                 let op = Op::Delete { expected: record.revision, last };
                 let deleted = self.commit_deletion(call, name, record, op).await?;
@@ -451,19 +451,18 @@ impl ApiServer {
         if answers_with_object(kind) { produced } else { Produced::Object(respond::success(kind, name, Some(uid))) }
     }
 
-    /// Deletes an object whose definition goes, without asking anybody; whether it stays for its finalizers.
+    /// Deletes an object whose definition goes, without asking anybody; whether it stays for its finalizers. It stays in the
+    /// version in which it is stored: the webhook that would convert it may be gone already.
     pub(crate) async fn delete_unasked(&self, kind: &Arc<Kind>, record: &Record) -> Answer<bool> {
         let name = &record.key.name;
-        let object = respond::parse(kind, record)?;
+        let object: Value = serde_json::from_slice(&record.value).map_err(|error| ApiError::internal(&error))?;
         let (op, stays) = match plan(kind, object, &Options::default(), Timestamp::now()) {
             Plan::Pending => return Ok(true),
-            Plan::Mark(mut object) => {
-                kind.to_storage(&mut object);
+            Plan::Mark(object) => {
                 let draft = encode::draft(kind, &object);
                 (Op::Update { expected: record.revision, draft }, true)
             }
-            Plan::Remove(mut object) => {
-                kind.to_storage(&mut object);
+            Plan::Remove(object) => {
                 (Op::Delete { expected: record.revision, last: encode::draft(kind, &object) }, false)
             }
         };
@@ -490,6 +489,7 @@ impl ApiServer {
         let chosen: Vec<Record> = selection.of(&listing, "", "").cloned().collect();
         let revision = listing.revision();
         drop(listing);
+        let chosen = self.selected(call, &selection, chosen).await?;
         let options = Options { uid: None, version: None, ..options.clone() };
         // Objects of the same batch are written together, so many are deleted at once.
         stream::iter(chosen.clone())

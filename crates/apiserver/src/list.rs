@@ -19,6 +19,7 @@ use crate::{
     accept::{Accept, Encoding, Form},
     call::Call,
     compress::Compressible,
+    conversion::{self, Converter},
     error::{Answer, ApiError},
     protobuf_list::protobuf_list,
     query::Query,
@@ -36,8 +37,8 @@ pub(crate) struct Selection {
     labels: LabelSelector,
     fields: FieldSelector,
     name: Option<Box<str>>,
-    /// The kind of custom resources that are selected by fields of their own: these are read from the objects.
-    custom: Option<Arc<Kind>>,
+    /// The kind of custom resources that are selected by fields of their own, which are read from the objects.
+    own: Option<(Arc<Kind>, FieldSelector)>,
 }
 
 impl Selection {
@@ -60,29 +61,46 @@ impl Selection {
             }
         }
         let mask = labels.requirements().iter().fold(LabelMask::default(), mask_with);
-        let own = fields.terms().iter().any(|term| !term.field.starts_with("metadata."));
-        let custom = (own && call.kind.custom().is_some()).then(|| Arc::clone(&call.kind));
-        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from), custom })
+        let (fields, own) = match call.kind.custom() {
+            Some(_) => fields.partition(|field| field.starts_with("metadata.")),
+            None => (fields, FieldSelector::default()),
+        };
+        let own = (!own.is_everything()).then(|| (Arc::clone(&call.kind), own));
+        Ok(Self { mask, labels, fields, name: call.target.name.as_deref().map(Box::from), own })
     }
 
     /// Whether everything is selected.
     pub(crate) fn is_everything(&self) -> bool {
-        self.labels.is_everything() && self.fields.is_everything() && self.name.is_none()
+        self.labels.is_everything() && self.fields.is_everything() && self.name.is_none() && self.own.is_none()
     }
 
-    /// Whether a stored object is selected; looks only at what was taken out when it was written.
+    /// Whether it can be decided only when objects have been converted by a webhook: [`Selection::of`] then gives all that
+    /// may be selected, and [`Selection::keep_own`] is the other half.
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.own.as_ref().is_some_and(|(kind, _)| conversion::converts(kind))
+    }
+
+    /// Whether an object is selected, that is converted already.
     pub(crate) fn matches(&self, record: &Record) -> bool {
+        self.matches_facets(record) && self.matches_own(record)
+    }
+
+    /// Takes away the converted objects that are not selected by their own fields.
+    pub(crate) fn keep_own(&self, records: &mut Vec<Record>) {
+        if self.own.is_some() {
+            records.retain(|record| self.matches_own(record));
+        }
+    }
+
+    /// Looks only at what was taken out when the object was written.
+    fn matches_facets(&self, record: &Record) -> bool {
         let key = &record.key;
         let facets = &record.facets;
-        let own = self.custom.as_deref().map_or_else(Vec::new, |kind| self.own_values(kind, record));
         self.name.as_deref().is_none_or(|name| name == &*key.name)
             && (self.fields.is_everything()
                 || self.fields.matches(|field| match field {
                     "metadata.name" | "name" => Some(&*key.name),
                     "metadata.namespace" => Some(&*key.namespace),
-                    other if self.custom.is_some() => {
-                        own.iter().find(|(name, _)| name == other).map(|(_, value)| value.as_str())
-                    }
                     // Events are stored as core's, whose names for the same fields are the older ones.
                     other => match other.strip_prefix("regarding.") {
                         Some(rest) => facets.field(&format!("involvedObject.{rest}")),
@@ -101,14 +119,20 @@ impl Selection {
         name: &str,
     ) -> impl Iterator<Item = &'a Record> + use<'a> {
         let everything = self.is_everything();
-        listing.iter_labelled(namespace, name, self.mask).filter(move |record| everything || self.matches(record))
+        let deferred = self.is_deferred();
+        listing
+            .iter_labelled(namespace, name, self.mask)
+            .filter(move |record| everything || (self.matches_facets(record) && (deferred || self.matches_own(record))))
     }
 
-    /// The values of a custom resource's own fields. An object that cannot be read has none.
-    fn own_values(&self, kind: &Kind, record: &Record) -> Vec<(String, String)> {
-        let Ok(object) = respond::parse(kind, record) else { return Vec::new() };
-        let terms = self.fields.terms().iter();
-        terms.filter_map(|term| Some((term.field.to_string(), kind.selected_value(&object, &term.field)?))).collect()
+    /// Whether a custom resource's own fields match. An object that cannot be read has none.
+    fn matches_own(&self, record: &Record) -> bool {
+        let Some((kind, fields)) = &self.own else { return true };
+        let object = respond::parse(kind, record).ok();
+        let value = |field: &str| object.as_ref().and_then(|object| kind.selected_value(object, field));
+        let values: Vec<(&str, String)> =
+            fields.terms().iter().filter_map(|term| Some((term.field.as_str(), value(&term.field)?))).collect();
+        fields.matches(|field| values.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_str()))
     }
 
     /// The only name that can match, if there is one: such a list needs no walk.
@@ -199,7 +223,12 @@ impl ApiServer {
         let page = self.page(call).await?;
         let include = table::Include::of(&call.query)?;
         let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
-        if call.accept.encoding == Encoding::Protobuf && page.limit == 0 && page.after.is_none() {
+        // Metadata is shown as it is stored.
+        let converts =
+            conversion::converts(&call.kind) && (call.accept.form != Form::Partial || selection.is_deferred());
+        let converter = converts.then(|| Arc::clone(&self.converter));
+        if converter.is_none() && call.accept.encoding == Encoding::Protobuf && page.limit == 0 && page.after.is_none()
+        {
             let chosen = selection.of(&page.listing, "", "").cloned().collect();
             return protobuf_list(writer, chosen, list_meta(page.revision, None, None)).await;
         }
@@ -209,28 +238,34 @@ impl ApiServer {
                     "" if call.kind.namespaced => selection.of(&page.listing, "", "").cloned().collect(),
                     namespace => {
                         let key = crate::call::key(&call.kind, namespace, name);
-                        self.read(&key)
-                            .await?
-                            .filter(|record| selection.matches(record))
-                            .into_iter()
-                            .collect::<Vec<_>>()
+                        let found = self.read(&key).await?.into_iter();
+                        found.filter(|record| selection.matches_facets(record)).collect::<Vec<_>>()
                     }
                 };
-                return finish(call.accept, writer.whole(&found, page.revision, None, None)?);
+                let found = self.selected(call, &selection, found).await?;
+                return writer.finish(found, page.revision, None, None).await;
             }
-            return writer.streamed(page.listing, selection, page.revision);
+            return writer.streamed(page.listing, selection, page.revision, converter).await;
         }
+        let (mut namespace, mut name) = page.after.clone().unwrap_or_default();
         let mut chosen: Vec<Record> = Vec::new();
         let mut more = false;
-        {
-            let (namespace, name) =
-                page.after.as_ref().map_or(("", ""), |(namespace, name)| (namespace.as_str(), name.as_str()));
-            for record in selection.of(&page.listing, namespace, name) {
-                if page.limit > 0 && chosen.len() == page.limit {
-                    more = true;
-                    break;
-                }
-                chosen.push(record.clone());
+        loop {
+            // One more than there may be says whether there are more.
+            let wanted = if page.limit > 0 { page.limit + 1 - chosen.len() } else { usize::MAX };
+            let found: Vec<Record> = selection.of(&page.listing, &namespace, &name).take(wanted).cloned().collect();
+            let ended = found.len() < wanted;
+            if let Some(last) = found.last() {
+                (namespace, name) = (last.key.namespace.to_string(), last.key.name.to_string());
+            }
+            chosen.extend(self.selected(call, &selection, found).await?);
+            if page.limit > 0 && chosen.len() > page.limit {
+                chosen.truncate(page.limit);
+                more = true;
+                break;
+            }
+            if ended {
+                break;
             }
         }
         let mut token = None;
@@ -243,10 +278,22 @@ impl ApiServer {
                 remaining = Some(page.listing.iter_after(&last.key.namespace, &last.key.name).count());
             }
         }
-        if call.accept.encoding == Encoding::Protobuf {
-            return protobuf_list(writer, chosen, list_meta(page.revision, token, remaining)).await;
+        writer.finish(chosen, page.revision, token, remaining).await
+    }
+
+    /// The objects that are selected, of those that may be, as the call's kind can read them.
+    pub(crate) async fn selected(
+        &self,
+        call: &Call,
+        selection: &Selection,
+        records: Vec<Record>,
+    ) -> Answer<Vec<Record>> {
+        if call.accept.form == Form::Partial && !selection.is_deferred() {
+            return Ok(records);
         }
-        finish(call.accept, writer.whole(&chosen, page.revision, token, remaining)?)
+        let mut records = self.converter.records(&call.kind, records).await?;
+        selection.keep_own(&mut records);
+        Ok(records)
     }
 
     /// Decides on the state to show by `limit`, `continue`, `resourceVersion` and `resourceVersionMatch`.
@@ -322,10 +369,7 @@ impl ApiServer {
     ) -> Answer<Response<Body>> {
         let include = table::Include::of(&call.query)?;
         let writer = Writer { kind: Arc::clone(&call.kind), accept: call.accept, include };
-        if call.accept.encoding == Encoding::Protobuf {
-            return protobuf_list(writer, records, list_meta(revision, None, None)).await;
-        }
-        finish(call.accept, writer.whole(&records, revision, None, None)?)
+        writer.finish(records, revision, None, None).await
     }
 }
 
@@ -378,7 +422,7 @@ impl Writer {
                 write_json(out, &table::row(&self.kind, &object, self.include, self.accept.meta_version));
             }
             Form::Partial => write_partial(out, record, self.accept.meta_version)?,
-            Form::Object | Form::AggregatedDiscovery if self.kind.shows_as_stored(record.revision.0) => {
+            Form::Object | Form::AggregatedDiscovery if self.kind.shows_as_stored(&record.value, record.revision.0) => {
                 out.extend_from_slice(&record.value)
             }
             Form::Object | Form::AggregatedDiscovery => write_json(out, &respond::parse(&self.kind, record)?),
@@ -408,15 +452,35 @@ impl Writer {
         Ok(Bytes::from(out))
     }
 
+    /// The response that lists these records.
+    async fn finish(
+        self,
+        records: Vec<Record>,
+        revision: Revision,
+        token: Option<String>,
+        remaining: Option<usize>,
+    ) -> Answer<Response<Body>> {
+        if self.accept.encoding == Encoding::Protobuf {
+            return protobuf_list(self, records, list_meta(revision, token, remaining)).await;
+        }
+        finish(self.accept, self.whole(&records, revision, token, remaining)?)
+    }
+
     /// A list of any length: pieces are made as the connection takes them, so it needs the memory of one piece.
-    fn streamed(self, listing: Listing, selection: Selection, revision: Revision) -> Answer<Response<Body>> {
+    async fn streamed(
+        self,
+        listing: Listing,
+        selection: Selection,
+        revision: Revision,
+        converter: Option<Arc<Converter>>,
+    ) -> Answer<Response<Body>> {
         let accept = self.accept;
         let head = self.head(revision, None, None);
-        let mut joiner = Joiner { writer: self, listing, selection, place: None, first: true, done: false };
-        let mut first = joiner.next(head)?;
+        let mut joiner = Joiner { writer: self, listing, selection, converter, place: None, first: true, done: false };
+        let mut first = joiner.next(head).await?;
         if joiner.done || accept.encoding != Encoding::Json || accept.pretty {
             while !joiner.done {
-                let more = joiner.next(Vec::new())?;
+                let more = joiner.next(Vec::new()).await?;
                 first.extend_from_slice(&more);
             }
             return finish(accept, Bytes::from(first));
@@ -425,7 +489,7 @@ impl Writer {
             if joiner.done {
                 return Ok(None);
             }
-            let piece = joiner.next(Vec::with_capacity(CHUNK + 8192)).map_err(BodyError::new)?;
+            let piece = joiner.next(Vec::with_capacity(CHUNK + 8192)).await.map_err(BodyError::new)?;
             Ok(Some((Bytes::from(piece), joiner)))
         });
         let head = futures::stream::once(async move { Ok(Bytes::from(first)) });
@@ -440,6 +504,8 @@ struct Joiner {
     writer: Writer,
     listing: Listing,
     selection: Selection,
+    /// What converts the objects, where that may be needed.
+    converter: Option<Arc<Converter>>,
     place: Option<(Arc<str>, Arc<str>)>,
     first: bool,
     done: bool,
@@ -447,7 +513,36 @@ struct Joiner {
 
 impl Joiner {
     /// Joins the next objects to what is already there until the piece is full.
-    fn next(&mut self, mut out: Vec<u8>) -> Answer<Vec<u8>> {
+    async fn next(&mut self, out: Vec<u8>) -> Answer<Vec<u8>> {
+        match self.converter.clone() {
+            None => self.join(out),
+            Some(converter) => self.join_converted(out, &converter).await,
+        }
+    }
+
+    /// The same for objects that have to be converted: a piece is what one question holds.
+    async fn join_converted(&mut self, mut out: Vec<u8>, converter: &Converter) -> Answer<Vec<u8>> {
+        let (namespace, name) = self.place.take().unwrap_or_else(|| (Arc::from(""), Arc::from("")));
+        let found: Vec<Record> =
+            self.selection.of(&self.listing, &namespace, &name).take(conversion::MOST_OBJECTS).cloned().collect();
+        self.done = found.len() < conversion::MOST_OBJECTS;
+        self.place = found.last().map(|last| (Arc::clone(&last.key.namespace), Arc::clone(&last.key.name)));
+        let mut records = converter.records(&self.writer.kind, found).await?;
+        self.selection.keep_own(&mut records);
+        for record in &records {
+            if !self.first {
+                out.push(b',');
+            }
+            self.first = false;
+            self.writer.item(&mut out, record)?;
+        }
+        if self.done {
+            out.extend_from_slice(b"]}");
+        }
+        Ok(out)
+    }
+
+    fn join(&mut self, mut out: Vec<u8>) -> Answer<Vec<u8>> {
         let (namespace, name) = self.place.take().unwrap_or_else(|| (Arc::from(""), Arc::from("")));
         for record in self.selection.of(&self.listing, &namespace, &name) {
             if !self.first {

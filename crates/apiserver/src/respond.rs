@@ -12,7 +12,7 @@ use crate::{
     Body,
     accept::{Accept, Encoding, Form},
     error::{Answer, ApiError},
-    table,
+    list, table,
 };
 
 /// An object on its way out.
@@ -64,8 +64,12 @@ pub(crate) fn success(kind: &Kind, name: &str, uid: Option<&str>) -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details})
 }
 
-/// The stored object as a value of the kind that is asked for.
+/// The stored object as a value of the kind that is asked for. One that a webhook has to convert has been converted.
 pub(crate) fn parse(kind: &Kind, record: &Record) -> Answer<Value> {
+    if kind.needs_conversion(&record.value) {
+        let words = format!("the stored object {} was not converted to {}", record.key, kind.api_version());
+        return Err(ApiError::internal_words(&words));
+    }
     let mut object: Value = serde_json::from_slice(&record.value)
         .map_err(|error| ApiError::internal_words(&format!("the stored object {} is damaged: {error}", record.key)))?;
     kind.from_storage(&mut object);
@@ -74,7 +78,7 @@ pub(crate) fn parse(kind: &Kind, record: &Record) -> Answer<Value> {
 
 /// The bytes of a stored object as the kind that is asked for shows them; a copy of a reference where nothing differs.
 pub(crate) fn shown(kind: &Kind, record: &Record) -> Answer<Bytes> {
-    if kind.shows_as_stored(record.revision.0) {
+    if kind.shows_as_stored(&record.value, record.revision.0) {
         return Ok(record.value.clone());
     }
     Ok(Bytes::from(parse(kind, record)?.to_string()))
@@ -174,6 +178,12 @@ pub(crate) fn made(kind: &Arc<Kind>, made: Made, accept: Accept, include: table:
         }
         produced => {
             let object = match produced {
+                // Metadata is the same in every version.
+                Produced::Stored(record) if accept.form == Form::Partial => {
+                    let mut out = Vec::with_capacity(record.value.len());
+                    list::write_partial(&mut out, record, accept.meta_version)?;
+                    serde_json::from_slice(&out).map_err(|error| ApiError::internal(&error))?
+                }
                 Produced::Stored(record) => parse(kind, record)?,
                 Produced::Object(object) => object.clone(),
             };

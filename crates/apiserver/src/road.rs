@@ -129,7 +129,7 @@ impl ApiServer {
             self.catch_up(told.verb, &query).await?;
         }
         let peer = caller.peer();
-        let authenticated = match self.identify(&caller, request.headers()).await {
+        let authenticated = match self.identify(&caller, request.uri().path(), request.headers()).await {
             Ok(user) => user,
             Err(error) => {
                 self.begin_trail(told, audit_id, &mut request, peer, None, &route);
@@ -255,14 +255,14 @@ impl ApiServer {
     }
 
     /// Who sends the request.
-    async fn identify(&self, caller: &Caller, headers: &HeaderMap) -> Answer<Arc<User>> {
+    async fn identify(&self, caller: &Caller, path: &str, headers: &HeaderMap) -> Answer<Arc<User>> {
         let certificate = match caller {
             Caller::Known(user) => return Ok(Arc::clone(user)),
             Caller::Connection { certificate, .. } => certificate,
         };
         let bearer = text_header(headers, "authorization").and_then(bearer);
         let attempts = &self.metrics.attempts;
-        let answer = self.security.authenticate(Credentials { connection: certificate.as_ref(), bearer }).await;
+        let answer = self.security.authenticate(Credentials { connection: certificate.as_ref(), bearer, path }).await;
         let counter = match &answer {
             Ok(_) if certificate.is_none() && bearer.is_none() => &attempts.anonymous,
             Ok(_) => &attempts.success,
@@ -379,6 +379,7 @@ impl ApiServer {
             _ => return Err(ApiError::method_not_allowed()),
         };
         self.settle_definition(call, &made).await;
+        let made = self.showable(&call.kind, call.accept.form, made).await?;
         respond::made(&call.kind, made, call.accept, include)
     }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     ApiServer,
+    accept::Form,
     admit::Operation,
     call::Call,
     create::{meta, metadata},
@@ -57,11 +58,13 @@ fn of(kind: &Kind, object: &Value) -> Value {
 /// Serves GET, PUT and PATCH.
 pub(crate) async fn serve(server: &ApiServer, call: &Call, verb: &str, body: &Bytes) -> Answer<Value> {
     if verb == "get" {
-        let record = server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
+        let record = server.read_as(&call.kind, &call.key()).await?;
+        let record = record.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
         return Ok(of(&call.kind, &respond::parse(&call.kind, &record)?));
     }
     for _ in 0..ATTEMPTS {
-        let record = server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
+        let record = server.read_as(&call.kind, &call.key()).await?;
+        let record = record.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
         let shown = of(&call.kind, &respond::parse(&call.kind, &record)?);
         let mut scale = specials::changed_body(server, call, verb, body, &shown)?;
         // Webhooks see the scale, not the object behind it.
@@ -81,7 +84,7 @@ pub(crate) async fn serve(server: &ApiServer, call: &Call, verb: &str, body: &By
             Err(_) if raced => {}
             Err(error) => return Err(error),
             Ok(made) => {
-                return match &made.produced {
+                return match &server.showable(&call.kind, Form::Object, made).await?.produced {
                     Produced::Stored(record) => Ok(of(&call.kind, &respond::parse(&call.kind, record)?)),
                     Produced::Object(object) => Ok(of(&call.kind, object)),
                 };

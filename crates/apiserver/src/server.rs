@@ -16,11 +16,12 @@ use crate::{
     Config, InProcess,
     aggregation::{Aggregation, PrepareError},
     call,
+    conversion::Converter,
     create::{durability, metadata},
     custom_rules::CustomRules,
     definitions::{self, Definitions},
     document::Documents,
-    encode,
+    encode, event_expiry,
     flow::FlowControl,
     metrics::Metrics,
     outgoing::trust::{Identity, TrustError},
@@ -118,6 +119,8 @@ pub struct ApiServer {
     pub(crate) aggregation: Arc<Aggregation>,
     /// The webhooks of others, and the client that calls them.
     pub(crate) webhooks: Webhooks,
+    /// What converts custom resources between their versions.
+    pub(crate) converter: Arc<Converter>,
     /// The admission policies that clients have written.
     pub(crate) policies: AllPolicies,
     /// The rules that definitions of custom resources carry.
@@ -188,13 +191,21 @@ impl ApiServer {
         reservations.adopt().await.map_err(BuildError::Read)?;
         let shutdown = CancellationToken::new();
         tokio::spawn(reservations.clone().tidy(shutdown.clone()));
-        let security_config = security::Config::new(&config.service_account_issuer);
+        if !config.event_ttl.is_zero() {
+            tokio::spawn(event_expiry::expire(Arc::clone(&store), config.event_ttl, shutdown.clone()));
+        }
+        let security_config = security::Config {
+            authentication: Arc::clone(&config.authentication),
+            ..security::Config::new(&config.service_account_issuer)
+        };
         let security = Security::start(security_config, Arc::clone(&store), Arc::new(tokens), shutdown.clone())
             .await
             .map_err(BuildError::Read)?;
         let identity =
             config.webhook_identity.as_ref().map(Identity::of).transpose().map_err(BuildError::WebhookIdentity)?;
-        let webhooks = Webhooks::new(WebhookClient::new(Arc::clone(&store), identity));
+        let webhook_client = Arc::new(WebhookClient::new(Arc::clone(&store), identity));
+        let webhooks = Webhooks::new(Arc::clone(&webhook_client));
+        let converter = Arc::new(Converter::new(webhook_client));
         let flows = FlowControl::new(most_at_once(&config));
         aggregation.follow(Arc::clone(&store), Arc::clone(&catalogue), shutdown.clone()).await;
         let server = Arc::new(Self {
@@ -210,6 +221,7 @@ impl ApiServer {
             aggregation,
             flows,
             webhooks,
+            converter,
             policies: AllPolicies::default(),
             rules: CustomRules::default(),
             node_client,

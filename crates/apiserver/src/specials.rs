@@ -37,8 +37,8 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, call: Call, verb: &str, body:
         (_, "") => review(server, &call, verb, body).await?,
         _ => match verb {
             "get" => {
-                let record =
-                    server.read(&call.key()).await?.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
+                let record = server.read_as(&call.kind, &call.key()).await?;
+                let record = record.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
                 Made::ok(Produced::Stored(record))
             }
             "update" => {
@@ -50,6 +50,7 @@ pub(crate) async fn serve(server: &Arc<ApiServer>, call: Call, verb: &str, body:
         },
     };
     server.settle_definition(&call, &made).await;
+    let made = server.showable(&call.kind, call.accept.form, made).await?;
     respond::made(&call.kind, made, call.accept, include)
 }
 

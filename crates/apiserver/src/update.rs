@@ -127,14 +127,17 @@ impl ApiServer {
         let kind = &call.kind;
         let key = call.key();
         for attempt in 1..=ATTEMPTS {
-            let Some(record) = self.read(&key).await? else { return Err(ApiError::not_found(kind, call.name())) };
+            let Some(stored) = self.read(&key).await? else { return Err(ApiError::not_found(kind, call.name())) };
+            // What is stored in another version than new writes are is written anew, also where nothing changes.
+            let settled = kind.custom().is_none() || kind.is_in_storage_version(&stored.value);
+            let record = self.converter.record(kind, stored).await?;
             let old = respond::parse(kind, &record)?;
             let changed = change(&old, &record)?;
             let given = meta(&changed.object, "resourceVersion");
             if !given.is_empty() && given != meta(&old, "resourceVersion") {
                 return Err(ApiError::stale(kind, call.name()));
             }
-            match self.write_change(call, &record, old, changed).await {
+            match self.write_change(call, &record, old, changed, settled).await {
                 // A change that names a revision finds another one when it is tried again, and ends above.
                 Err(WriteError::Raced) if attempt < ATTEMPTS => {}
                 Err(WriteError::Raced) => return Err(ApiError::stale(kind, call.name())),
@@ -151,6 +154,7 @@ impl ApiServer {
         record: &Record,
         old: Value,
         changed: Changed,
+        settled: bool,
     ) -> Result<Made, WriteError> {
         let kind = &call.kind;
         let name = call.name();
@@ -206,14 +210,20 @@ impl ApiServer {
         if delete::is_complete(kind, &object, &old) {
             return self.finish_deletion(call, record, object, claim).await.map(|made| made.with_warnings(warnings));
         }
-        if same_but_times(&object, &old) {
+        if settled && same_but_times(&object, &old) {
             claim.give_back().await;
             return Ok(Made::ok(Produced::Stored(record.clone())).with_warnings(warnings));
         }
         if call.dry_run {
             return Ok(Made::ok(Produced::Object(object)).with_warnings(warnings));
         }
-        kind.to_storage(&mut object);
+        let object = match self.for_storage(kind, object).await {
+            Ok(object) => object,
+            Err(error) => {
+                claim.give_back().await;
+                return Err(error.into());
+            }
+        };
         let draft = encode::draft(&self.storage_kind(kind), &object);
         let op = Op::Update { expected: record.revision, draft };
         match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {
@@ -237,14 +247,20 @@ impl ApiServer {
         &self,
         call: &Call,
         record: &Record,
-        mut object: Value,
+        object: Value,
         claim: Claim,
     ) -> Result<Made, WriteError> {
         let kind = &call.kind;
         if call.dry_run {
             return Ok(Made::ok(Produced::Object(object)));
         }
-        kind.to_storage(&mut object);
+        let object = match self.for_storage(kind, object).await {
+            Ok(object) => object,
+            Err(error) => {
+                claim.give_back().await;
+                return Err(error.into());
+            }
+        };
         let last = encode::draft(&self.storage_kind(kind), &object);
         let op = Op::Delete { expected: record.revision, last };
         match self.store.commit(Write { key: record.key.clone(), op, durability: durability(kind) }).await {

@@ -3,7 +3,13 @@
 //! An event's object is never encoded for a watcher: its stored bytes are joined with the line's frame, and its protobuf
 //! form is made once for all watchers. All lines that are ready go out as one piece.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -19,6 +25,7 @@ use crate::{
     ApiServer, Body, BodyError,
     accept::{Accept, Encoding, Form, Offer},
     call::Call,
+    conversion::{self, Converter},
     error::{Answer, ApiError},
     list::{self, Selection},
     respond, table,
@@ -99,11 +106,16 @@ impl ApiServer {
             || LEAST_LIFE + Duration::from_millis(rand::rng().random_range(0..LEAST_LIFE.as_millis() as u64)),
             |seconds| Duration::from_secs(seconds).min(LONGEST_LIFE),
         );
-        let lines = Lines { kind: Arc::clone(&call.kind), accept: call.accept, include, headed: false };
+        // Metadata is shown as it is stored.
+        let converts =
+            conversion::converts(&call.kind) && (call.accept.form != Form::Partial || selection.is_deferred());
+        let sent = self.metrics.watch_events.of(&call.kind);
+        let lines = Lines { kind: Arc::clone(&call.kind), accept: call.accept, include, headed: false, sent };
         let now = Instant::now();
         let stream = WatchStream {
             lines,
             selection,
+            converter: converts.then(|| Arc::clone(&self.converter)),
             state: match start.watch {
                 Ok(watch) => State::Listing { listing: start.listing, place: None, announce: announces, watch },
                 Err(error) => State::Failed(store_failure(&error)),
@@ -180,10 +192,13 @@ struct Lines {
     include: table::Include,
     /// Whether a table's headings have been sent.
     headed: bool,
+    /// Counts what is sent.
+    sent: Arc<AtomicU64>,
 }
 
 impl Lines {
     fn event(&mut self, out: &mut Vec<u8>, shown: &Shown<'_>) -> Answer<()> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         if self.accept.encoding == Encoding::Protobuf {
             return self.frame(out, shown);
         }
@@ -194,7 +209,9 @@ impl Lines {
         out.extend_from_slice(word.as_str().as_bytes());
         out.extend_from_slice(b"\",\"object\":");
         match (self.accept.form, version) {
-            (Form::Object | Form::AggregatedDiscovery, None) if self.kind.shows_as_stored(record.revision.0) => {
+            (Form::Object | Form::AggregatedDiscovery, None)
+                if self.kind.shows_as_stored(&record.value, record.revision.0) =>
+            {
                 out.extend_from_slice(&record.value)
             }
             (Form::Partial, None) => list::write_partial(out, record, meta_version)?,
@@ -233,7 +250,7 @@ impl Lines {
         // The one form that is remembered is that of whole objects in the version in which they are stored.
         if let Some(event) = event
             && self.accept.form == Form::Object
-            && self.kind.shows_as_stored(event.record.revision.0)
+            && self.kind.shows_as_stored(&event.record.value, event.record.revision.0)
         {
             let mut failure = None;
             let encoded = event.encoded(|event| {
@@ -284,6 +301,7 @@ impl Lines {
 
     /// Writes what is no stored object.
     fn line(&self, out: &mut Vec<u8>, word: &str, object: &Value) -> Answer<()> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         if self.accept.encoding == Encoding::Protobuf {
             return write_frame(out, word, object);
         }
@@ -324,6 +342,8 @@ enum State {
 struct WatchStream {
     lines: Lines,
     selection: Selection,
+    /// What converts the objects, where that may be needed.
+    converter: Option<Arc<Converter>>,
     state: State,
     bookmarks: bool,
     next_bookmark: Instant,
@@ -334,29 +354,38 @@ struct WatchStream {
     shutdown: CancellationToken,
 }
 
+/// What happened to an object, as a watcher can read it.
+struct Seen<'e> {
+    kind: EventKind,
+    record: &'e Record,
+    previous: Option<&'e Record>,
+    /// The event, where its own record is shown.
+    event: Option<&'e Event>,
+}
+
 /// What an event means for a selection: whether the object comes, changes or goes.
-fn transition<'e>(event: &'e Event, selection: &Selection) -> Option<Shown<'e>> {
-    let own = |word| Shown { word, record: &event.record, version: None, event: Some(event) };
+fn transition<'e>(seen: Seen<'e>, selection: &Selection) -> Option<Shown<'e>> {
+    let own = |word| Shown { word, record: seen.record, version: None, event: seen.event };
     if selection.is_everything() {
-        let word = match event.kind {
+        let word = match seen.kind {
             EventKind::Created => Word::Added,
             EventKind::Updated => Word::Modified,
             EventKind::Deleted => Word::Deleted,
         };
         return Some(own(word));
     }
-    let matched = event.previous.as_ref().is_some_and(|previous| selection.matches(previous));
-    match event.kind {
-        EventKind::Created => selection.matches(&event.record).then(|| own(Word::Added)),
-        EventKind::Deleted => (matched || selection.matches(&event.record)).then(|| own(Word::Deleted)),
-        EventKind::Updated => match (matched, selection.matches(&event.record)) {
+    let matched = seen.previous.is_some_and(|previous| selection.matches(previous));
+    match seen.kind {
+        EventKind::Created => selection.matches(seen.record).then(|| own(Word::Added)),
+        EventKind::Deleted => (matched || selection.matches(seen.record)).then(|| own(Word::Deleted)),
+        EventKind::Updated => match (matched, selection.matches(seen.record)) {
             (true, true) => Some(own(Word::Modified)),
             (false, true) => Some(own(Word::Added)),
             // The client is shown the last state that it knew, with the revision at which the object left.
-            (true, false) => event.previous.as_ref().map(|record| Shown {
+            (true, false) => seen.previous.map(|record| Shown {
                 word: Word::Deleted,
                 record,
-                version: Some(event.record.revision),
+                version: Some(seen.record.revision),
                 event: None,
             }),
             (false, false) => None,
@@ -387,10 +416,12 @@ impl WatchStream {
                 State::Listing { listing: None, watch, .. } => self.state = State::Following(watch),
                 State::Listing { listing: Some(listing), place, announce, watch } => {
                     let mut out = Vec::new();
-                    match self.list_piece(&listing, place, &mut out) {
+                    match self.list_piece(&listing, place, &mut out).await {
                         Ok(Some(place)) => {
                             self.state = State::Listing { listing: Some(listing), place: Some(place), announce, watch };
-                            return Some(out);
+                            if !out.is_empty() {
+                                return Some(out);
+                            }
                         }
                         Ok(None) => {
                             let told = match announce {
@@ -425,13 +456,25 @@ impl WatchStream {
     }
 
     /// Writes ADDED events until the piece is full; answers where to go on.
-    fn list_piece(
+    async fn list_piece(
         &mut self,
         listing: &Listing,
         place: Option<(Arc<str>, Arc<str>)>,
         out: &mut Vec<u8>,
     ) -> Answer<Option<(Arc<str>, Arc<str>)>> {
         let (namespace, name) = place.unwrap_or_else(|| (Arc::from(""), Arc::from("")));
+        if let Some(converter) = self.converter.clone() {
+            let most = conversion::MOST_OBJECTS;
+            let found: Vec<Record> = self.selection.of(listing, &namespace, &name).take(most).cloned().collect();
+            let last = found.last().map(|last| (Arc::clone(&last.key.namespace), Arc::clone(&last.key.name)));
+            let ended = found.len() < most;
+            let mut records = converter.records(&self.lines.kind, found).await?;
+            self.selection.keep_own(&mut records);
+            for record in &records {
+                self.lines.event(out, &Shown { word: Word::Added, record, version: None, event: None })?;
+            }
+            return Ok(last.filter(|_| !ended));
+        }
         for record in self.selection.of(listing, &namespace, &name) {
             self.lines.event(out, &Shown { word: Word::Added, record, version: None, event: None })?;
             if out.len() >= PIECE {
@@ -439,6 +482,26 @@ impl WatchStream {
             }
         }
         Ok(None)
+    }
+
+    /// Writes what an event means for this watcher, if anything.
+    async fn show(&mut self, event: &Event, out: &mut Vec<u8>) -> Answer<()> {
+        let previous = event.previous.as_ref();
+        let Some(converter) = self.converter.clone() else {
+            let seen = Seen { kind: event.kind, record: &event.record, previous, event: Some(event) };
+            return transition(seen, &self.selection).map_or(Ok(()), |shown| self.lines.event(out, &shown));
+        };
+        let kind = Arc::clone(&self.lines.kind);
+        let mut states = vec![event.record.clone()];
+        states.extend(previous.cloned());
+        if self.selection.is_deferred() {
+            states = converter.records(&kind, states).await?;
+        }
+        let [record, previous @ ..] = states.as_slice() else { return Ok(()) };
+        let seen = Seen { kind: event.kind, record, previous: previous.first(), event: None };
+        let Some(shown) = transition(seen, &self.selection) else { return Ok(()) };
+        let record = converter.record(&kind, shown.record.clone()).await?;
+        self.lines.event(out, &Shown { record: &record, ..shown })
     }
 
     /// Waits for something to send and writes it.
@@ -486,9 +549,7 @@ impl WatchStream {
                         self.held = Some(event);
                         return Next::More;
                     }
-                    if let Some(shown) = transition(&event, &self.selection)
-                        && let Err(error) = self.lines.event(out, &shown)
-                    {
+                    if let Err(error) = self.show(&event, out).await {
                         return Next::Fail(error);
                     }
                 }

@@ -81,6 +81,23 @@ impl Program {
         places.map(|variable| &*variable.name).collect()
     }
 
+    /// Whether the expression looks at a field of a variable by its name: `variable.field`, `has(variable.field)`,
+    /// `variable.?field`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        use syntax::{Expression, Literal};
+        let tree = &self.plan.checked.tree;
+        let is_variable = |id| matches!(tree.expression(id), Expression::Name(name) if &**name == variable);
+        tree.nodes.iter().any(|node| match &node.expression {
+            Expression::Select { operand, field: found, .. } => &**found == field && is_variable(*operand),
+            Expression::Call { function, target: None, arguments } if &**function == "_?._" => {
+                let named =
+                    |id| matches!(tree.expression(id), Expression::Literal(Literal::String(text)) if &**text == field);
+                matches!(arguments.as_slice(), [operand, found] if is_variable(*operand) && named(*found))
+            }
+            _ => false,
+        })
+    }
+
     /// The range of costs that the sizes in the variables' schemas allow.
     pub fn estimate(&self) -> CostRange {
         estimate::Estimate::new(&self.plan, &self.environment).cost(self.plan.checked.tree.root)

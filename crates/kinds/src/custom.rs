@@ -46,6 +46,30 @@ pub struct Custom {
     pub fresh_from: u64,
     /// Says by its value whether two kinds have the same schema.
     pub(crate) fingerprint: [u8; 32],
+    /// The webhook that converts between versions; without one they differ by nothing but `apiVersion`.
+    pub conversion: Option<Arc<WebhookConversion>>,
+}
+
+/// How a webhook converts the objects of a definition, as `spec.conversion.webhook` has it.
+#[derive(Debug, PartialEq)]
+pub struct WebhookConversion {
+    /// `clientConfig`: where the webhook is, and whom to trust there.
+    pub client: Value,
+    /// The versions of `ConversionReview` that it reads, the preferred one first.
+    pub review_versions: Vec<String>,
+}
+
+impl WebhookConversion {
+    /// Reads `spec.conversion`; `None` for any other strategy.
+    fn of(conversion: &Value) -> Option<Arc<Self>> {
+        if conversion["strategy"] != "Webhook" {
+            return None;
+        }
+        let webhook = &conversion["webhook"];
+        let versions = webhook["conversionReviewVersions"].as_array().into_iter().flatten();
+        let review_versions = versions.filter_map(|version| version.as_str().map(str::to_owned)).collect();
+        Some(Arc::new(Self { client: webhook["clientConfig"].clone(), review_versions }))
+    }
 }
 
 /// Where the replicas of an object stand.
@@ -70,7 +94,7 @@ impl Custom {
 
     /// Whether the other kind's objects are read alike.
     pub fn reads_like(&self, other: &Custom) -> bool {
-        self.fingerprint == other.fingerprint
+        self.fingerprint == other.fingerprint && self.conversion == other.conversion
     }
 
     /// The schema as the definition has it, with its prose; parsed anew each time.
@@ -79,6 +103,11 @@ impl Custom {
         let schema = definition.pointer_mut(&format!("/spec/versions/{}/schema/openAPIV3Schema", self.version))?;
         Some(schema.take())
     }
+}
+
+/// What is wrong with the labels and annotations that a conversion has given to an object.
+pub fn check_converted(metadata: &Value) -> Vec<crate::FieldError> {
+    crate::validation::metadata::labels_and_annotations(metadata)
 }
 
 /// The value at a path of fields.

@@ -112,7 +112,8 @@ impl Kind {
     }
 
     /// The `apiVersion` in which objects are stored. When it differs from [`Kind::api_version`], objects pass
-    /// [`Kind::to_storage`] on their way in and [`Kind::from_storage`] on their way out.
+    /// [`Kind::to_storage`] on their way in and [`Kind::from_storage`] on their way out. Where a definition names a
+    /// webhook, that converts them before.
     pub fn storage_api_version(&self) -> String {
         join(&self.storage.0, &self.storage.1)
     }
@@ -171,8 +172,24 @@ impl Kind {
 
     /// Whether an object that was written at a revision can be shown as it is stored: in this version, and not older than
     /// the schema, whose pruning and defaults it would still lack.
-    pub fn shows_as_stored(&self, revision: u64) -> bool {
-        self.is_storage_version() && self.custom().is_none_or(|custom| revision >= custom.fresh_from)
+    pub fn shows_as_stored(&self, value: &[u8], revision: u64) -> bool {
+        self.is_storage_version()
+            && self.custom().is_none_or(|custom| revision >= custom.fresh_from && self.is_in_version(value))
+    }
+
+    /// Whether a webhook has to convert a stored object before [`Kind::from_storage`] can read it.
+    pub fn needs_conversion(&self, value: &[u8]) -> bool {
+        self.custom().is_some_and(|custom| custom.conversion.is_some()) && !self.is_in_version(value)
+    }
+
+    /// Whether a stored object says this kind's `apiVersion`.
+    pub fn is_in_version(&self, value: &[u8]) -> bool {
+        says_version(value, &self.group, &self.version)
+    }
+
+    /// Whether a stored object says the `apiVersion` that it would get if it were written now.
+    pub fn is_in_storage_version(&self, value: &[u8]) -> bool {
+        says_version(value, &self.storage.0, &self.storage.1)
     }
 
     /// The name of the kind's type in OpenAPI.
@@ -283,6 +300,43 @@ impl Kind {
     }
 }
 
+/// Whether an object's text says the `apiVersion` of a group that has a name. In canonical JSON nothing but fields of
+/// unusual names comes before it, so a look at the first bytes is enough for nearly all.
+fn says_version(value: &[u8], group: &str, version: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version<'v> {
+        #[serde(borrow)]
+        api_version: std::borrow::Cow<'v, str>,
+    }
+    match value.strip_prefix(b"{\"apiVersion\":\"") {
+        Some(rest) => {
+            let rest = rest.strip_prefix(group.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+            rest.and_then(|rest| rest.strip_prefix(version.as_bytes())).is_some_and(|rest| rest.starts_with(b"\""))
+        }
+        None => serde_json::from_slice::<Version<'_>>(value).is_ok_and(|it| it.api_version == join(group, version)),
+    }
+}
+
 pub(crate) fn join(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_say_their_version() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(says_version(text.as_bytes(), "x.io", "v1"), expected, "{text}");
+        };
+        check(r#"{"apiVersion":"x.io/v1","kind":"Boat"}"#, true);
+        check(r#"{"apiVersion":"x.io/v11","kind":"Boat"}"#, false);
+        check(r#"{"apiVersion":"x.io/v2"}"#, false);
+        check(r#"{"Zoo":{"apiVersion":"x.io/v2"},"apiVersion":"x.io/v1"}"#, true);
+        check(r#"{"Zoo":{"apiVersion":"x.io/v1"},"apiVersion":"x.io/v2"}"#, false);
+        check("{}", false);
+        check("", false);
+    }
 }

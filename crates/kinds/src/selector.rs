@@ -380,6 +380,12 @@ impl FieldSelector {
         self.terms.is_empty()
     }
 
+    /// The terms about fields for which `first` holds, and the others: an object matches when it matches both.
+    pub fn partition(self, first: impl Fn(&str) -> bool) -> (FieldSelector, FieldSelector) {
+        let (first, second) = self.terms.into_iter().partition(|term| first(&term.field));
+        (FieldSelector { terms: first }, FieldSelector { terms: second })
+    }
+
     /// The value that the field has to have, if the selector says so: a key to look up by.
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.terms.iter().find(|term| term.equals && term.field == field).map(|term| term.value.as_str())

@@ -11,7 +11,7 @@ mod event;
 mod groups;
 pub(crate) mod job;
 mod limit_range;
-mod metadata;
+pub(crate) mod metadata;
 mod namespace;
 mod node;
 mod persistent_volume;

@@ -10,6 +10,8 @@ use kobune_apiserver::security::encryption::Encryption;
 use kobune_apiserver::{Auditor, LogOptions, format_duration};
 use kobune_store::Seal;
 
+use crate::authentication::AuthenticationOptions;
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How objects are encrypted on disk.
@@ -53,6 +55,8 @@ pub struct ApiOptions {
     pub cluster_signing_duration: Duration,
     #[command(flatten)]
     pub encryption: EncryptionOptions,
+    #[command(flatten)]
+    pub authentication: AuthenticationOptions,
     /// Write an audit log by this Policy (needs --audit-log-path)
     #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_POLICY_FILE", requires = "audit_log_path")]
     pub audit_policy_file: Option<PathBuf>,
@@ -74,6 +78,9 @@ pub struct ApiOptions {
     /// How many writing requests are worked on at once, 0 for no limit
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_MUTATING_REQUESTS_INFLIGHT", default_value_t = 200)]
     pub max_mutating_requests_inflight: usize,
+    /// How long events live after they were last written, 0s for ever
+    #[arg(long, value_name = "DURATION", env = "KOBUNE_EVENT_TTL", default_value = "1h", value_parser = duration)]
+    pub event_ttl: Duration,
     /// How long a request may take, watches and streams aside
     #[arg(long, value_name = "DURATION", env = "KOBUNE_REQUEST_TIMEOUT", default_value = "1m", value_parser = duration)]
     pub request_timeout: Duration,
@@ -82,7 +89,7 @@ pub struct ApiOptions {
 impl ApiOptions {
     /// The lines that `kobune config show` prints.
     pub fn show(&self) -> Vec<(&'static str, String)> {
-        vec![
+        let mut lines = vec![
             ("cluster-signing-duration", format_duration(self.cluster_signing_duration)),
             ("encrypt-secrets", self.encryption.encrypt_secrets.to_string()),
             ("encryption-provider-config", file(self.encryption.encryption_provider_config.as_deref())),
@@ -93,8 +100,11 @@ impl ApiOptions {
             ("audit-log-maxage", self.audit_log_maxage.to_string()),
             ("max-requests-inflight", self.max_requests_inflight.to_string()),
             ("max-mutating-requests-inflight", self.max_mutating_requests_inflight.to_string()),
+            ("event-ttl", format_duration(self.event_ttl)),
             ("request-timeout", format_duration(self.request_timeout)),
-        ]
+        ];
+        lines.extend(self.authentication.show());
+        lines
     }
 
     /// Puts what was asked for into the API server's configuration.
@@ -102,6 +112,10 @@ impl ApiOptions {
         config.max_requests_in_flight = self.max_requests_inflight;
         config.max_mutating_requests_in_flight = self.max_mutating_requests_inflight;
         config.request_timeout = self.request_timeout;
+        config.event_ttl = self.event_ttl;
+        if let Some(authentication) = self.authentication.load(&config.service_account_issuer)? {
+            config.authentication = authentication;
+        }
         if let (Some(policy), Some(log)) = (&self.audit_policy_file, &self.audit_log_path) {
             let options = LogOptions {
                 path: log.clone(),

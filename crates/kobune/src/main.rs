@@ -3,6 +3,7 @@
 mod admin;
 mod agent;
 mod api_options;
+mod authentication;
 mod cli;
 mod discovery;
 mod down;

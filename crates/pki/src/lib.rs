@@ -7,7 +7,8 @@
 //! * [`SigningRequest`] reads what others want to have signed, and [`Authority::sign_request`] signs it;
 //! * [`tls`] turns certificates into rustls configurations, with a server certificate that can change while running;
 //! * [`kubeconfig`] writes the file that kubectl reads;
-//! * [`ServiceAccountTokens`] signs and verifies the tokens that pods hold.
+//! * [`ServiceAccountTokens`] signs and verifies the tokens that pods hold;
+//! * [`WebToken`] and [`WebKeys`] verify those of other issuers.
 
 mod authority;
 mod error;
@@ -19,6 +20,7 @@ mod request;
 mod subject;
 pub mod tls;
 mod tokens;
+mod web_token;
 
 pub use authority::{Authority, Pair, San, api_server_sans};
 pub use error::Error;
@@ -29,6 +31,7 @@ pub use pem::{certificate_der, certificate_pem, check_certificates, end_of_certi
 pub use request::{RequestError, SigningRequest, new_request};
 pub use subject::Subject;
 pub use tokens::{Bound, Claims, LegacyClaims, Reference, ServiceAccountTokens, TokenError, detached_signature};
+pub use web_token::{Algorithm, WebKeys, WebToken, WebTokenError, untrusted_issuer};
 
 /// The result of what this crate does on disk and with keys.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{COLLECTION, plan};
-use crate::{ApiServer, call, respond};
+use crate::{ApiServer, call};
 
 /// How long after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ async fn empty(server: &ApiServer, collection: &str) -> Result<(), EmptyError> {
         for record in records {
             waiting |= match &kind {
                 Some(kind) => {
-                    respond::parse(kind, &record)
+                    serde_json::from_slice::<Value>(&record.value)
                         .is_ok_and(|object| object["metadata"]["deletionTimestamp"].is_string())
                         || server.delete_unasked(kind, &record).await.map_err(EmptyError::Delete)?
                 }

@@ -3,6 +3,7 @@
 mod process;
 mod requests;
 mod text;
+mod watches;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,8 +38,8 @@ pub(crate) struct Metrics {
     pub attempts: Attempts,
     /// How often the health checks were asked for, by name, kind and outcome.
     pub health: crate::health::Counts,
-    /// Events sent to watchers, in all.
-    pub watch_events: AtomicU64,
+    /// Events sent to watchers.
+    pub watch_events: watches::WatchEvents,
     sources: RwLock<Vec<MetricsSource>>,
 }
 
@@ -64,8 +65,7 @@ impl ApiServer {
         out.single("kobune_anonymous_requests_total", "counter", help, load(&attempts.anonymous));
         let help = "Number of requests dropped with 'TLS handshake error from' error";
         out.single("apiserver_tls_handshake_errors_total", "counter", help, load(&attempts.tls_errors));
-        let help = "Number of events sent in watch clients.";
-        out.single("apiserver_watch_events_total", "counter", help, load(&self.metrics.watch_events));
+        self.metrics.watch_events.write(&mut out);
         if let Some(auditor) = &self.config.auditor {
             let (written, lost) = auditor.counts();
             let help = "Counter of audit events generated and sent to the audit backend.";
@@ -78,6 +78,7 @@ impl ApiServer {
         process::write(&mut out);
         out.single("kobune_store_revision", "gauge", "The store's newest revision.", self.store.revision());
         self.flows.write(&mut out);
+        self.converter.write(&mut out);
         let mut webhooks = String::new();
         self.webhooks.metrics.write(&mut webhooks);
         out.append(&webhooks);

@@ -20,7 +20,7 @@ use crate::{
     ApiServer,
     error::{Answer, ApiError},
     security::Refusal,
-    webhook::{Matcher, Request, convert},
+    webhook::{Matcher, Request},
 };
 
 #[derive(Debug)]
@@ -199,7 +199,7 @@ impl ApiServer {
                 if subject.object != before {
                     changed = true;
                     *object = std::mem::take(&mut subject.object);
-                    convert(&kind, request.kind, request.subresource, object);
+                    self.convert(&kind, request.kind, request.subresource, object).await?;
                 }
             }
         }

@@ -1,22 +1,22 @@
 //! The objects that configure a policy: `paramKind` says of which kind they are, a binding's `paramRef` which ones.
 
 use kobune_kinds::{Kind, selector::LabelSelector};
-use kobune_store::{At, Range};
+use kobune_store::{At, Range, Record};
 use serde_json::Value;
 
 use super::source::Binding;
 use crate::{
     ApiServer, call,
     error::{Answer, ApiError},
+    respond,
 };
 
 fn text<'v>(value: &'v Value, field: &str) -> &'v str {
     value[field].as_str().unwrap_or_default()
 }
 
-fn readable(kind: &Kind, bytes: &[u8]) -> Answer<Value> {
-    let mut object: Value = serde_json::from_slice(bytes).map_err(|error| ApiError::internal(&error))?;
-    kind.from_storage(&mut object);
+fn readable(kind: &Kind, record: &Record) -> Answer<Value> {
+    let mut object = respond::parse(kind, record)?;
     object["apiVersion"] = kind.api_version().into();
     object["kind"] = (*kind.kind).into();
     Ok(object)
@@ -56,8 +56,8 @@ impl ApiServer {
         let mut found = Vec::new();
         let name = text(reference, "name");
         if !name.is_empty() {
-            if let Some(record) = self.read(&call::key(kind, namespace, name)).await? {
-                found.push(Some(readable(kind, &record.value)?));
+            if let Some(record) = self.read_as(kind, &call::key(kind, namespace, name)).await? {
+                found.push(Some(readable(kind, &record)?));
             }
         } else if let Some(selector) = reference.get("selector") {
             let selector = match LabelSelector::from_object(selector) {
@@ -70,8 +70,8 @@ impl ApiServer {
                 Range::all(&kind.collection)
             };
             let listing = self.store.list(&range, At::Latest).await.map_err(|error| ApiError::from_store(&error))?;
-            for record in listing.iter() {
-                let object = readable(kind, &record.value)?;
+            for record in self.converter.records(kind, listing.iter().cloned().collect()).await? {
+                let object = readable(kind, &record)?;
                 if selector.matches_labels(&object["metadata"]["labels"]) {
                     found.push(Some(object));
                 }

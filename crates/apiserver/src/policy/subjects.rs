@@ -58,6 +58,6 @@ impl<'a> Subjects<'a> {
                 serde_json::from_slice(&record.value).map_err(|error| ApiError::internal(&error))?
             }
         };
-        Ok(Subject { namespace, ..self.request.subject(kind, object, old) })
+        Ok(Subject { namespace, ..self.request.subject(self.server, kind, object, old).await? })
     }
 }

@@ -27,6 +27,8 @@ pub struct Credentials<'a> {
     pub connection: Option<&'a Arc<User>>,
     /// The token of the `Authorization: Bearer` header.
     pub bearer: Option<&'a str>,
+    /// The path of the request: some are open to everybody.
+    pub path: &'a str,
 }
 
 /// Tokens whose signature has been verified, by their hash: a stolen memory image has no tokens in it, and verifying an
@@ -129,8 +131,13 @@ pub(super) async fn authenticate(security: &Security, credentials: Credentials<'
                 Err(Refusal::unauthorized())
             }
         },
-        None if security.config.anonymous => Ok(Arc::new(User::anonymous())),
-        None => Err(Refusal::unauthorized()),
+        None => {
+            let config = &security.config;
+            match config.authentication.takes_anonymous(credentials.path).unwrap_or(config.anonymous) {
+                true => Ok(Arc::new(User::anonymous())),
+                false => Err(Refusal::unauthorized()),
+            }
+        }
     }
 }
 
@@ -143,6 +150,12 @@ pub(super) async fn token_user(security: &Security, token: &str, wanted: &[Strin
         return Ok(TokenUser { user, audiences });
     }
     let now = Timestamp::now().as_second();
+    if let Some(authenticator) = security.config.authentication.of(token) {
+        // Its own audiences are checked there; of ours such a token says nothing, so it is good for this server alone.
+        let audiences = own_audiences(security, wanted)?;
+        let user = authenticator.user(token, now).await.map_err(TokenRefusal::Unbound)?;
+        return Ok(TokenUser { user, audiences });
+    }
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let verified = match security.verified.get(&hash, now) {
         Some(verified) => verified,

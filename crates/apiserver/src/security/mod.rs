@@ -20,6 +20,7 @@ pub mod bootstrap;
 mod bootstrap_token;
 pub mod encryption;
 mod impersonate;
+pub mod jwt;
 mod lookup;
 mod node;
 mod rbac;
@@ -54,14 +55,17 @@ pub struct Config {
     /// The audiences that tokens must name to be good for this API server; the first one is what a token gets when its
     /// request names none. Upstream's default is the issuer.
     pub api_audiences: Vec<String>,
-    /// Whether requests without credentials go on as `system:anonymous` (upstream's default) or are refused.
+    /// Whether requests without credentials go on as `system:anonymous` (upstream's default) or are refused, where
+    /// `authentication` does not say.
     pub anonymous: bool,
+    /// The other issuers of tokens.
+    pub authentication: Arc<jwt::Authentication>,
 }
 
 impl Config {
     /// Upstream's defaults for this issuer.
     pub fn new(issuer: &str) -> Config {
-        Config { api_audiences: vec![issuer.to_owned()], anonymous: true }
+        Config { api_audiences: vec![issuer.to_owned()], anonymous: true, authentication: Arc::default() }
     }
 }
 

@@ -121,7 +121,7 @@ async fn tokens_live_and_die_with_what_they_are_bound_to() {
     let answer = security.request_token(&admin, "default", "bot", ask.clone()).await.unwrap();
     let token = answer["status"]["token"].as_str().unwrap().to_owned();
     let login = |token: String| async move {
-        let credentials = Credentials { connection: None, bearer: Some(&token) };
+        let credentials = Credentials { connection: None, bearer: Some(&token), path: "" };
         security.authenticate(credentials).await.map(|user| user.name.clone()).map_err(|refusal| refusal.code)
     };
     assert_eq!(login(token.clone()).await, Ok("system:serviceaccount:default:bot".to_owned()));
@@ -153,7 +153,7 @@ async fn secrets_hold_tokens_too() {
     let login = |token: &str| {
         let token = token.to_owned();
         async move {
-            let credentials = Credentials { connection: None, bearer: Some(&token) };
+            let credentials = Credentials { connection: None, bearer: Some(&token), path: "" };
             security.authenticate(credentials).await.map(|user| user.name.clone()).map_err(|refusal| refusal.code)
         }
     };

@@ -100,7 +100,7 @@ fn status_words(code: u16, text: &str) -> String {
 }
 
 /// A duration as Go writes whole seconds: `10s`, `1m30s`.
-fn go_seconds(timeout: Duration) -> String {
+pub(super) fn go_seconds(timeout: Duration) -> String {
     let seconds = timeout.as_secs() + u64::from(timeout.subsec_nanos() > 0);
     if seconds >= 60 { format!("{}m{}s", seconds / 60, seconds % 60) } else { format!("{seconds}s") }
 }
@@ -125,16 +125,18 @@ impl WebhookClient {
         Self { store, identity, clients: Mutex::default() }
     }
 
-    /// Posts a JSON body and gives the bytes of the answer, at most `longest` of them.
+    /// Posts a JSON body and gives the bytes of the answer, at most `longest` of them. The query is empty or begins with its
+    /// question mark.
     pub(crate) async fn post(
         &self,
         destination: &Destination,
+        query: &str,
         body: Bytes,
         timeout: Duration,
         longest: usize,
     ) -> Result<Bytes, CallError> {
-        let url = format!("https://{}{}?timeout={}", destination.authority(), destination.path, go_seconds(timeout));
-        let call = self.exchange(destination, &url, body, timeout, longest);
+        let url = format!("https://{}{}{query}", destination.authority(), destination.path);
+        let call = self.exchange(destination, query, &url, body, longest);
         match tokio::time::timeout(timeout, call).await {
             Ok(outcome) => outcome,
             Err(_) => Err(CallError::Timeout { url }),
@@ -144,9 +146,9 @@ impl WebhookClient {
     async fn exchange(
         &self,
         destination: &Destination,
+        query: &str,
         url: &str,
         body: Bytes,
-        timeout: Duration,
         longest: usize,
     ) -> Result<Bytes, CallError> {
         let connections = self.connections(destination)?;
@@ -161,9 +163,8 @@ impl WebhookClient {
             Place::Host { host, port } => Endpoint { host: host.clone(), port: *port },
         };
         let address = || CallError::Address { url: url.to_owned() };
-        let uri: Uri = format!("https://{}{}?timeout={}", endpoint.authority(), destination.path, go_seconds(timeout))
-            .parse()
-            .map_err(|_| address())?;
+        let uri: Uri =
+            format!("https://{}{}{query}", endpoint.authority(), destination.path).parse().map_err(|_| address())?;
         let request = Request::builder()
             .method(Method::POST)
             .uri(uri)

@@ -11,10 +11,11 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::join_all;
-use kobune_kinds::{FieldValidation, Kind};
+use kobune_kinds::FieldValidation;
 use serde_json::{Value, json};
 
 use super::{
+    client::go_seconds,
     hook::Hook,
     metrics::Asked,
     request::{Invocation, Matcher, Request},
@@ -143,8 +144,10 @@ impl ApiServer {
             let texts = match texts.get(&invocation.body) {
                 Some(texts) => Arc::clone(texts),
                 None => {
-                    let made =
-                        Arc::new((text_for(request, &invocation, object)?, text_for(request, &invocation, old)?));
+                    let made = Arc::new((
+                        self.text_for(request, &invocation, object).await?,
+                        self.text_for(request, &invocation, old).await?,
+                    ));
                     texts.insert(invocation.body.clone(), Arc::clone(&made));
                     made
                 }
@@ -251,7 +254,13 @@ impl ApiServer {
         let answer = self
             .webhooks
             .client()
-            .post(destination, Bytes::from(question), timeout, LONGEST_ANSWER)
+            .post(
+                destination,
+                &format!("?timeout={}", go_seconds(timeout)),
+                Bytes::from(question),
+                timeout,
+                LONGEST_ANSWER,
+            )
             .await
             .map_err(|error| calling(format!("failed to call webhook: {error}"), error.code()))?;
         let verdict = review::answer(version, &uid, mutating, &answer)
@@ -274,8 +283,8 @@ impl ApiServer {
         warnings: &mut Vec<String>,
     ) -> Result<bool, HookError> {
         let internal = HookError::Internal;
-        let object_text = text_for(request, invocation, object.as_deref()).map_err(internal)?;
-        let old_text = text_for(request, invocation, old).map_err(internal)?;
+        let object_text = self.text_for(request, invocation, object.as_deref()).await.map_err(internal)?;
+        let old_text = self.text_for(request, invocation, old).await.map_err(internal)?;
         let mut verdict = self.ask(request, invocation, &object_text, &old_text, true).await?;
         warnings.extend(review::bounded(std::mem::take(&mut verdict.warnings)));
         if let Some(denial) = denial(&invocation.hook.name, &verdict) {
@@ -298,14 +307,36 @@ impl ApiServer {
             ))));
         };
         let mut shown = object.clone();
-        convert(request.kind, &invocation.kind, request.subresource, &mut shown);
+        self.convert(request.kind, &invocation.kind, request.subresource, &mut shown).await.map_err(internal)?;
         let mut patched = kobune_merge::json_patch(&shown, &patch)
             .map_err(|error| internal(ApiError::internal_words(&error.to_string())))?;
         self.check_patched(&invocation.body, &mut patched).map_err(internal)?;
-        convert(&invocation.kind, request.kind, request.subresource, &mut patched);
+        self.convert(&invocation.kind, request.kind, request.subresource, &mut patched).await.map_err(internal)?;
         let changed = patched != *object;
         *object = patched;
         Ok(changed)
+    }
+
+    /// An object's text as a webhook reads it.
+    async fn text_for(
+        &self,
+        request: &Request<'_>,
+        invocation: &Invocation<'_>,
+        object: Option<&Value>,
+    ) -> Answer<String> {
+        let Some(object) = object else { return Ok("null".to_owned()) };
+        let typed = object.get("apiVersion").is_some() && object.get("kind").is_some();
+        if typed && Arc::ptr_eq(request.kind, &invocation.kind) {
+            return Ok(object.to_string());
+        }
+        let mut object = object.clone();
+        if !object.is_object() {
+            return Err(ApiError::internal_words("the object to be admitted is no object"));
+        }
+        self.convert(request.kind, &invocation.kind, request.subresource, &mut object).await?;
+        object["apiVersion"] = api_version(&invocation.body).into();
+        object["kind"] = invocation.body.kind.as_str().into();
+        Ok(object.to_string())
     }
 
     /// What a patch has made is read as a body would be: fields that do not exist go, and defaults come.
@@ -342,35 +373,6 @@ fn asked(hook: &Hook, sort: &'static str, request: &Request<'_>) -> Asked {
 
 fn api_version(body: &GroupVersionKind) -> String {
     if body.group.is_empty() { body.version.clone() } else { format!("{}/{}", body.group, body.version) }
-}
-
-/// Rewrites an object from one version of its resource into another one. The bodies of subresources have one version.
-pub(crate) fn convert(from: &Kind, to: &Kind, subresource: &str, object: &mut Value) {
-    let is_object = super::request::body_kind(from, subresource).kind == *from.kind;
-    if !is_object || (from.group == to.group && from.version == to.version) {
-        return;
-    }
-    from.to_storage(object);
-    to.from_storage(object);
-    object["apiVersion"] = to.api_version().into();
-    object["kind"] = (*to.kind).into();
-}
-
-/// An object's text as a webhook reads it.
-fn text_for(request: &Request<'_>, invocation: &Invocation<'_>, object: Option<&Value>) -> Answer<String> {
-    let Some(object) = object else { return Ok("null".to_owned()) };
-    let typed = object.get("apiVersion").is_some() && object.get("kind").is_some();
-    if typed && Arc::ptr_eq(request.kind, &invocation.kind) {
-        return Ok(object.to_string());
-    }
-    let mut object = object.clone();
-    convert(request.kind, &invocation.kind, request.subresource, &mut object);
-    if !object.is_object() {
-        return Err(ApiError::internal_words("the object to be admitted is no object"));
-    }
-    object["apiVersion"] = api_version(&invocation.body).into();
-    object["kind"] = invocation.body.kind.as_str().into();
-    Ok(object.to_string())
 }
 
 /// The refusal of a webhook that said no.

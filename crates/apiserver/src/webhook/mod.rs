@@ -22,20 +22,20 @@ use hook::Hook;
 
 pub(crate) use client::WebhookClient;
 pub(crate) use destination::Destination;
-pub(crate) use dispatch::{Rounds, convert};
+pub(crate) use dispatch::Rounds;
 pub(crate) use request::{Matcher, Request, body_kind};
 pub(crate) use rule::Rule;
 
 /// The webhooks of admission, and the client for all webhooks.
 pub(crate) struct Webhooks {
-    client: WebhookClient,
+    client: Arc<WebhookClient>,
     mutating: Cached<Vec<Hook>>,
     validating: Cached<Vec<Hook>>,
     pub(crate) metrics: metrics::Metrics,
 }
 
 impl Webhooks {
-    pub(crate) fn new(client: WebhookClient) -> Self {
+    pub(crate) fn new(client: Arc<WebhookClient>) -> Self {
         Self {
             client,
             mutating: Cached::new("admissionregistration.k8s.io/mutatingwebhookconfigurations", hook::read),
@@ -44,7 +44,7 @@ impl Webhooks {
         }
     }
 
-    /// The client, also for webhooks that convert.
+    /// The client that calls them.
     pub(crate) fn client(&self) -> &WebhookClient {
         &self.client
     }

@@ -7,7 +7,6 @@ use kobune_store::Key;
 use serde_json::{Value, json};
 
 use super::{
-    dispatch::convert,
     hook::Hook,
     review::{GroupVersionKind, user_info},
     rule::{Resource, Rule, operation_name},
@@ -97,16 +96,22 @@ impl Request<'_> {
     }
 
     /// The request as expressions see it that mean `kind`, outside of any namespace.
-    pub(crate) fn subject(&self, kind: &Arc<Kind>, object: Option<&Value>, old: Option<&Value>) -> Subject {
-        let shown = |object: Option<&Value>| {
+    pub(crate) async fn subject(
+        &self,
+        server: &ApiServer,
+        kind: &Arc<Kind>,
+        object: Option<&Value>,
+        old: Option<&Value>,
+    ) -> Answer<Subject> {
+        let shown = async |object: Option<&Value>| -> Answer<Value> {
             let mut object = object.cloned().unwrap_or_default();
             if object.is_object() {
-                convert(self.kind, kind, self.subresource, &mut object);
+                server.convert(self.kind, kind, self.subresource, &mut object).await?;
             }
-            object
+            Ok(object)
         };
         let request = self.describe(kind);
-        Subject { object: shown(object), old: shown(old), request, namespace: Value::Null }
+        Ok(Subject { object: shown(object).await?, old: shown(old).await?, request, namespace: Value::Null })
     }
 
     /// `AdmissionRequest` without its objects and identity, for who means `kind`: the request's own, or another version.
@@ -169,7 +174,7 @@ impl<'a> Matcher<'a> {
             return Ok(None);
         }
         if !hook.conditions.is_empty() {
-            let subject = self.request.subject(&invocation.kind, object, old);
+            let subject = self.request.subject(self.server, &invocation.kind, object, old).await?;
             let rights = Rights { security: &self.server.security, user: self.request.user };
             match hook.conditions.hold(&subject, &rights) {
                 Ok(true) => {}

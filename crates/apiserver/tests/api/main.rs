@@ -1,9 +1,11 @@
 //! The whole road in one process, with a store on disk and no sockets: what clients send, and what they get.
 
 mod aggregation;
+mod conversion;
 mod custom;
 mod errors;
 mod flows;
+mod identity;
 mod kinds;
 mod life;
 mod lists;
@@ -95,6 +97,13 @@ impl Cluster {
         self.server.stop();
         self.store.close().await;
         Self::start_in(self.folder).await
+    }
+
+    /// The same with other settings.
+    pub(crate) async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Cluster {
+        self.server.stop();
+        self.store.close().await;
+        Self::start_changed(self.folder, change).await
     }
 
     async fn start_in(folder: tempfile::TempDir) -> Cluster {

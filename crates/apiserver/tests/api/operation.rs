@@ -147,3 +147,31 @@ rules:
     assert_eq!(refused["annotations"]["authorization.k8s.io/decision"], "forbid");
     assert_eq!(refused["responseStatus"]["reason"], "Forbidden");
 }
+
+#[tokio::test]
+async fn events_go_when_their_time_is_over() {
+    let event = |name: &str| {
+        json!({
+            "metadata": {"name": name}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
+            "reason": "r", "message": "m", "type": "Normal",
+        })
+    };
+    let events = "/api/v1/namespaces/default/events";
+    let cluster = Cluster::start().await;
+    cluster.post(events, &event("old").to_string()).await.expect(201);
+    let cluster = cluster.restart_with(|config| config.event_ttl = Duration::from_secs(1)).await;
+    cluster.post(events, &event("new").to_string()).await.expect(201);
+    let mut watch = cluster.watch(&format!("{events}?watch=1"), "application/json").await;
+    let mut gone = Vec::new();
+    while gone.len() < 2 {
+        let event = watch.next().await.expect("the watch goes on");
+        if event["type"] == "DELETED" {
+            assert_eq!(event["object"]["message"], "m", "watchers are shown the last state");
+            gone.push(event["object"]["metadata"]["name"].as_str().unwrap_or_default().to_owned());
+        }
+    }
+    gone.sort();
+    assert_eq!(gone, ["new", "old"]);
+    assert_eq!(cluster.get(events).await.expect(200)["items"], json!([]));
+    cluster.stop().await;
+}

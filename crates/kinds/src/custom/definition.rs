@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::Digest as _;
 
-use super::{Custom, JsonPath, ScalePaths, cells::Heading};
+use super::{Custom, JsonPath, ScalePaths, WebhookConversion, cells::Heading};
 use crate::kind::{Body, Kind, Subresource, Verb};
 
 /// The names of a kind.
@@ -190,16 +190,19 @@ impl Definition {
         format!("{}/{}", self.spec.group, self.spec.names.plural)
     }
 
-    /// How versions are converted.
-    pub fn conversion(&self) -> &Value {
-        &self.spec.conversion
-    }
-
     pub(super) fn kinds(&self, source: &Bytes, revision: u64) -> Vec<Kind> {
         let Some(storage) = self.spec.versions.iter().find(|version| version.storage) else { return Vec::new() };
         let mut order: Vec<usize> = (0..self.spec.versions.len()).filter(|at| self.spec.versions[*at].served).collect();
         order.sort_by(|a, b| compare_versions(&self.spec.versions[*b].name, &self.spec.versions[*a].name));
-        order.into_iter().map(|at| self.kind(at, &storage.name, source, revision)).collect()
+        let conversion = WebhookConversion::of(&self.spec.conversion);
+        let kind = |at| {
+            let mut kind = self.kind(at, &storage.name, source, revision);
+            if let Body::Custom(custom) = &mut kind.body {
+                custom.conversion.clone_from(&conversion);
+            }
+            kind
+        };
+        order.into_iter().map(kind).collect()
     }
 
     fn kind(&self, at: usize, storage: &str, source: &Bytes, revision: u64) -> Kind {
@@ -247,6 +250,7 @@ impl Definition {
             deprecation: version.deprecated.then(|| version.deprecation_warning.clone().unwrap_or_else(warning)),
             fresh_from: revision,
             fingerprint: digest.finalize().into(),
+            conversion: None,
         };
         Kind {
             group: self.spec.group.as_str().into(),

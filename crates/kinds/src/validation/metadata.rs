@@ -91,6 +91,15 @@ pub(super) fn update(kind: &Kind, object: &Value, old: &Value, errors: &mut Erro
     common(kind, now, &path, errors);
 }
 
+/// Labels and annotations alone: what a conversion may change.
+pub(crate) fn labels_and_annotations(metadata: &Value) -> Errors {
+    let path = Path::new("metadata");
+    let mut errors = Errors::new();
+    labels(metadata, "labels", &path, &mut errors);
+    annotations(metadata, &path, &mut errors);
+    errors
+}
+
 fn common(kind: &Kind, metadata: &Value, path: &Path<'_>, errors: &mut Errors) {
     labels(metadata, "labels", path, errors);
     annotations(metadata, path, errors);
