@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::autoscaling::v1::Scale;
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec, PodDisruptionBudgetStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -20,6 +21,7 @@ use crate::object::{Cached, ObjectKey};
 use crate::pod::{Phase, Pod};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
 use crate::replica_set::seconds;
+use crate::scale::Scales;
 use crate::share::resolve;
 
 /// How long an eviction may take until its pod is seen going; after that it counts as not done.
@@ -59,9 +61,10 @@ pub fn start(context: &Arc<Context>) {
         controllers.synced().await;
     };
     let context_of_pass = context.clone();
+    let scales = Arc::new(Scales::new(context.client.clone()));
     context.run_controller("disruption", queue, ready, move |key| {
-        let context = context_of_pass.clone();
-        async move { pass(&context, key).await }
+        let (context, scales) = (context_of_pass.clone(), scales.clone());
+        async move { pass(&context, &scales, key).await }
     });
 }
 
@@ -89,7 +92,7 @@ fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     selector.is_some_and(|selector| labels::selects(selector, &pod.labels))
 }
 
-async fn pass(context: &Context, key: ObjectKey) -> Result<Revisit, PassError> {
+async fn pass(context: &Context, scales: &Scales, key: ObjectKey) -> Result<Revisit, PassError> {
     let caches = &context.caches;
     let Some(budget) = caches.disruption_budgets.get(&key) else { return Ok(None) };
     let pods: Vec<Arc<Pod>> =
@@ -99,7 +102,8 @@ async fn pass(context: &Context, key: ObjectKey) -> Result<Revisit, PassError> {
     if pods.is_empty() {
         recorder.event(&budget.object_ref(&()), Severity::Normal, "NoPods", "No matching pods found");
     }
-    let scale = |pods: &[Arc<Pod>]| expected_scale(caches, pods);
+    let foreign = foreign_sizes(scales, caches, &budget, &pods).await?;
+    let scale = |pods: &[Arc<Pod>]| expected_scale(caches, &foreign, pods);
     let (status, unmanaged) = status(&budget, &pods, scale, now);
     if unmanaged {
         let message = "Pods selected by this PodDisruptionBudget were found to be unmanaged. As a result, the status of the PDB cannot be calculated correctly, which may result in undefined behavior. To account for these pods please set \".spec.minAvailable\" field of the PDB to an integer value.";
@@ -119,12 +123,45 @@ async fn pass(context: &Context, key: ObjectKey) -> Result<Revisit, PassError> {
     Ok(revisit)
 }
 
+/// Asks owners of other kinds, those of custom resources above all, by their scale. By their uids.
+async fn foreign_sizes(
+    scales: &Scales,
+    caches: &Caches,
+    budget: &PodDisruptionBudget,
+    pods: &[Arc<Pod>],
+) -> Result<BTreeMap<String, i32>, PassError> {
+    let mut found = BTreeMap::new();
+    let spec = budget.spec.clone().unwrap_or_default();
+    // Only a share, or what may be missing, is counted from what the owners want.
+    if spec.max_unavailable.is_none() && !matches!(spec.min_available, Some(IntOrString::String(_))) {
+        return Ok(found);
+    }
+    let mut asked: BTreeSet<&str> = BTreeSet::new();
+    for pod in pods {
+        let Some(owner) = pod.controller().filter(|owner| asked.insert(&owner.uid)) else { continue };
+        if size(caches, pod.namespace(), owner).is_some() {
+            continue;
+        }
+        let scale = scales.get(pod.namespace(), &owner.api_version, &owner.kind, &owner.name).await;
+        let scale = scale.doing("asking for the scale of what a budget covers")?;
+        let same = |scale: &Scale| scale.metadata.uid.as_ref().is_none_or(|uid| *uid == owner.uid);
+        if let Some(scale) = scale.filter(same) {
+            found.insert(owner.uid.clone(), scale.spec.and_then(|spec| spec.replicas).unwrap_or(0));
+        }
+    }
+    Ok(found)
+}
+
 /// How many pods their controllers want in all, and whether there are pods without one that could tell.
-fn expected_scale(caches: &Caches, pods: &[Arc<Pod>]) -> (i32, bool) {
+fn expected_scale(caches: &Caches, foreign: &BTreeMap<String, i32>, pods: &[Arc<Pod>]) -> (i32, bool) {
     let mut sizes: BTreeMap<String, i32> = BTreeMap::new();
     let mut unmanaged = false;
     for pod in pods {
-        match pod.controller().and_then(|owner| size(caches, pod.namespace(), owner)) {
+        let known = pod.controller().and_then(|owner| {
+            let known = size(caches, pod.namespace(), owner);
+            known.or_else(|| Some((owner.uid.clone(), *foreign.get(&owner.uid)?)))
+        });
+        match known {
             Some((uid, size)) => drop(sizes.insert(uid, size)),
             None => unmanaged = true,
         }

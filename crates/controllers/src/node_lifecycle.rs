@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use parking_lot::Mutex;
 use crate::context::{Context, enqueue_changes};
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
-use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
+use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
 use crate::replica_set::seconds;
 
 /// How long a node may be silent.
@@ -61,8 +62,9 @@ pub fn start(context: &Arc<Context>) {
     let nodes = context.caches.nodes.clone();
     let ready = async move { nodes.synced().await };
     let own = context.clone();
+    let recorder = context.recorder.for_component("node-controller");
     context.run_controller("node-lifecycle", queue, ready, move |key| {
-        pass(own.clone(), leases.clone(), heard.clone(), key)
+        pass(own.clone(), leases.clone(), heard.clone(), recorder.clone(), key)
     });
 }
 
@@ -70,6 +72,7 @@ async fn pass(
     context: Arc<Context>,
     leases: Arc<Store<Lease>>,
     heard: Heard,
+    recorder: Recorder,
     key: ObjectKey,
 ) -> Result<Revisit, PassError> {
     let nodes = &context.caches.nodes;
@@ -89,8 +92,14 @@ async fn pass(
             Err(error) if is_not_found(&error) => return Ok(None),
             Err(error) => return Err(error).doing("marking a silent node"),
         }
+        let message = format!("Node {} status is now: NodeNotReady", key.name);
+        let about = kube::Resource::object_ref(&*node, &());
+        recorder.event(&about, Severity::Normal, "NodeNotReady", message);
         let Some(newer) = nodes.get(&key) else { return Ok(None) };
         node = newer;
+    }
+    if silent {
+        silence_pods(&context, &key).await?;
     }
     if let Some(taints) = taints(&node, seconds(Timestamp::now())) {
         // Taints are written as a whole, so only onto the state they were computed from.
@@ -103,6 +112,24 @@ async fn pass(
     }
     // A silent node comes back by writing its status, which is an event.
     Ok((!silent).then_some(left))
+}
+
+/// Nobody knows how the pods of a silent node are: they serve no more until it says so itself.
+async fn silence_pods(context: &Context, key: &ObjectKey) -> Result<(), PassError> {
+    let ready = context.caches.pods.all().into_iter();
+    let ready = ready.filter(|pod| pod.node.as_deref() == Some(&*key.name) && pod.ready.is_some());
+    for pod in ready {
+        let now = Time(seconds(Timestamp::now()));
+        let change = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"conditions": [
+            {"type": "Ready", "status": "False", "lastTransitionTime": now}]}});
+        let api = Api::<Pod>::namespaced(context.client.clone(), pod.namespace());
+        match api.patch_status(pod.name(), &PatchParams::default(), &Patch::Strategic(&change)).await {
+            Ok(_) => {}
+            Err(error) if is_not_found(&error) || is_conflict(&error) => {}
+            Err(error) => return Err(error).doing("marking a pod of a silent node"),
+        }
+    }
+    Ok(())
 }
 
 fn conditions(node: &Node) -> &[NodeCondition] {

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod clients;
+mod disruptions;
 mod hello;
 mod helm;
 mod kubectl;
