@@ -103,7 +103,7 @@ spec:
     cluster
         .kubectl_with(
             ["create", "--raw", &format!("/api/v1/namespaces/default/pods/{first}/eviction"), "-f", "-"],
-            &body,
+            Some(&body),
         )
         .unwrap()
         .ok();
@@ -159,7 +159,7 @@ fn owners_and_namespaces_that_go() {
         1,
     );
     eventually("the namespace takes pods", SETTLE, || {
-        let applied = cluster.kubectl_with(["apply", "-f", "-"], &pod).map_err(|error| error.to_string())?;
+        let applied = cluster.kubectl_with(["apply", "-f", "-"], Some(&pod)).map_err(|error| error.to_string())?;
         if applied.status.success() { Ok(()) } else { Err(applied.stderr) }
     });
     get(&["delete", "namespace", "tide", "--wait=false"]);
