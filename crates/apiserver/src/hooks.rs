@@ -8,7 +8,7 @@ use crate::{certificates, custom_rules, policy, security::User, services};
 /// Completes a new object; `user` is who makes it, unless the server does so itself.
 pub(crate) fn prepare_create(kind: &Kind, object: &mut Value, user: Option<&User>) {
     if &*kind.collection == "core/services" {
-        services::default_families(object);
+        services::complete_addresses(object);
     }
     if let Some(user) = user.filter(|_| certificates::concerns(kind)) {
         certificates::identify(object, user);

@@ -20,13 +20,14 @@ use crate::{
     create::meta,
     encode,
     error::{Answer, ApiError},
-    services::{Holdings, View, held},
+    services::{Allocator, Holdings, View, held, ready_ranges},
 };
 
 /// The collection of reserved node ports, which is no resource.
 pub(crate) const PORTS: &str = "kobune/nodeports";
 const ADDRESSES: &str = "networking.k8s.io/ipaddresses";
 const SERVICES: &str = "core/services";
+const RANGES: &str = "networking.k8s.io/servicecidrs";
 
 /// How often a choice is made again after somebody else was faster.
 const ATTEMPTS: usize = 32;
@@ -85,6 +86,18 @@ impl Reservations {
         let addresses = self.store.list(&Range::all(ADDRESSES), At::Latest).await?;
         let ports = self.store.list(&Range::all(PORTS), At::Latest).await?;
         Ok(View { addresses, ports, also: also.clone() })
+    }
+
+    /// What services may have now: the server's own ranges, and those that ServiceCIDRs add.
+    async fn allocator(&self, own: &Allocator) -> Result<Allocator, StoreError> {
+        let mut more = Vec::new();
+        for record in self.store.list(&Range::all(RANGES), At::Latest).await?.iter() {
+            match serde_json::from_slice::<Value>(&record.value) {
+                Ok(range) => more.extend(ready_ranges(&range)),
+                Err(error) => tracing::warn!(key = %record.key, %error, "a stored range of services is damaged"),
+            }
+        }
+        Ok(own.with(more))
     }
 
     fn draft(&self, thing: Thing, namespace: &str, name: &str) -> Draft {
@@ -291,10 +304,12 @@ impl ApiServer {
         let (namespace, name) = (meta(object, "namespace").to_owned(), meta(object, "name").to_owned());
         let service = format!("{namespace}/{name}");
         let mut lost = Holdings::default();
+        let allocator = self.reservations.allocator(&self.allocator).await;
+        let allocator = allocator.map_err(|error| ApiError::from_store(&error))?;
         for _ in 0..ATTEMPTS {
             let mut view = self.reservations.view(&lost).await.map_err(|error| ApiError::from_store(&error))?;
             let mut candidate = object.clone();
-            let chosen = self.allocator.choose(kind, &mut candidate, &before, &mut view)?;
+            let chosen = allocator.choose(kind, &mut candidate, &before, &mut view)?;
             let freed = before.without(&held(&candidate));
             let reserved = |taken| {
                 let reservations = self.reservations.clone();

@@ -83,10 +83,23 @@ fn number(address: IpAddr) -> (u128, u32) {
 }
 
 /// The ranges that services get addresses and ports from.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Allocator {
+    /// The first one's family is the cluster's own.
     ranges: Vec<Cidr>,
     ports: RangeInclusive<u16>,
+}
+
+/// The ranges of a ServiceCIDR that addresses may be taken from: none while it is not ready, or when it is going away.
+/// Upstream: `pkg/registry/core/service/ipallocator/cidrallocator.go`.
+pub(crate) fn ready_ranges(service_cidr: &Value) -> Vec<Cidr> {
+    let conditions = service_cidr["status"]["conditions"].as_array();
+    let ready = conditions.into_iter().flatten().any(|one| one["type"] == "Ready" && one["status"] == "True");
+    if !ready || !service_cidr["metadata"]["deletionTimestamp"].is_null() {
+        return Vec::new();
+    }
+    let ranges = service_cidr["spec"]["cidrs"].as_array();
+    ranges.into_iter().flatten().filter_map(|range| Cidr::parse(range.as_str()?)).collect()
 }
 
 /// Addresses and ports of one service.
@@ -131,20 +144,25 @@ impl Allocator {
         Self { ranges, ports }
     }
 
+    /// The same with further ranges.
+    pub(crate) fn with(&self, more: Vec<Cidr>) -> Self {
+        let mut all = self.clone();
+        for range in more {
+            if !all.ranges.contains(&range) {
+                all.ranges.push(range);
+            }
+        }
+        all
+    }
+
     fn take_address(&self, wanted: IpAddr, view: &mut View) -> Result<(), String> {
-        let in_range = self.ranges.iter().find(|range| range.contains(wanted));
-        let Some(range) = in_range else {
+        let usable =
+            |range: &Cidr| range.contains(wanted) && number(wanted).0.wrapping_sub(range.network + 1) < range.size();
+        if !self.ranges.iter().any(usable) {
             let texts: Vec<&str> = self.ranges.iter().map(|range| range.text.as_str()).collect();
             return Err(format!(
                 "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
                 texts.join(",")
-            ));
-        };
-        let index = number(wanted).0.wrapping_sub(range.network + 1);
-        if index >= range.size() {
-            return Err(format!(
-                "failed to allocate IP {wanted}: the provided IP ({wanted}) is not in the valid range. The range of valid IPs is {}",
-                range.text
             ));
         }
         if view.has_address(wanted) {
@@ -205,9 +223,59 @@ impl Allocator {
         let name = meta(service, "name").to_owned();
         let mut taken = Holdings::default();
         let invalid = |errors: FieldError| ApiError::invalid(kind, &name, &[errors]);
+        self.choose_families(service).map_err(invalid)?;
         self.claim_addresses(service, before, view, &mut taken).map_err(invalid)?;
         self.claim_ports(service, before, view, &mut taken).map_err(invalid)?;
         Ok(taken)
+    }
+
+    /// Sets families and their policy where the client says nothing, and adds the second family where it is asked for.
+    /// Upstream: `initIPFamilyFields` in `pkg/registry/core/service/storage/alloc.go`.
+    fn choose_families(&self, service: &mut Value) -> Result<(), FieldError> {
+        let spec = &service["spec"];
+        if spec["type"] == "ExternalName" || !spec.is_object() {
+            return Ok(());
+        }
+        let other = |family: &str| if family == "IPv4" { "IPv6" } else { "IPv4" };
+        let list = |field: &str| spec[field].as_array().into_iter().flatten();
+        let mut families: Vec<String> =
+            list("ipFamilies").filter_map(|family| family.as_str().map(str::to_owned)).collect();
+        let chosen = families.len().max(addresses_of(spec).len()) > 1;
+        if families.is_empty() {
+            families.extend(addresses_of(spec).iter().map(|ip| if ip.is_ipv4() { "IPv4" } else { "IPv6" }.to_owned()));
+        }
+        if families.is_empty() {
+            families.extend(self.ranges.first().map(|range| range.family().to_owned()));
+        }
+        // Nothing is allocated for a headless service, so that it may name families that the cluster lacks; without a
+        // selector nobody but its owner knows which endpoints it has.
+        let free = spec["clusterIP"] == "None" && spec["selector"].as_object().is_none_or(serde_json::Map::is_empty);
+        let policy = match spec["ipFamilyPolicy"].as_str() {
+            Some(policy) => policy.to_owned(),
+            None if chosen || free => "RequireDualStack".to_owned(),
+            None => "SingleStack".to_owned(),
+        };
+        let has = |family: &str| self.ranges.iter().any(|range| range.family() == family);
+        if !free {
+            let dual = has("IPv4") && has("IPv6");
+            if policy == "RequireDualStack" && !dual {
+                let detail = "this cluster is not configured for dual-stack services";
+                return Err(FieldError::invalid("spec.ipFamilyPolicy", policy.as_str(), detail));
+            }
+            for (index, family) in families.iter().enumerate().filter(|(_, family)| !has(family)) {
+                let detail = "not configured on this cluster";
+                return Err(FieldError::invalid(format!("spec.ipFamilies[{index}]"), family.as_str(), detail));
+            }
+        }
+        if policy != "SingleStack"
+            && let [only] = families.as_slice()
+            && (free || has(other(only)))
+        {
+            families.push(other(only).to_owned());
+        }
+        service["spec"]["ipFamilyPolicy"] = policy.into();
+        service["spec"]["ipFamilies"] = json!(families);
+        Ok(())
     }
 
     fn claim_addresses(
@@ -243,11 +311,8 @@ impl Allocator {
                     *address
                 }
                 None => {
-                    let Some(range) = self.ranges.iter().find(|range| range.family() == family) else {
-                        let detail = format!("not configured on this cluster: {family}");
-                        return Err(FieldError::invalid(format!("spec.ipFamilies[{index}]"), family.as_str(), detail));
-                    };
-                    let Some(address) = self.next_address(range, view) else {
+                    let mut ranges = self.ranges.iter().filter(|range| range.family() == family);
+                    let Some(address) = ranges.find_map(|range| self.next_address(range, view)) else {
                         return Err(FieldError {
                             kind: kobune_kinds::FieldErrorKind::Internal,
                             field: "spec.clusterIPs".into(),
@@ -408,8 +473,8 @@ pub(crate) fn held(service: &Value) -> Holdings {
     Holdings { addresses: if spec["type"] == "ExternalName" { Vec::new() } else { addresses_of(spec) }, ports }
 }
 
-/// Sets families and their policy where the client says nothing. A server has one family unless it has two ranges.
-pub(crate) fn default_families(service: &mut Value) {
+/// Makes `clusterIP` and `clusterIPs` say the same where the client gave one of them.
+pub(crate) fn complete_addresses(service: &mut Value) {
     let spec = &service["spec"];
     if spec["type"] == "ExternalName" || !spec.is_object() {
         return;
@@ -425,18 +490,19 @@ pub(crate) fn default_families(service: &mut Value) {
     {
         service["spec"]["clusterIP"] = first;
     }
-    let spec = &service["spec"];
-    if spec["ipFamilyPolicy"].is_null() {
-        let dual = spec["ipFamilies"].as_array().is_some_and(|families| families.len() > 1)
-            || spec["clusterIPs"].as_array().is_some_and(|ips| ips.len() > 1);
-        service["spec"]["ipFamilyPolicy"] = if dual { "RequireDualStack" } else { "SingleStack" }.into();
+}
+
+/// A service that is to have one family from now on, whose client only repeats the two it had, keeps the first. Upstream:
+/// `trimFieldsForDualStackDowngrade` in `pkg/registry/core/service/strategy.go`.
+fn release_second_family(service: &mut Value, old: &Value) {
+    if service["spec"]["ipFamilyPolicy"] != "SingleStack" || old["spec"]["ipFamilyPolicy"] == "SingleStack" {
+        return;
     }
-    if service["spec"]["ipFamilies"].as_array().is_none_or(Vec::is_empty) {
-        let families: Vec<&str> = addresses_of(&service["spec"])
-            .iter()
-            .map(|address| if address.is_ipv4() { "IPv4" } else { "IPv6" })
-            .collect();
-        service["spec"]["ipFamilies"] = if families.is_empty() { json!(["IPv4"]) } else { json!(families) };
+    for field in ["clusterIPs", "ipFamilies"] {
+        let same = service["spec"][field] == old["spec"][field];
+        if let Some(list) = service["spec"][field].as_array_mut().filter(|_| same) {
+            list.truncate(1);
+        }
     }
 }
 
@@ -471,8 +537,9 @@ pub(crate) fn keep_allocated(service: &mut Value, old: &Value) {
             }
         }
     } else {
-        default_families(service);
+        complete_addresses(service);
     }
+    release_second_family(service, old);
     let wants = wants_node_ports(&service["spec"]);
     let had = wants_node_ports(&old["spec"]);
     let old_ports = old["spec"]["ports"].as_array().cloned().unwrap_or_default();
@@ -531,7 +598,7 @@ mod tests {
 
     fn service(spec: Value) -> Value {
         let mut service = json!({"metadata": {"name": "s", "namespace": "n"}, "spec": spec});
-        default_families(&mut service);
+        complete_addresses(&mut service);
         service
     }
 
@@ -563,6 +630,71 @@ mod tests {
         }
         let mut full = service(json!({}));
         assert!(allocator.choose(&kind(), &mut full, &Holdings::default(), &mut view).is_err());
+    }
+
+    #[test]
+    fn families() {
+        let check = |ranges: &[&str], spec: Value, expected: Result<Value, &str>| {
+            let ranges = ranges.iter().map(|range| Cidr::parse(range).expect("a range")).collect();
+            let mut one = service(spec.clone());
+            match (Allocator::new(ranges, 30000..=30003).choose(&kind(), &mut one, &Holdings::default(), &mut view()), expected) {
+                (Ok(taken), Ok(expected)) => {
+                    let found = json!([one["spec"]["ipFamilyPolicy"], one["spec"]["ipFamilies"], taken.addresses.len()]);
+                    assert_eq!(found, expected, "{spec}");
+                }
+                (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+                (found, expected) => panic!("{spec}: {found:?}, not {expected:?}"),
+            }
+        };
+        let (v4, v6) = ("10.96.0.0/28", "fd00:96::/112");
+        check(&[v4], json!({}), Ok(json!(["SingleStack", ["IPv4"], 1])));
+        check(&[v6], json!({}), Ok(json!(["SingleStack", ["IPv6"], 1])));
+        check(&[v6], json!({"clusterIP": "None", "selector": {"a": "b"}}), Ok(json!(["SingleStack", ["IPv6"], 0])));
+        check(&[v4, v6], json!({}), Ok(json!(["SingleStack", ["IPv4"], 1])));
+        check(&[v4, v6], json!({"ipFamilies": ["IPv6"]}), Ok(json!(["SingleStack", ["IPv6"], 1])));
+        check(&[v4, v6], json!({"ipFamilyPolicy": "PreferDualStack"}), Ok(json!(["PreferDualStack", ["IPv4", "IPv6"], 2])));
+        check(&[v6, v4], json!({"ipFamilyPolicy": "RequireDualStack"}), Ok(json!(["RequireDualStack", ["IPv6", "IPv4"], 2])));
+        check(&[v4, v6], json!({"ipFamilies": ["IPv6", "IPv4"]}), Ok(json!(["RequireDualStack", ["IPv6", "IPv4"], 2])));
+        check(&[v4, v6], json!({"clusterIPs": ["10.96.0.5", "fd00:96::5"]}), Ok(json!(["RequireDualStack", ["IPv4", "IPv6"], 2])));
+        check(&[v4], json!({"ipFamilyPolicy": "PreferDualStack"}), Ok(json!(["PreferDualStack", ["IPv4"], 1])));
+        check(&[v4], json!({"clusterIP": "None"}), Ok(json!(["RequireDualStack", ["IPv4", "IPv6"], 0])));
+        check(&[v4], json!({"ipFamilyPolicy": "RequireDualStack"}), Err("not configured for dual-stack services"));
+        check(&[v4], json!({"ipFamilies": ["IPv6"]}), Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"));
+    }
+
+    #[test]
+    fn a_second_family_can_be_given_back() {
+        let ranges = ["10.96.0.0/28", "fd00:96::/112"].map(|range| Cidr::parse(range).expect("a range"));
+        let (allocator, mut view) = (Allocator::new(ranges.to_vec(), 30000..=30003), view());
+        let mut old = service(json!({"ipFamilyPolicy": "PreferDualStack"}));
+        allocator.choose(&kind(), &mut old, &Holdings::default(), &mut view).expect("free");
+        let mut new = old.clone();
+        new["spec"]["ipFamilyPolicy"] = "SingleStack".into();
+        keep_allocated(&mut new, &old);
+        assert_eq!(new["spec"]["ipFamilies"], json!(["IPv4"]));
+        assert_eq!(new["spec"]["clusterIPs"], json!([old["spec"]["clusterIP"]]));
+        assert_eq!(held(&old).without(&held(&new)).addresses.len(), 1);
+        let mut again = new.clone();
+        again["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+        keep_allocated(&mut again, &new);
+        let taken = allocator.choose(&kind(), &mut again, &held(&new), &mut view).expect("free");
+        assert_eq!((taken.addresses.len(), again["spec"]["clusterIPs"].as_array().map(Vec::len)), (1, Some(2)));
+    }
+
+    #[test]
+    fn further_ranges() {
+        let with = |status: &str, deleted: Option<&str>| {
+            ready_ranges(&json!({"metadata": {"deletionTimestamp": deleted}, "spec": {"cidrs": ["203.0.113.0/24"]},
+                "status": {"conditions": [{"type": "Ready", "status": status}]}}))
+        };
+        assert_eq!((with("False", None).len(), with("True", Some("2026-01-01T00:00:00Z")).len()), (0, 0));
+        let (allocator, mut view) = (allocator().with(with("True", None)), view());
+        let mut wanted = service(json!({"clusterIP": "203.0.113.10"}));
+        allocator.choose(&kind(), &mut wanted, &Holdings::default(), &mut view).expect("it is in the further range");
+        for _ in 0..15 {
+            let mut one = service(json!({}));
+            allocator.choose(&kind(), &mut one, &Holdings::default(), &mut view).expect("a full range is not the end");
+        }
     }
 
     #[test]

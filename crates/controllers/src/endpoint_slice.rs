@@ -1,31 +1,25 @@
-//! EndpointSlices of Services with a selector: at most 100 endpoints each, and as few writes as possible.
+//! EndpointSlices of Services with a selector.
 //!
 //! Upstream: <https://github.com/kubernetes/kubernetes/tree/master/staging/src/k8s.io/endpointslice>.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Service};
-use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, DeleteParams, PostParams};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
 
 use crate::context::{Context, enqueue_owners};
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::controller_reference;
 use crate::pod::Pod;
-use crate::pod_control::namespace_is_terminating;
-use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
-use crate::service_endpoints::{self, HEADLESS_LABEL, Port, headless, hostname, ports, selects, selects_pods, zone};
+use crate::queue::{PassError, Queue, Revisit};
+use crate::service_endpoints::{
+    self, HEADLESS_LABEL, TriggerTimes, headless, hostname, ports, selects, selects_pods, zone,
+};
+use crate::slice_packing::{self, Frame, Group, MANAGED_BY, SERVICE_NAME};
 
-/// Names the Service of a slice.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// Says who keeps a slice.
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 /// Us.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-/// Endpoints in one slice, as upstream.
-const MOST: usize = 100;
 
 /// Starts the controller.
 pub fn start(context: &Arc<Context>) {
@@ -42,24 +36,22 @@ pub fn start(context: &Arc<Context>) {
         nodes.synced().await;
     };
     let shared = context.clone();
-    context.run_controller("endpointslice", queue, ready, move |key| pass(shared.clone(), key));
+    let triggers = Arc::<TriggerTimes>::default();
+    context
+        .run_controller("endpointslice", queue, ready, move |key| pass(shared.clone(), triggers.clone(), key));
 }
 
-async fn pass(context: Arc<Context>, key: ObjectKey) -> Result<Revisit, PassError> {
+async fn pass(context: Arc<Context>, triggers: Arc<TriggerTimes>, key: ObjectKey) -> Result<Revisit, PassError> {
     let caches = &context.caches;
     // Slices of a Service that is gone go with it, by their owner reference.
-    let Some(service) = caches.services.get(&key).filter(|service| !service.deleting()) else { return Ok(None) };
+    let Some(service) = caches.services.get(&key).filter(|service| !service.deleting()) else {
+        triggers.forget(&key);
+        return Ok(None);
+    };
     let Some(spec) = service.spec.as_ref().filter(|spec| selects_pods(spec)) else { return Ok(None) };
     let pods: Vec<Arc<Pod>> =
         caches.pods.in_namespace(&key.namespace).into_iter().filter(|pod| selects(spec, pod)).collect();
-    let present: Vec<Arc<EndpointSlice>> = caches
-        .endpoint_slices
-        .controlled_by(service.uid())
-        .into_iter()
-        .filter(|slice| {
-            slice.metadata.labels.as_ref().is_some_and(|labels| labels.get(MANAGED_BY).is_some_and(|by| by == MANAGER))
-        })
-        .collect();
+    let present = slice_packing::kept_by(caches.endpoint_slices.controlled_by(service.uid()), MANAGER);
     let nodes: HashMap<Box<str>, Arc<Node>> = pods
         .iter()
         .filter_map(|pod| {
@@ -68,45 +60,11 @@ async fn pass(context: Arc<Context>, key: ObjectKey) -> Result<Revisit, PassErro
             Some((name, node))
         })
         .collect();
-    let api = Api::<EndpointSlice>::namespaced(context.client.clone(), &key.namespace);
-    for action in plan(&service, &pods, &nodes, &present) {
-        match action {
-            Action::Create(slice) => match api.create(&PostParams::default(), &slice).await {
-                Ok(created) => caches.endpoint_slices.wrote(slim(created)),
-                Err(error) if namespace_is_terminating(&error) => return Ok(None),
-                Err(error) => return Err(error).doing("creating an endpoint slice"),
-            },
-            Action::Update(slice) => {
-                let name = slice.metadata.name.clone().unwrap_or_default();
-                let written =
-                    api.replace(&name, &PostParams::default(), &slice).await.doing("updating an endpoint slice")?;
-                caches.endpoint_slices.wrote(slim(written));
-            }
-            Action::Delete(slice) => match api.delete(&slice.key().name, &DeleteParams::default()).await {
-                Ok(_) => caches.endpoint_slices.removed(&slice.key(), slice.uid()),
-                Err(error) if is_not_found(&error) => caches.endpoint_slices.removed(&slice.key(), slice.uid()),
-                Err(error) => return Err(error).doing("deleting an endpoint slice"),
-            },
-        }
-    }
+    let trigger = triggers.next(&key, &service, &pods);
+    let actions = plan(&service, &pods, &nodes, &present, trigger);
+    slice_packing::carry_out(&context, &key.namespace, actions).await?;
     Ok(None)
 }
-
-fn slim(mut slice: EndpointSlice) -> EndpointSlice {
-    slice.metadata.managed_fields = None;
-    slice
-}
-
-/// One write.
-#[derive(Clone, Debug, PartialEq)]
-enum Action {
-    Create(Box<EndpointSlice>),
-    Update(Box<EndpointSlice>),
-    Delete(Arc<EndpointSlice>),
-}
-
-/// Address type and ports: endpoints that share a slice share these.
-type Group = (String, Vec<Port>);
 
 fn is_family(address: &str, family: &str) -> bool {
     address.contains(':') == (family == "IPv6")
@@ -130,6 +88,22 @@ fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, address: &str) ->
     }
 }
 
+/// Which zones or nodes an endpoint is meant for, by the Service's `trafficDistribution`; only for those that take
+/// traffic. Upstream: `staging/src/k8s.io/endpointslice/trafficdist` (KEP-2433, KEP-3015).
+fn hints(service: &Service, endpoint: &Endpoint) -> Option<EndpointHints> {
+    let distribution = service.spec.as_ref()?.traffic_distribution.as_deref()?;
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).filter(|ready| *ready)?;
+    let for_zones = || endpoint.zone.clone().map(|name| vec![ForZone { name }]);
+    match distribution {
+        "PreferClose" | "PreferSameZone" => Some(EndpointHints { for_zones: Some(for_zones()?), for_nodes: None }),
+        "PreferSameNode" => {
+            let name = endpoint.node_name.clone()?;
+            Some(EndpointHints { for_nodes: Some(vec![ForNode { name }]), for_zones: for_zones() })
+        }
+        _ => None,
+    }
+}
+
 /// All endpoints there should be, by group.
 fn wanted(
     service: &Service,
@@ -144,7 +118,9 @@ fn wanted(
         for pod in pods.iter().filter(|pod| !pod.ended()) {
             let Some(address) = pod.ips.iter().find(|address| is_family(address, family)) else { continue };
             let node = pod.node.as_ref().and_then(|name| nodes.get(name)).map(|node| &**node);
-            groups.entry((family.clone(), ports(spec, pod))).or_default().push(endpoint(service, pod, node, address));
+            let mut endpoint = endpoint(service, pod, node, address);
+            endpoint.hints = hints(service, &endpoint);
+            groups.entry((family.clone(), ports(spec, pod))).or_default().push(endpoint);
         }
         // A family without endpoints keeps one empty slice, so that everybody sees that there are none.
         if !groups.keys().any(|(other, _)| other == family) {
@@ -152,22 +128,6 @@ fn wanted(
         }
     }
     groups
-}
-
-fn group_of(slice: &EndpointSlice) -> Group {
-    let mut ports: Vec<Port> = slice
-        .ports
-        .iter()
-        .flatten()
-        .map(|port| Port {
-            name: port.name.clone().unwrap_or_default(),
-            port: port.port.unwrap_or(0),
-            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
-            app_protocol: port.app_protocol.clone(),
-        })
-        .collect();
-    ports.sort();
-    (slice.address_type.clone(), ports)
 }
 
 fn labels(service: &Service) -> BTreeMap<String, String> {
@@ -183,121 +143,22 @@ fn labels(service: &Service) -> BTreeMap<String, String> {
     labels
 }
 
-/// What tells one endpoint from another.
-fn identity(endpoint: &Endpoint) -> (Option<String>, Option<String>) {
-    (endpoint.target_ref.as_ref().and_then(|target| target.uid.clone()), endpoint.addresses.first().cloned())
-}
-
-/// Compares slices with pods: what fits stays where it is, the rest goes where there is room.
 fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     nodes: &HashMap<Box<str>, Arc<Node>>,
     present: &[Arc<EndpointSlice>],
-) -> Vec<Action> {
-    let mut wanted = wanted(service, pods, nodes);
-    let labels = labels(service);
-    let mut actions = Vec::new();
-    let mut kept: Vec<(Arc<EndpointSlice>, EndpointSlice, Group)> = Vec::new();
-    for slice in present.iter().filter(|slice| !slice.deleting()) {
-        let group = group_of(slice);
-        let Some(endpoints) = wanted.get_mut(&group) else {
-            actions.push(Action::Delete(slice.clone()));
-            continue;
-        };
-        let mut changed = (**slice).clone();
-        let mut by_identity: HashMap<_, _> =
-            endpoints.iter().map(|endpoint| (identity(endpoint), endpoint.clone())).collect();
-        let mine: Vec<Endpoint> =
-            slice.endpoints.iter().flatten().filter_map(|old| by_identity.remove(&identity(old))).collect();
-        let taken: HashSet<_> = mine.iter().map(identity).collect();
-        endpoints.retain(|endpoint| !taken.contains(&identity(endpoint)));
-        if slice.endpoints.as_deref().unwrap_or_default() != mine {
-            changed.endpoints = Some(mine);
-        }
-        if changed.metadata.labels.as_ref() != Some(&labels) {
-            changed.metadata.labels = Some(labels.clone());
-        }
-        kept.push((slice.clone(), changed, group));
-    }
-    // Slices that are written anyway are filled first, then the fullest, so that few are written.
-    for (group, endpoints) in &mut wanted {
-        let mut candidates: Vec<&mut (Arc<EndpointSlice>, EndpointSlice, Group)> =
-            kept.iter_mut().filter(|(_, _, other)| other == group).collect();
-        candidates.sort_by_key(|(old, new, _)| {
-            (**old == *new, std::cmp::Reverse(new.endpoints.as_ref().map_or(0, Vec::len)))
-        });
-        for (_, slice, _) in candidates {
-            let list = slice.endpoints.get_or_insert_default();
-            let room = MOST.saturating_sub(list.len()).min(endpoints.len());
-            list.extend(endpoints.drain(..room));
-        }
-        let any = kept.iter().any(|(_, _, other)| other == group);
-        while !endpoints.is_empty() || (!any && endpoints.is_empty() && group.1.is_empty()) {
-            let rest = endpoints.drain(..endpoints.len().min(MOST)).collect::<Vec<_>>();
-            let empty = rest.is_empty();
-            actions.push(Action::Create(Box::new(new_slice(service, group, rest, &labels))));
-            if empty {
-                break;
-            }
-            if endpoints.is_empty() {
-                break;
-            }
-        }
-    }
-    // An emptied slice goes, unless it is the last one to say that there is nothing.
-    let counts = kept.iter().fold(HashMap::<Group, usize>::new(), |mut counts, (_, slice, group)| {
-        *counts.entry(group.clone()).or_default() +=
-            usize::from(slice.endpoints.as_ref().is_some_and(|list| !list.is_empty()));
-        counts
-    });
-    let mut placeholders: HashSet<Group> = HashSet::new();
-    for (old, new, group) in kept {
-        let empty = new.endpoints.as_ref().is_none_or(Vec::is_empty);
-        let placeholder = empty && counts.get(&group).copied().unwrap_or(0) == 0 && placeholders.insert(group);
-        if empty && !placeholder {
-            actions.push(Action::Delete(old));
-        } else if *old != new {
-            actions.push(Action::Update(Box::new(new)));
-        }
-    }
-    actions.sort_by_key(|action| match action {
-        Action::Create(_) => 0,
-        Action::Update(_) => 1,
-        Action::Delete(_) => 2,
-    });
-    actions
-}
-
-fn new_slice(
-    service: &Service,
-    group: &Group,
-    endpoints: Vec<Endpoint>,
-    labels: &BTreeMap<String, String>,
-) -> EndpointSlice {
-    let (family, ports) = group;
-    EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", service.metadata.name.as_deref().unwrap_or_default())),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels.clone()),
-            owner_references: Some(vec![controller_reference(service)]),
-            ..ObjectMeta::default()
-        },
-        address_type: family.clone(),
-        endpoints: Some(endpoints),
-        ports: Some(
-            ports
-                .iter()
-                .map(|port| EndpointPort {
-                    name: Some(port.name.clone()),
-                    port: Some(port.port),
-                    protocol: Some(port.protocol.clone()),
-                    app_protocol: port.app_protocol.clone(),
-                })
-                .collect(),
-        ),
-    }
+    trigger: Option<String>,
+) -> Vec<slice_packing::Action> {
+    let frame = Frame {
+        namespace: service.metadata.namespace.clone(),
+        name: service.metadata.name.clone().unwrap_or_default(),
+        owner: controller_reference(service),
+        labels: labels(service),
+        annotations: BTreeMap::new(),
+        trigger,
+    };
+    slice_packing::plan(&frame, wanted(service, pods, nodes), present)
 }
 
 #[cfg(test)]
@@ -306,6 +167,7 @@ mod tests {
 
     use super::*;
     use crate::pod::tests::pod;
+    use crate::slice_packing::{Action, TRIGGER_TIME};
 
     fn service(extra: serde_json::Value) -> Service {
         let mut spec =
@@ -361,26 +223,26 @@ mod tests {
     fn slices_follow_pods_with_few_writes() {
         let (service, nodes) = (service(json!({})), HashMap::new());
         let mut present = Vec::new();
-        assert_eq!(apply(plan(&service, &[], &nodes, &present), &mut present), 1);
+        assert_eq!(apply(plan(&service, &[], &nodes, &present, None), &mut present), 1);
         assert_eq!(sizes(&present), [0], "an empty slice says that there is nothing");
-        assert_eq!(plan(&service, &[], &nodes, &present), []);
+        assert_eq!(plan(&service, &[], &nodes, &present, None), []);
         let mut pods: Vec<_> = (0..150).map(|number| web(number, true, false)).collect();
-        apply(plan(&service, &pods, &nodes, &present), &mut present);
+        apply(plan(&service, &pods, &nodes, &present, None), &mut present);
         assert_eq!(sizes(&present), [100, 50]);
-        assert_eq!(plan(&service, &pods, &nodes, &present), []);
+        assert_eq!(plan(&service, &pods, &nodes, &present, None), []);
         pods[3] = web(3, false, false);
-        assert_eq!(apply(plan(&service, &pods, &nodes, &present), &mut present), 1);
+        assert_eq!(apply(plan(&service, &pods, &nodes, &present, None), &mut present), 1);
         pods.push(web(150, true, false));
         pods.remove(0);
         assert_eq!(
-            apply(plan(&service, &pods, &nodes, &present), &mut present),
+            apply(plan(&service, &pods, &nodes, &present, None), &mut present),
             1,
             "the slice that loses one gets the new one"
         );
         assert_eq!(sizes(&present), [100, 50]);
-        apply(plan(&service, &[], &nodes, &present), &mut present);
+        apply(plan(&service, &[], &nodes, &present, None), &mut present);
         assert_eq!(sizes(&present), [0]);
-        assert_eq!(plan(&service, &[], &nodes, &present), []);
+        assert_eq!(plan(&service, &[], &nodes, &present, None), []);
     }
 
     #[test]
@@ -400,5 +262,34 @@ mod tests {
         check(json!({}), false, false, [false, false, false]);
         check(json!({}), true, true, [false, true, true]);
         check(json!({"publishNotReadyAddresses": true}), false, true, [true, true, true]);
+    }
+
+    #[test]
+    fn what_is_written_says_when_it_happened() {
+        let (service, nodes) = (service(json!({})), HashMap::new());
+        let mut present = Vec::new();
+        let when = || Some("2026-01-01T00:00:01Z".to_owned());
+        apply(plan(&service, &[web(1, true, false)], &nodes, &present, when()), &mut present);
+        let trigger = |slice: &EndpointSlice| slice.metadata.annotations.as_ref()?.get(TRIGGER_TIME).cloned();
+        assert_eq!(trigger(&present[0]), when());
+        assert_eq!(plan(&service, &[web(1, true, false)], &nodes, &present, None), [], "no write for its sake");
+        apply(plan(&service, &[], &nodes, &present, None), &mut present);
+        assert_eq!(trigger(&present[0]), None);
+    }
+
+    #[test]
+    fn traffic_distribution() {
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "east"}}})).expect("a node");
+        let nodes = HashMap::from([(Box::from("n"), Arc::new(node))]);
+        let check = |distribution: &str, ready: bool, expected: serde_json::Value| {
+            let service = service(json!({"trafficDistribution": distribution}));
+            let groups = wanted(&service, &[web(1, ready, false)], &nodes);
+            let hints = groups.values().next().expect("one group")[0].hints.clone();
+            assert_eq!(serde_json::to_value(hints).expect("JSON"), expected, "{distribution}");
+        };
+        check("PreferClose", true, json!({"forZones": [{"name": "east"}]}));
+        check("PreferSameZone", true, json!({"forZones": [{"name": "east"}]}));
+        check("PreferSameZone", false, json!(null));
+        check("PreferSameNode", true, json!({"forNodes": [{"name": "n"}], "forZones": [{"name": "east"}]}));
     }
 }

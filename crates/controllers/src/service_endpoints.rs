@@ -1,14 +1,18 @@
 //! Which pods stand behind a Service, at which ports: what EndpointSlices and Endpoints have in common.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Service, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use parking_lot::Mutex;
 
 use crate::context::Context;
-use crate::object::Cached;
+use crate::object::{Cached, ObjectKey};
 use crate::pod::Pod;
 use crate::queue::Queue;
+
 
 /// Marks slices and Endpoints of Services without a cluster address.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
@@ -79,6 +83,32 @@ pub fn zone(node: Option<&Node>) -> Option<String> {
     node?.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").cloned()
 }
 
+/// When what a Service's endpoints show happened. Upstream: `staging/src/k8s.io/endpointslice/util/trigger_time_tracker.go`;
+/// kept here is one time a Service, not one a pod.
+#[derive(Debug, Default)]
+pub struct TriggerTimes(Mutex<HashMap<ObjectKey, Timestamp>>);
+
+impl TriggerTimes {
+    /// The earliest of the changes that came after the last call for this Service: pods that became ready, and at first the
+    /// Service itself. None when nothing of that sort has happened.
+    pub fn next(&self, key: &ObjectKey, service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
+        let created = service.metadata.creation_timestamp.as_ref().map(|time| time.0);
+        let times = || pods.iter().filter_map(|pod| pod.ready).chain(created);
+        let mut seen = self.0.lock();
+        let last = seen.get(key).copied();
+        let first = times().filter(|time| last.is_none_or(|last| *time > last)).min();
+        if let Some(newest) = times().max().filter(|newest| last.is_none_or(|last| *newest > last)) {
+            seen.insert(key.clone(), newest);
+        }
+        first.map(|time| time.to_string())
+    }
+
+    /// The Service is gone.
+    pub fn forget(&self, key: &ObjectKey) {
+        self.0.lock().remove(key);
+    }
+}
+
 /// What of a pod endpoints show.
 fn shown(pod: &Pod) -> impl PartialEq + use<'_> {
     (
@@ -124,6 +154,23 @@ mod tests {
 
     use super::*;
     use crate::pod::tests::pod;
+
+    #[test]
+    fn trigger_times() {
+        let service: Service = serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}})).expect("a service");
+        let ready = |name: &str, since: &str| {
+            let condition = json!({"type": "Ready", "status": "True", "lastTransitionTime": since});
+            Arc::new(pod(name, json!({"status": {"conditions": [condition]}})))
+        };
+        let (times, key) = (TriggerTimes::default(), ObjectKey::new("default", "web"));
+        let mut pods = vec![ready("a", "2026-01-01T00:00:05Z")];
+        assert_eq!(times.next(&key, &service, &pods).as_deref(), Some("2026-01-01T00:00:00Z"));
+        assert_eq!(times.next(&key, &service, &pods), None, "nothing new");
+        pods.extend([ready("b", "2026-01-01T00:00:09Z"), ready("c", "2026-01-01T00:00:07Z")]);
+        assert_eq!(times.next(&key, &service, &pods).as_deref(), Some("2026-01-01T00:00:07Z"));
+        times.forget(&key);
+        assert_eq!(times.next(&key, &service, &pods).as_deref(), Some("2026-01-01T00:00:00Z"));
+    }
 
     #[test]
     fn target_ports() {

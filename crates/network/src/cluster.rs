@@ -1,17 +1,17 @@
-//! Services and EndpointSlices in memory: one compact copy that service rules and DNS share.
+//! Services, EndpointSlices and NetworkPolicies in memory: one compact copy that rules and DNS share.
 //!
-//! Two watches feed it. Objects are cut down to what the two readers need as soon as they arrive, so that labels,
-//! annotations and managed fields take no memory.
+//! A watch of each kind feeds it. Objects are cut down to what the readers need as soon as they arrive, so that labels,
+//! annotations and managed fields take no memory. Pods and namespaces are followed only while there are policies.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
 
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use kube::{
     Api,
     runtime::{WatchStreamExt, watcher},
@@ -20,7 +20,13 @@ use parking_lot::RwLock;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::network::Protocol;
+use crate::{
+    network::Protocol,
+    policy::{
+        objects::{self, PodFacts, PodInput, Policy},
+        selector::Labels,
+    },
+};
 
 /// A namespace and a name in it.
 pub type Key = (Arc<str>, Arc<str>);
@@ -89,6 +95,17 @@ pub struct Endpoint {
     pub hostname: Option<Box<str>>,
     /// The node it is on.
     pub node: Option<Arc<str>>,
+    /// Whom it is meant for, where the Service's `trafficDistribution` says so.
+    pub hints: Hints,
+}
+
+/// The clients that an endpoint is meant for, by where they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Hints {
+    /// Those in these zones.
+    pub zones: Box<[Box<str>]>,
+    /// Those on these nodes.
+    pub nodes: Box<[Box<str>]>,
 }
 
 impl Service {
@@ -180,6 +197,7 @@ impl Slice {
                     terminating: conditions.terminating.unwrap_or(false),
                     hostname: endpoint.hostname.map(String::into_boxed_str),
                     node: endpoint.node_name.map(Arc::from),
+                    hints: endpoint.hints.map(Hints::of).unwrap_or_default(),
                 })
             })
             .collect();
@@ -187,9 +205,25 @@ impl Slice {
     }
 }
 
-/// The services and slices at one moment.
+impl Hints {
+    fn of(hints: discovery::EndpointHints) -> Hints {
+        let zones = hints.for_zones.into_iter().flatten().map(|zone| zone.name.into_boxed_str());
+        let nodes = hints.for_nodes.into_iter().flatten().map(|node| node.name.into_boxed_str());
+        Hints { zones: zones.collect(), nodes: nodes.collect() }
+    }
+}
+
+/// The services, slices and policies at one moment.
 #[derive(Debug, Default)]
 pub struct Tables {
+    /// The zone that this node is in.
+    pub zone: Option<Box<str>>,
+    /// Policies, in order so that what is made from them is the same each time.
+    pub policies: BTreeMap<Key, Policy>,
+    /// Pods that have addresses of their own; only while there are policies.
+    pub pods: BTreeMap<Key, PodFacts>,
+    /// The labels of namespaces, whose key has no namespace; only while there are policies.
+    pub namespace_labels: BTreeMap<Key, Labels>,
     services: HashMap<Key, Arc<Service>>,
     slices: HashMap<Key, Arc<Slice>>,
     /// Names of the slices of a service, in order so that what is made from them is the same each time.
@@ -280,22 +314,32 @@ impl Tables {
     }
 }
 
-/// Services and EndpointSlices in memory, kept current by two watches.
+/// Which lists have arrived at least once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Synced {
+    services: bool,
+    slices: bool,
+    policies: bool,
+    pods: bool,
+    namespaces: bool,
+}
+
+/// Services, EndpointSlices and NetworkPolicies in memory, kept current by watches.
 pub struct Cluster {
     tables: RwLock<Tables>,
     /// Counts changes; readers wake when it rises.
     changed: watch::Sender<u64>,
-    /// Which of the two lists have arrived at least once.
-    synced: watch::Sender<(bool, bool)>,
+    synced: watch::Sender<Synced>,
 }
 
 impl Cluster {
     /// A cluster of fixed content, complete from the start.
     pub fn fixed(tables: Tables) -> Arc<Cluster> {
+        let synced = Synced { services: true, slices: true, policies: true, pods: true, namespaces: true };
         Arc::new(Cluster {
             tables: RwLock::new(tables),
             changed: watch::channel(0).0,
-            synced: watch::channel((true, true)).0,
+            synced: watch::channel(synced).0,
         })
     }
 
@@ -304,19 +348,54 @@ impl Cluster {
         let cluster = Arc::new(Cluster {
             tables: RwLock::default(),
             changed: watch::channel(0).0,
-            synced: watch::channel((false, false)).0,
+            synced: watch::channel(Synced::default()).0,
         });
-        let (services, slices) = (Arc::clone(&cluster), Arc::clone(&cluster));
-        let (client_two, token_one, token_two) = (client.clone(), token.clone(), token.clone());
-        tokio::spawn(async move {
-            let following = follow::<core::Service, _>(client, &services, Service::of_some, Part::Services);
-            token_one.run_until_cancelled(following).await;
-        });
-        tokio::spawn(async move {
-            let following = follow::<discovery::EndpointSlice, _>(client_two, &slices, Slice::of, Part::Slices);
-            token_two.run_until_cancelled(following).await;
-        });
+        cluster.start::<core::Service, _>(&client, Service::of_some, token);
+        cluster.start::<discovery::EndpointSlice, _>(&client, Slice::of, token);
+        cluster.start::<networking::NetworkPolicy, _>(&client, |policy| Some(Policy::of(policy)), token);
+        let (own, token) = (Arc::clone(&cluster), token.clone());
+        tokio::spawn(async move { token.clone().run_until_cancelled(own.follow_peers(client, token)).await });
         cluster
+    }
+
+    fn start<K, V>(self: &Arc<Self>, client: &kube::Client, reduce: fn(K) -> Option<V>, token: &CancellationToken)
+    where
+        K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+        V: Put + Send + 'static,
+    {
+        let (own, client, token) = (Arc::clone(self), client.clone(), token.clone());
+        tokio::spawn(async move {
+            token.run_until_cancelled(follow::<K, V>(client, &own, reduce)).await;
+        });
+    }
+
+    /// Follows pods and namespaces as long as there are policies: every pod of the cluster is a peer for somebody.
+    async fn follow_peers(self: Arc<Self>, client: kube::Client, token: CancellationToken) {
+        let mut changes = self.changes();
+        loop {
+            self.until(&mut changes, |tables| !tables.policies.is_empty()).await;
+            let watches = token.child_token();
+            self.start::<PodInput, _>(&client, PodInput::facts, &watches);
+            self.start::<core::Namespace, _>(&client, objects::namespace_labels, &watches);
+            self.until(&mut changes, |tables| tables.policies.is_empty()).await;
+            watches.cancel();
+            self.synced.send_modify(|synced| (synced.pods, synced.namespaces) = (false, false));
+            self.update(|tables| {
+                tables.pods.clear();
+                tables.namespace_labels.clear();
+                true
+            });
+        }
+    }
+
+    async fn until(&self, changes: &mut watch::Receiver<u64>, reached: fn(&Tables) -> bool) {
+        loop {
+            changes.mark_unchanged();
+            if self.read(reached) {
+                return;
+            }
+            changes.changed().await.expect("the sender is part of self");
+        }
     }
 
     /// Reads the tables. The lock is held as long as `read` runs.
@@ -336,30 +415,29 @@ impl Cluster {
         self.changed.subscribe()
     }
 
-    /// Whether both lists have arrived.
+    /// Whether all that names stand for is known.
     pub fn is_synced(&self) -> bool {
-        *self.synced.borrow() == (true, true)
+        let synced = *self.synced.borrow();
+        synced.services && synced.slices
     }
 
-    /// Waits until both lists have arrived.
+    /// Waits until all that rules are made from is known: pods and namespaces only where there are policies.
     pub async fn wait_synced(&self) {
         let mut synced = self.synced.subscribe();
-        let waited = synced.wait_for(|state| *state == (true, true)).await;
+        let complete = |state: &Synced| {
+            let peers = state.pods && state.namespaces;
+            state.services && state.slices && state.policies && (peers || self.read(|tables| tables.policies.is_empty()))
+        };
+        let waited = synced.wait_for(complete).await;
         waited.expect("the sender is part of self");
     }
 }
 
-/// Which half of the tables a watch feeds.
-#[derive(Clone, Copy)]
-enum Part {
-    Services,
-    Slices,
-}
-
-/// Lets both kinds go through `follow`.
+/// Lets every kind go through `follow`.
 trait Put: Sized {
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool;
     fn keys(tables: &Tables) -> Vec<Key>;
+    fn synced(synced: &mut Synced) -> &mut bool;
 }
 
 impl Put for Service {
@@ -368,6 +446,9 @@ impl Put for Service {
     }
     fn keys(tables: &Tables) -> Vec<Key> {
         tables.services.keys().cloned().collect()
+    }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.services
     }
 }
 
@@ -378,6 +459,57 @@ impl Put for Slice {
     fn keys(tables: &Tables) -> Vec<Key> {
         tables.slices.keys().cloned().collect()
     }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.slices
+    }
+}
+
+impl Put for Policy {
+    fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
+        set(&mut tables.policies, key, value)
+    }
+    fn keys(tables: &Tables) -> Vec<Key> {
+        tables.policies.keys().cloned().collect()
+    }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.policies
+    }
+}
+
+impl Put for PodFacts {
+    fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
+        set(&mut tables.pods, key, value)
+    }
+    fn keys(tables: &Tables) -> Vec<Key> {
+        tables.pods.keys().cloned().collect()
+    }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.pods
+    }
+}
+
+impl Put for Labels {
+    fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
+        set(&mut tables.namespace_labels, key, value)
+    }
+    fn keys(tables: &Tables) -> Vec<Key> {
+        tables.namespace_labels.keys().cloned().collect()
+    }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.namespaces
+    }
+}
+
+/// Puts something in, or takes it out. True when that changed anything.
+fn set<V: PartialEq>(map: &mut BTreeMap<Key, V>, key: Key, value: Option<V>) -> bool {
+    if map.get(&key) == value.as_ref() {
+        return false;
+    }
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    };
+    true
 }
 
 impl Service {
@@ -392,7 +524,7 @@ fn key_of<K: kube::Resource>(object: &K) -> Key {
 }
 
 /// Keeps one kind current for ever. A list replaces all at once; until it is complete the former state holds.
-async fn follow<K, V>(client: kube::Client, cluster: &Cluster, reduce: fn(K) -> Option<V>, part: Part)
+async fn follow<K, V>(client: kube::Client, cluster: &Cluster, reduce: fn(K) -> Option<V>)
 where
     K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
     V: Put,
@@ -427,13 +559,7 @@ where
                     }
                     changed
                 });
-                cluster.synced.send_if_modified(|(services, slices)| {
-                    let mine = match part {
-                        Part::Services => services,
-                        Part::Slices => slices,
-                    };
-                    !std::mem::replace(mine, true)
-                });
+                cluster.synced.send_if_modified(|synced| !std::mem::replace(V::synced(synced), true));
             }
             watcher::Event::Apply(object) => {
                 let key = key_of(&object);

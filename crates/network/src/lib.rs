@@ -1,13 +1,13 @@
 //! Pod links and addresses, service rules and DNS.
 //!
-//! Four parts that share one instance of [`Network`]:
+//! Parts that share one instance of [`Network`]:
 //!
 //! - [`Network`] gives each pod a network namespace, a link, addresses and routes, and takes them away again.
-//! - [`services`] keeps one nftables table in step with Services and EndpointSlices.
+//! - [`services`] keeps one nftables table in step with Services and EndpointSlices; [`policy`] adds NetworkPolicies.
 //! - `node_routes` keeps a route to the pods of each other node on the same link.
 //! - [`dns`] answers `cluster.local` from memory and forwards every other question.
 //!
-//! [`run`] starts the last three.
+//! [`run`] starts all but the first.
 //!
 //! Every pod hangs on a point-to-point link that the host routes; nothing is bridged. See [`network`] for why.
 
@@ -20,6 +20,7 @@ mod namespace;
 mod netlink;
 pub mod network;
 mod node_routes;
+pub mod policy;
 pub mod services;
 
 use std::sync::Arc;
@@ -42,7 +43,8 @@ pub async fn run(
     let own_ranges = network.config().pod_cidrs.iter().chain(&network.config().service_cidrs).copied().collect();
     let server = dns::Server::bind(dns::Config { own_ranges, ..dns }).await?;
     let cluster = cluster::Cluster::watch(client.clone(), &token);
-    let routes = node_routes::run(Arc::clone(&network), client, node_name.clone(), token.clone());
+    let routes =
+        node_routes::run(Arc::clone(&network), Arc::clone(&cluster), client, node_name.clone(), token.clone());
     let services = services::run(network, Arc::clone(&cluster), node_name, token.clone());
     tokio::join!(services, routes, server.run(cluster, token.clone()));
     Ok(())

@@ -26,6 +26,7 @@ use std::{
     net::IpAddr,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use ipnet::IpNet;
@@ -39,6 +40,7 @@ use crate::{
     links::{self, Target},
     namespace::{self, Pair},
     netlink::Netlink,
+    policy::objects::PodFacts,
     services::nft,
 };
 
@@ -47,6 +49,9 @@ const HOST_MAC: [u8; 6] = [0xee; 6];
 
 /// The default route's link says how large packets may be; without one, Ethernet's usual size.
 const USUAL_MTU: u32 = 1500;
+
+/// How long a pod waits for the rules that isolate it. They take milliseconds, unless the kernel refuses them.
+const RULES_WITHIN: Duration = Duration::from_secs(10);
 
 /// A transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -154,6 +159,9 @@ pub enum NetworkError {
         /// The uid.
         uid: String,
     },
+    /// The rules that NetworkPolicies ask for are not in force for the pod.
+    #[error("the rules of network policies did not come into force within {} s", RULES_WITHIN.as_secs())]
+    Rules,
     /// The program that applies rules failed.
     #[error("remove nftables table {table}")]
     Table {
@@ -223,6 +231,20 @@ struct Record {
     mac: [u8; 6],
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     host_ports: Vec<HostPort>,
+    /// What policies select the pod by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    facts: Option<PodFacts>,
+}
+
+/// A pod of this node, as rules see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalPod {
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its host ports.
+    pub host_ports: Vec<HostPort>,
+    /// What policies select it by, where that is known.
+    pub facts: Option<PodFacts>,
 }
 
 struct State {
@@ -238,7 +260,18 @@ pub struct Network {
     state: Mutex<State>,
     /// Serializes work on one pod, so that a detach never meets an attach half way.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
-    host_ports_changed: watch::Sender<()>,
+    /// Counts changes of this node's pods; rules are made anew when it rises.
+    pods_changed: watch::Sender<u64>,
+    in_force: watch::Sender<InForce>,
+}
+
+/// Which rules the kernel has.
+#[derive(Clone, Copy, Debug, Default)]
+struct InForce {
+    /// The state of `pods_changed` that they were made from.
+    generation: u64,
+    /// Whether there are policies.
+    policies: bool,
 }
 
 impl Network {
@@ -275,7 +308,8 @@ impl Network {
             mtu,
             state: Mutex::new(State { pods, pools }),
             busy: Mutex::new(HashMap::new()),
-            host_ports_changed: watch::channel(()).0,
+            pods_changed: watch::channel(1).0,
+            in_force: watch::channel(InForce::default()).0,
         }))
     }
 
@@ -328,8 +362,15 @@ impl Network {
     }
 
     /// Gives the pod a namespace with `lo` and `eth0` up, addresses and routes. Attaching again gives the same
-    /// answer, with the host ports of the latest call in force.
-    pub async fn attach(self: &Arc<Self>, uid: &str, host_ports: &[HostPort]) -> Result<Attachment, NetworkError> {
+    /// answer, with the host ports and facts of the latest call in force.
+    ///
+    /// Where there are NetworkPolicies, this waits until the rules count the pod in, so that its first packet meets them.
+    pub async fn attach(
+        self: &Arc<Self>,
+        uid: &str,
+        host_ports: &[HostPort],
+        facts: Option<PodFacts>,
+    ) -> Result<Attachment, NetworkError> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if uid.is_empty() || uid.len() > 200 || uid.starts_with('.') || !uid.bytes().all(valid) {
             return Err(NetworkError::Uid { uid: uid.to_owned() });
@@ -338,32 +379,57 @@ impl Network {
         let guard = lock.lock().await;
         let network = Arc::clone(self);
         let (uid_here, ports) = (uid.to_owned(), host_ports.to_vec());
-        let result = blocking(move || network.attach_here(&uid_here, ports)).await;
+        let mut result = blocking(move || network.attach_here(&uid_here, ports, facts)).await;
+        if result.is_ok()
+            && let Err(error) = self.isolated().await
+        {
+            result = Err(error);
+        }
         drop(guard);
         self.unlock(uid, lock);
         result
     }
 
-    fn attach_here(&self, uid: &str, host_ports: Vec<HostPort>) -> Result<Attachment, NetworkError> {
+    /// Waits until the rules were made from this node's pods as they are now, if there are policies at all.
+    async fn isolated(&self) -> Result<(), NetworkError> {
+        let wanted = *self.pods_changed.borrow();
+        let mut in_force = self.in_force.subscribe();
+        let waiting = in_force.wait_for(|rules| !rules.policies || rules.generation >= wanted);
+        match tokio::time::timeout(RULES_WITHIN, waiting).await {
+            Ok(reached) => {
+                reached.expect("the sender is part of self");
+                Ok(())
+            }
+            Err(_) => Err(NetworkError::Rules),
+        }
+    }
+
+    fn attach_here(
+        &self,
+        uid: &str,
+        host_ports: Vec<HostPort>,
+        facts: Option<PodFacts>,
+    ) -> Result<Attachment, NetworkError> {
         let existing = self.state.lock().pods.get(uid).cloned();
         if let Some(mut record) = existing {
-            if record.host_ports != host_ports {
-                record.host_ports = host_ports;
+            if record.host_ports != host_ports || record.facts != facts {
+                (record.host_ports, record.facts) = (host_ports, facts);
+                answer_at_loopback(&record)?;
                 self.write_record(uid, &record)?;
                 self.state.lock().pods.insert(uid.to_owned(), record.clone());
-                self.host_ports_changed.send_replace(());
+                self.pods_changed();
             }
             return Ok(self.attachment(uid, &record));
         }
 
-        let record = self.reserve(uid, host_ports)?;
+        let record = self.reserve(uid, host_ports, facts)?;
         match self.build(uid, &record) {
             Ok(()) => {
-                let has_host_ports = !record.host_ports.is_empty();
+                let matters = !record.host_ports.is_empty() || self.in_force.borrow().policies;
                 let attachment = self.attachment(uid, &record);
                 self.state.lock().pods.insert(uid.to_owned(), record);
-                if has_host_ports {
-                    self.host_ports_changed.send_replace(());
+                if matters {
+                    self.pods_changed();
                 }
                 Ok(attachment)
             }
@@ -378,7 +444,12 @@ impl Network {
     }
 
     /// Takes addresses and a link name that nobody has.
-    fn reserve(&self, uid: &str, host_ports: Vec<HostPort>) -> Result<Record, NetworkError> {
+    fn reserve(
+        &self,
+        uid: &str,
+        host_ports: Vec<HostPort>,
+        facts: Option<PodFacts>,
+    ) -> Result<Record, NetworkError> {
         let mut state = self.state.lock();
         let mut ips = Vec::with_capacity(state.pools.len());
         for (position, range) in self.config.pod_cidrs.iter().enumerate() {
@@ -402,7 +473,7 @@ impl Network {
             IpAddr::V4(v4) => mac[2..].copy_from_slice(&v4.octets()),
             IpAddr::V6(v6) => mac[2..].copy_from_slice(&v6.octets()[12..]),
         }
-        Ok(Record { link, ips, mac, host_ports })
+        Ok(Record { link, ips, mac, host_ports, facts })
     }
 
     fn build(&self, uid: &str, record: &Record) -> Result<(), NetworkError> {
@@ -431,6 +502,7 @@ impl Network {
             Ok(())
         };
         host_side(&mut netlink).map_err(Step::MakeRoute.failed())?;
+        answer_at_loopback(record)?;
         self.write_record(uid, record)
     }
 
@@ -464,8 +536,8 @@ impl Network {
             network.tear_down(&uid_here, &record.link)?;
             network.state.lock().pods.remove(&uid_here);
             network.release(&record.ips);
-            if !record.host_ports.is_empty() {
-                network.host_ports_changed.send_replace(());
+            if !record.host_ports.is_empty() || network.in_force.borrow().policies {
+                network.pods_changed();
             }
             Ok(())
         })
@@ -488,21 +560,31 @@ impl Network {
         state.pods.iter().map(|(uid, record)| (uid.clone(), self.attachment(uid, record))).collect()
     }
 
-    /// The host ports in force, each with the addresses of its pod.
-    pub(crate) fn host_ports(&self) -> Vec<(HostPort, Vec<IpAddr>)> {
+    /// This node's pods, in a fixed order.
+    pub(crate) fn local_pods(&self) -> Vec<LocalPod> {
         let state = self.state.lock();
-        let mut ports: Vec<_> = state
-            .pods
-            .values()
-            .flat_map(|record| record.host_ports.iter().map(|port| (port.clone(), record.ips.clone())))
-            .collect();
-        ports.sort();
-        ports
+        let pod = |record: &Record| LocalPod {
+            ips: record.ips.clone(),
+            host_ports: record.host_ports.clone(),
+            facts: record.facts.clone(),
+        };
+        let mut pods: Vec<LocalPod> = state.pods.values().map(pod).collect();
+        pods.sort_by(|one, other| one.ips.cmp(&other.ips));
+        pods
     }
 
-    /// Wakes when `host_ports` has another answer.
-    pub(crate) fn host_port_changes(&self) -> watch::Receiver<()> {
-        self.host_ports_changed.subscribe()
+    /// Rises when `local_pods` has another answer.
+    pub(crate) fn pod_changes(&self) -> watch::Receiver<u64> {
+        self.pods_changed.subscribe()
+    }
+
+    fn pods_changed(&self) {
+        self.pods_changed.send_modify(|count| *count += 1);
+    }
+
+    /// The kernel has the rules that were made from this state of `pod_changes`.
+    pub(crate) fn rules_are_in_force(&self, generation: u64, policies: bool) {
+        self.in_force.send_replace(InForce { generation, policies });
     }
 
     /// Makes the routes to the pods of other nodes what is given, and takes away those that are not wanted any more.
@@ -593,6 +675,17 @@ impl Network {
             busy.remove(uid);
         }
     }
+}
+
+/// Lets what the node's own programs send to a host port at the loopback address go out on the pod's link, and the answers
+/// come back. The rules let nobody else use that.
+fn answer_at_loopback(record: &Record) -> Result<(), NetworkError> {
+    let at_loopback = |port: &HostPort| port.host_ip.is_none_or(|ip| ip.is_unspecified() || ip.is_loopback());
+    if !record.host_ports.iter().any(at_loopback) || !record.ips.iter().any(IpAddr::is_ipv4) {
+        return Ok(());
+    }
+    let path = format!("/proc/sys/net/ipv4/conf/{}/route_localnet", record.link);
+    fs::write(path, "1").map_err(Step::MakeLink.failed())
 }
 
 /// A pod link's name is the prefix and eight hexadecimal digits; other people's links may begin alike.

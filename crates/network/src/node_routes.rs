@@ -1,6 +1,7 @@
 //! Routes to the pods of other nodes on the same link: each node's range by way of the node's address.
 //!
-//! A node that is not on a link of this machine cannot be routed to plainly; that is said once and left alone.
+//! A node that is not on a link of this machine cannot be routed to plainly; that is said once and left alone. What this
+//! node's own object says of its zone goes to whoever chooses endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,6 +16,7 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::Network;
+use crate::cluster::Cluster;
 
 /// How long to wait before a route that the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(10);
@@ -23,11 +25,17 @@ const RETRY: Duration = Duration::from_secs(10);
 type Wanted = BTreeMap<String, Vec<(IpNet, IpAddr)>>;
 
 /// Keeps the routes current until `token` is cancelled. They stay in place afterwards.
-pub async fn run(network: Arc<Network>, client: kube::Client, own_name: String, token: CancellationToken) {
-    token.run_until_cancelled(follow(network, client, own_name)).await;
+pub async fn run(
+    network: Arc<Network>,
+    cluster: Arc<Cluster>,
+    client: kube::Client,
+    own_name: String,
+    token: CancellationToken,
+) {
+    token.run_until_cancelled(follow(network, cluster, client, own_name)).await;
 }
 
-async fn follow(network: Arc<Network>, client: kube::Client, own_name: String) {
+async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, client: kube::Client, own_name: String) {
     let stream = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff();
     let mut stream = std::pin::pin!(stream);
     let mut wanted = Wanted::new();
@@ -40,6 +48,11 @@ async fn follow(network: Arc<Network>, client: kube::Client, own_name: String) {
             event = stream.next() => event,
             () = tokio::time::sleep(RETRY), if failed => Some(Ok(watcher::Event::InitDone)),
         };
+        if let Some(Ok(watcher::Event::InitApply(node) | watcher::Event::Apply(node))) = &event
+            && node.name_any() == own_name
+        {
+            note_zone(&cluster, node);
+        }
         let changed = match event {
             None => return,
             Some(Err(error)) => {
@@ -88,6 +101,13 @@ async fn follow(network: Arc<Network>, client: kube::Client, own_name: String) {
             }
         }
     }
+}
+
+/// Takes over the zone that this node is in.
+fn note_zone(cluster: &Cluster, node: &Node) {
+    let labels = node.metadata.labels.as_ref();
+    let zone = labels.and_then(|labels| labels.get("topology.kubernetes.io/zone")).map(|zone| Box::from(zone.as_str()));
+    cluster.update(|tables| std::mem::replace(&mut tables.zone, zone.clone()) != zone);
 }
 
 /// Takes over what a node says of itself. Whether that changed anything.

@@ -17,7 +17,7 @@ use hickory_proto::{
 };
 use kobune_network::{
     Attachment, Config, HostPort, Network, Protocol,
-    cluster::{Cluster, Endpoint, Key, Service, ServicePort, Slice, Tables},
+    cluster::{Cluster, Endpoint, Hints, Key, Service, ServicePort, Slice, Tables},
     dns, services,
 };
 use nix::{
@@ -121,6 +121,7 @@ fn slice(service: &str, port: u16, protocol: Protocol, pods: &[&Attachment]) -> 
         terminating: false,
         hostname: None,
         node: Some(Arc::from("node")),
+        hints: Hints::default(),
     });
     Slice { service: Arc::from(service), ports: vec![("main".into(), protocol, port)], endpoints: endpoints.collect() }
 }
@@ -158,9 +159,9 @@ fn services_reach_pods() {
         let network = Network::start(config).await.expect("a network without any other link");
         let gateway = network.gateways()[0];
         assert_eq!(network.node_address().await.expect("an address"), gateway);
-        let one = network.attach("one", &[]).await.expect("attached");
+        let one = network.attach("one", &[], None).await.expect("attached");
         let port = HostPort { host_ip: None, host_port: 8088, container_port: 8080, protocol: Protocol::Tcp };
-        let two = network.attach("two", &[port]).await.expect("attached");
+        let two = network.attach("two", &[port], None).await.expect("attached");
         serve(&one, 8080, "one");
         serve(&two, 8080, "two");
 
@@ -238,10 +239,10 @@ fn udp_clients_follow_their_service() {
         let config = Config::for_data_dir(&folder);
         let table = config.table.clone();
         let network = Network::start(config).await.expect("a network");
-        let client = network.attach("client", &[]).await.expect("attached");
+        let client = network.attach("client", &[], None).await.expect("attached");
         let mut pods = Vec::new();
         for name in ["one", "two"] {
-            let pod = network.attach(name, &[]).await.expect("attached");
+            let pod = network.attach(name, &[], None).await.expect("attached");
             let (ready, wait) = mpsc::channel();
             inside(&pod.netns, move || {
                 let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353)).expect("bound");
@@ -311,11 +312,11 @@ fn pods_outlive_the_program() {
     alone(|folder| async move {
         let config = Config::for_data_dir(&folder);
         let network = Network::start(config.clone()).await.expect("a network");
-        let one = network.attach("one", &[]).await.expect("attached");
-        assert_eq!(network.attach("one", &[]).await.expect("attached again"), one);
-        let two = network.attach("two", &[]).await.expect("attached");
+        let one = network.attach("one", &[], None).await.expect("attached");
+        assert_eq!(network.attach("one", &[], None).await.expect("attached again"), one);
+        let two = network.attach("two", &[], None).await.expect("attached");
         assert_ne!(one.ips, two.ips);
-        assert!(network.attach("../x", &[]).await.is_err());
+        assert!(network.attach("../x", &[], None).await.is_err());
         serve(&one, 8080, "one");
         drop(network);
 
@@ -326,10 +327,10 @@ fn pods_outlive_the_program() {
 
         let network = Network::start(config.clone()).await.expect("started again");
         assert_eq!(network.list(), [("one".to_owned(), one.clone())]);
-        assert_eq!(network.attach("one", &[]).await.expect("adopted"), one);
+        assert_eq!(network.attach("one", &[], None).await.expect("adopted"), one);
         assert!(!folder.join("run/netns/ghost").exists());
         assert!(!folder.join("run/netns/two").exists());
-        let three = network.attach("two", &[]).await.expect("attached anew");
+        let three = network.attach("two", &[], None).await.expect("attached anew");
         assert_eq!(from_pod(&three, at(one.ips[0], 8080)).await, Ok(format!("one {}", three.ips[0])));
 
         // Another instance with the same ranges is told; with its own it coexists.
@@ -341,7 +342,7 @@ fn pods_outlive_the_program() {
         other.service_cidrs = vec!["10.97.0.0/16".parse().expect("a range")];
         other.dns_addresses = vec![IpAddr::from([10, 97, 0, 10])];
         let second = Network::start(other.clone()).await.expect("a second instance");
-        second.attach("one", &[]).await.expect("attached there");
+        second.attach("one", &[], None).await.expect("attached there");
 
         network.detach("one").await.expect("detached");
         network.detach("one").await.expect("detaching twice is fine");
@@ -397,7 +398,7 @@ fn names_are_answered() {
         let config = Config::for_data_dir(&folder);
         let network = Network::start(config.clone()).await.expect("a network");
         let gateway = network.gateways()[0];
-        let pod = network.attach("one", &[]).await.expect("attached");
+        let pod = network.attach("one", &[], None).await.expect("attached");
         let mut tables = Tables::default();
         tables.set_service(key("web"), Some(service(VIP, 80, None, Protocol::Tcp)));
         let crowd = Service { headless: true, ..Service::default() };
@@ -487,12 +488,12 @@ fn attaching_is_quick_and_leaves_no_locks() {
         let network = Network::start(Config::for_data_dir(&folder)).await.expect("a network");
         let start = Instant::now();
         for number in 0..20 {
-            network.attach(&format!("pod-{number}"), &[]).await.expect("attached");
+            network.attach(&format!("pod-{number}"), &[], None).await.expect("attached");
         }
         let attached = start.elapsed() / 20;
         let together = (20..60).map(|number| {
             let network = Arc::clone(&network);
-            tokio::spawn(async move { network.attach(&format!("pod-{number}"), &[]).await.expect("attached").ips[0] })
+            tokio::spawn(async move { network.attach(&format!("pod-{number}"), &[], None).await.expect("attached").ips[0] })
         });
         let start = Instant::now();
         let mut addresses = std::collections::HashSet::new();

@@ -1,7 +1,7 @@
 //! Questions and what the zone answers.
 
 use super::*;
-use crate::cluster::ServicePort;
+use crate::cluster::{Hints, ServicePort};
 
 fn key(name: &str) -> Key {
     (Arc::from("shop"), Arc::from(name))
@@ -19,6 +19,7 @@ fn endpoint(address: &str, hostname: Option<&str>, ready: bool) -> Endpoint {
         terminating: false,
         hostname: hostname.map(Into::into),
         node: None,
+        hints: Hints::default(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Keeping the machine's nftables table in step with Services, EndpointSlices and host ports.
+//! Keeping the machine's nftables table in step with Services, EndpointSlices, NetworkPolicies and this node's pods.
 //!
 //! [`plan`] decides what the table should be, [`table`] finds the smallest transaction that leads there, [`nft`] runs
 //! it. Each change wakes the loop; a few milliseconds later everything that changed meanwhile goes into one
@@ -41,16 +41,17 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
         link_prefix: config.link_prefix(),
     };
     let mut objects = cluster.changes();
-    let mut ports = network.host_port_changes();
+    let mut pods = network.pod_changes();
     // What the kernel has; none until this run has made the table, and after a failure.
     let mut applied: Option<Plan> = None;
-    // Until the lists are complete the rules of the former run are the best there are.
-    cluster.wait_synced().await;
     loop {
+        // Until the lists are complete the rules of the former run are the best there are.
+        // So are they while the first policy has pods and namespaces listed.
+        cluster.wait_synced().await;
         objects.mark_unchanged();
-        ports.mark_unchanged();
-        let host_ports = network.host_ports();
-        let wanted = cluster.read(|tables| plan::plan(&place, tables, &host_ports));
+        let generation = *pods.borrow_and_update();
+        let local = network.local_pods();
+        let wanted = cluster.read(|tables| plan::plan(&place, tables, &local));
         let commands = table::difference(applied.as_ref().map(|plan| &plan.table), &wanted.table);
         if !commands.is_empty() {
             let text = table::render(&wanted.table.name, &commands);
@@ -61,6 +62,7 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
                 continue;
             }
         }
+        network.rules_are_in_force(generation, cluster.read(|tables| !tables.policies.is_empty()));
         let gone: Vec<plan::UdpPath> =
             applied.iter().flat_map(|plan| plan.udp.difference(&wanted.udp)).copied().collect();
         applied = Some(wanted);
@@ -77,7 +79,7 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
         tokio::select! {
             // Both only mark what `mark_unchanged` resets, so that dropping either loses nothing.
             changed = objects.changed() => if changed.is_err() { return },
-            changed = ports.changed() => if changed.is_err() { return },
+            changed = pods.changed() => if changed.is_err() { return },
         }
         tokio::time::sleep(GATHER).await;
     }

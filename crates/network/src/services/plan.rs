@@ -1,4 +1,4 @@
-//! From services, endpoints and host ports to the table that serves them. Pure.
+//! From services, endpoints, policies and this node's pods to the table that serves them. Pure.
 //!
 //! ```text
 //!  prerouting ┐                 address . protocol . port ─map─> service chain ─> one endpoint, at random
@@ -6,6 +6,7 @@
 //!  output     ┘                 local address: protocol . port ─map─> host port of a pod
 //!  postrouting    back to itself: from the gateway; leaving the cluster: from the node
 //!  input, forward, output   services without endpoints, and service addresses that nobody has: refused
+//!  forward        policies, where there are any: see [`crate::policy`]
 //! ```
 //!
 //! Maps are hash tables, so that a packet costs the same with ten services and with ten thousand, and only the first
@@ -27,7 +28,12 @@ use super::table::{Chain, Set, SetKind, Table};
 use crate::{
     cluster::{Endpoint, Key, Service, ServicePort, Slice, Tables},
     config::hash,
-    network::{HostPort, Protocol},
+    network::{HostPort, LocalPod, Protocol},
+    policy::{
+        self,
+        objects::PodFacts,
+        plan::World,
+    },
 };
 
 /// What is the same for every service.
@@ -130,8 +136,8 @@ fn any_of<T: ToString>(items: impl Iterator<Item = T>) -> Option<String> {
 }
 
 /// Makes the wanted state.
-pub fn plan(place: &Place, tables: &Tables, host_ports: &[(HostPort, Vec<IpAddr>)]) -> Plan {
-    let mut build = Build { place, plan: Plan::default() };
+pub fn plan(place: &Place, tables: &Tables, pods: &[LocalPod]) -> Plan {
+    let mut build = Build { place, zone: tables.zone.as_deref(), plan: Plan::default() };
     build.plan.table.name = place.table.clone();
     build.frame();
     let mut services: Vec<(&Key, &Arc<Service>)> = tables.services().collect();
@@ -147,14 +153,33 @@ pub fn plan(place: &Place, tables: &Tables, host_ports: &[(HostPort, Vec<IpAddr>
             }
         }
     }
-    for (port, addresses) in host_ports {
+    let mut ports: Vec<(&HostPort, &[IpAddr])> =
+        pods.iter().flat_map(|pod| pod.host_ports.iter().map(|port| (port, pod.ips.as_slice()))).collect();
+    // Where two claim the same, which the scheduler prevents, it is always the same one that has it.
+    ports.sort();
+    for (port, addresses) in ports {
         build.host_port(port, addresses);
+    }
+    if !tables.policies.is_empty() {
+        build.policies(tables, pods);
     }
     build.plan
 }
 
+/// What is known of this node's pods, newest first: labels as the API has them now, or as they were when the pod came.
+fn local_facts(tables: &Tables, pods: &[LocalPod]) -> Vec<PodFacts> {
+    let facts = pods.iter().filter_map(|pod| {
+        let own = pod.facts.as_ref()?;
+        let key: Key = (Arc::from(&*own.namespace), Arc::from(&*own.name));
+        let known = tables.pods.get(&key).filter(|known| known.uid == own.uid).unwrap_or(own);
+        Some(PodFacts { ips: pod.ips.clone(), ..known.clone() })
+    });
+    facts.collect()
+}
+
 struct Build<'a> {
     place: &'a Place,
+    zone: Option<&'a str>,
     plan: Plan,
 }
 
@@ -172,6 +197,22 @@ impl Build<'_> {
         let name = format!("{set}{}", family.digit());
         let set = self.plan.table.sets.get_mut(&name).expect("the frame makes every set that elements go to");
         set.elements.insert(key, value);
+    }
+
+    /// What NetworkPolicies say of this node's pods.
+    fn policies(&mut self, tables: &Tables, pods: &[LocalPod]) {
+        let local = local_facts(tables, pods);
+        let is_local = |pod: &&PodFacts| local.iter().any(|own| own.uid == pod.uid);
+        let elsewhere = tables.pods.values().filter(|pod| !is_local(pod));
+        let world = World {
+            policies: tables.policies.iter().collect(),
+            pods: elsewhere.chain(&local).collect(),
+            local: local.iter().collect(),
+            namespaces: tables.namespace_labels.iter().map(|((_, name), labels)| (&**name, labels)).collect(),
+        };
+        policy::rules::add(&mut self.plan.table, &policy::plan::plan(&world));
+        let forward = self.plan.table.chains.get_mut("forward").expect("the frame makes every base chain");
+        forward.rules.push(format!("jump {}", policy::rules::ENTRY));
     }
 
     /// The sets and base chains, which depend on nothing but the place.
@@ -202,10 +243,12 @@ impl Build<'_> {
             let transports = "meta l4proto { tcp, udp, sctp }";
             services.push(format!("{ip} daddr . meta l4proto . th dport vmap @service-ips{digit}"));
             services.push(format!("{local} meta l4proto . th dport vmap @node-ports{digit}"));
+            // Host ports, unlike node ports, are also there for the node's own programs at the loopback address.
+            let here = "fib daddr type local";
             services.push(format!(
-                "{local} {transports} dnat {ip} to {ip} daddr . meta l4proto . th dport map @host-address-ports{digit}"
+                "{here} {transports} dnat {ip} to {ip} daddr . meta l4proto . th dport map @host-address-ports{digit}"
             ));
-            services.push(format!("{local} {transports} dnat {ip} to meta l4proto . th dport map @host-ports{digit}"));
+            services.push(format!("{here} {transports} dnat {ip} to meta l4proto . th dport map @host-ports{digit}"));
 
             let of_family = |range: &&IpNet| Family::of_range(range) == family;
             let pods = any_of(place.pod_cidrs.iter().filter(of_family));
@@ -215,6 +258,8 @@ impl Build<'_> {
             let names = any_of(place.dns_addresses.iter().filter(|address| Family::of(address) == family));
             let outside = format!("oifname != \"{}*\"", place.link_prefix);
             if let Some(gateway) = gateway {
+                // What comes from the loopback address could not be answered by a pod.
+                postrouting.push(format!("ct status dnat {ip} saddr {} snat {ip} to {gateway}", family.loopback()));
                 // A pod that reaches itself through a service must not see its own address as the sender.
                 postrouting
                     .push(format!("ct status dnat {ip} saddr . {ip} daddr @hairpins{digit} snat {ip} to {gateway}"));
@@ -263,6 +308,10 @@ impl Build<'_> {
         self.chain("forward", Some(&filter("forward")), with_connections_first(forward));
         self.chain("output", Some(&filter("output")), with_connections_first(output));
         self.chain("services", None, services);
+        // Links of pods with host ports take packets for the loopback address, but only as answers: nobody may send there.
+        let raw = "type filter hook prerouting priority -300; policy accept;";
+        let loopback = format!("iifname \"{}*\" ip daddr {} drop", place.link_prefix, Family::V4.loopback());
+        self.chain("loopback", Some(raw), vec![loopback]);
         let refuse = ["meta l4proto tcp reject with tcp reset", "reject with icmpx port-unreachable"];
         self.chain("refuse", None, refuse.map(str::to_owned).to_vec());
     }
@@ -309,8 +358,9 @@ impl Build<'_> {
         let (internal, external) = (service.internal_local, service.external_local);
         let reached_from_outside = !externals.is_empty() || port.node_port.is_some();
 
-        let internal_set = if internal { &here } else { &everywhere };
-        let external_set = if external { &here } else { &everywhere };
+        let near = usable(self.near(&endpoints).into_iter());
+        let internal_set = if internal { &here } else { &near };
+        let external_set = if external { &here } else { &near };
         let mut made: Vec<(&'static str, String)> = Vec::new();
         let mut chain_for = |build: &mut Self, local: bool, set: &BTreeSet<(IpAddr, u16)>| -> Option<String> {
             if set.is_empty() {
@@ -364,6 +414,27 @@ impl Build<'_> {
         }
     }
 
+    /// The endpoints that are meant for this node, where the Service asks for that and there are any; else all of them.
+    /// Upstream: `pkg/proxy/topology.go`.
+    fn near<'e>(&self, endpoints: &[(&'e Endpoint, u16)]) -> Vec<(&'e Endpoint, u16)> {
+        let ready = || endpoints.iter().filter(|(endpoint, _)| endpoint.ready);
+        let choose = |meant: &dyn Fn(&Endpoint) -> Option<bool>| {
+            // One endpoint without a hint means that the hints are not complete yet.
+            let complete = ready().all(|(endpoint, _)| meant(endpoint).is_some());
+            let chosen: Vec<_> = ready().filter(|(endpoint, _)| meant(endpoint) == Some(true)).copied().collect();
+            (complete && !chosen.is_empty()).then_some(chosen)
+        };
+        let on_node = |endpoint: &Endpoint| {
+            let nodes = &endpoint.hints.nodes;
+            (!nodes.is_empty()).then(|| nodes.iter().any(|node| **node == *self.place.node))
+        };
+        let in_zone = |endpoint: &Endpoint| {
+            let zones = &endpoint.hints.zones;
+            (!zones.is_empty()).then(|| zones.iter().any(|zone| Some(&**zone) == self.zone))
+        };
+        choose(&on_node).or_else(|| choose(&in_zone)).unwrap_or_else(|| endpoints.to_vec())
+    }
+
     /// The chain name and rule that keep out who is not in `loadBalancerSourceRanges`.
     fn guard(&self, label: &str, family: Family, ranges: &[IpNet]) -> Option<(String, String)> {
         if ranges.is_empty() {
@@ -400,7 +471,8 @@ impl Build<'_> {
             for endpoint in endpoints {
                 let own = format!("{label}/{}/{}", socket(endpoint).replace(['[', ']', ':'], "-"), kind);
                 let chain = chain_name("endpoint", family, &own);
-                let clients = chain_name("clients", family, &own);
+                // A set's timeout cannot be changed: another one makes another set.
+                let clients = chain_name("clients", family, &format!("{own}/{seconds}"));
                 let definition =
                     format!("type {}; flags dynamic,timeout; timeout {seconds}s; size 65536;", family.data_type());
                 self.set(clients.clone(), SetKind::Set, definition);

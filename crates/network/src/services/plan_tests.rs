@@ -1,6 +1,13 @@
 //! Tables of services and the rules that they become.
 
 use super::*;
+use crate::{
+    cluster::Hints,
+    policy::{
+        objects::{Policy, Rule},
+        selector::Labels,
+    },
+};
 
 fn place() -> Place {
     let range = |text: &str| text.parse::<IpNet>().expect("a range");
@@ -39,6 +46,7 @@ fn endpoint(text: &str) -> Endpoint {
         terminating: state == "~",
         hostname: None,
         node: Some(Arc::from(node)),
+        hints: Hints::default(),
     }
 }
 
@@ -211,15 +219,15 @@ fn affinity() {
         web(|service| service.affinity_seconds = Some(60)),
         &["+10.244.1.5", "+10.244.1.6"],
         &[
-            "set clients4-default/web/tcp/80/10.244.1.5-8080/service type ipv4_addr; flags dynamic,timeout; timeout 60s; size 65536;",
-            "set clients4-default/web/tcp/80/10.244.1.6-8080/service type ipv4_addr; flags dynamic,timeout; timeout 60s; size 65536;",
+            "set clients4-default/web/tcp/80/10.244.1.5-8080/service/60 type ipv4_addr; flags dynamic,timeout; timeout 60s; size 65536;",
+            "set clients4-default/web/tcp/80/10.244.1.6-8080/service/60 type ipv4_addr; flags dynamic,timeout; timeout 60s; size 65536;",
             "service-ips4 10.96.0.7 . tcp . 80 : goto service4-default/web/tcp/80",
-            "endpoint4-default/web/tcp/80/10.244.1.5-8080/service: update @clients4-default/web/tcp/80/10.244.1.5-8080/service { ip saddr }",
+            "endpoint4-default/web/tcp/80/10.244.1.5-8080/service: update @clients4-default/web/tcp/80/10.244.1.5-8080/service/60 { ip saddr }",
             "endpoint4-default/web/tcp/80/10.244.1.5-8080/service: meta l4proto tcp dnat ip to 10.244.1.5:8080",
-            "endpoint4-default/web/tcp/80/10.244.1.6-8080/service: update @clients4-default/web/tcp/80/10.244.1.6-8080/service { ip saddr }",
+            "endpoint4-default/web/tcp/80/10.244.1.6-8080/service: update @clients4-default/web/tcp/80/10.244.1.6-8080/service/60 { ip saddr }",
             "endpoint4-default/web/tcp/80/10.244.1.6-8080/service: meta l4proto tcp dnat ip to 10.244.1.6:8080",
-            "service4-default/web/tcp/80: ip saddr @clients4-default/web/tcp/80/10.244.1.5-8080/service goto endpoint4-default/web/tcp/80/10.244.1.5-8080/service",
-            "service4-default/web/tcp/80: ip saddr @clients4-default/web/tcp/80/10.244.1.6-8080/service goto endpoint4-default/web/tcp/80/10.244.1.6-8080/service",
+            "service4-default/web/tcp/80: ip saddr @clients4-default/web/tcp/80/10.244.1.5-8080/service/60 goto endpoint4-default/web/tcp/80/10.244.1.5-8080/service",
+            "service4-default/web/tcp/80: ip saddr @clients4-default/web/tcp/80/10.244.1.6-8080/service/60 goto endpoint4-default/web/tcp/80/10.244.1.6-8080/service",
             "service4-default/web/tcp/80: numgen random mod 2 vmap { 0 : goto endpoint4-default/web/tcp/80/10.244.1.5-8080/service, 1 : goto endpoint4-default/web/tcp/80/10.244.1.6-8080/service }",
         ],
     );
@@ -229,7 +237,8 @@ fn affinity() {
 fn host_ports() {
     let check = |host_ip: Option<&str>, expected: &[&str]| {
         let port = HostPort { host_ip: host_ip.map(ip), host_port: 8053, container_port: 53, protocol: Protocol::Udp };
-        let plan = plan(&place(), &Tables::default(), &[(port, vec![ip("10.244.0.5")])]);
+        let pod = LocalPod { ips: vec![ip("10.244.0.5")], host_ports: vec![port], facts: None };
+        let plan = plan(&place(), &Tables::default(), &[pod]);
         assert_eq!(differences(&plan), expected);
     };
     let hairpin = "hairpins4 10.244.0.5 . 10.244.0.5";
@@ -259,4 +268,62 @@ fn one_changed_endpoint_changes_one_chain() {
     let after = planned(web(|_| ()), &["+10.244.1.6"]);
     let commands = super::super::table::difference(Some(&before.table), &after.table);
     assert_eq!(commands.len(), 2, "{commands:?}");
+}
+
+#[test]
+fn hints_choose_endpoints() {
+    let check = |zone: Option<&str>, hints: &[(&[&str], &[&str])], expected: &[&str]| {
+        let boxed = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
+        let endpoints: Vec<Endpoint> = hints
+            .iter()
+            .enumerate()
+            .map(|(number, (zones, nodes))| Endpoint {
+                hints: Hints { zones: boxed(zones), nodes: boxed(nodes) },
+                ..endpoint(&format!("+10.244.1.{number}@there"))
+            })
+            .collect();
+        let place = place();
+        let build = Build { place: &place, zone, plan: Plan::default() };
+        let endpoints: Vec<(&Endpoint, u16)> = endpoints.iter().map(|endpoint| (endpoint, 80)).collect();
+        let found: Vec<String> = build.near(&endpoints).iter().map(|(endpoint, _)| endpoint.address.to_string()).collect();
+        assert_eq!(found, expected, "{zone:?} {hints:?}");
+    };
+    let two: &[(&[&str], &[&str])] = &[(&["east"], &[]), (&["west"], &[])];
+    check(Some("east"), two, &["10.244.1.0"]);
+    check(Some("north"), two, &["10.244.1.0", "10.244.1.1"]);
+    check(None, two, &["10.244.1.0", "10.244.1.1"]);
+    check(Some("east"), &[(&["east"], &[]), (&[], &[])], &["10.244.1.0", "10.244.1.1"]);
+    check(Some("east"), &[(&["east"], &["there"]), (&["east"], &["here"])], &["10.244.1.1"]);
+    check(Some("east"), &[(&["east"], &["there"]), (&["west"], &["other"])], &["10.244.1.0"]);
+}
+
+#[test]
+fn policies_join_the_table() {
+    let mut tables = Tables::default();
+    let pods = |facts: &[(&str, &str)]| -> Vec<LocalPod> {
+        let pod = |(address, app): &(&str, &str)| LocalPod {
+            ips: vec![ip(address)],
+            facts: Some(PodFacts {
+                uid: (*address).into(),
+                namespace: "default".into(),
+                name: (*address).into(),
+                labels: Labels::from([("app".into(), (*app).into())]),
+                ..PodFacts::default()
+            }),
+            ..LocalPod::default()
+        };
+        facts.iter().map(pod).collect()
+    };
+    let local = pods(&[("10.244.0.5", "web"), ("10.244.0.6", "db")]);
+    let before = plan(&place(), &tables, &local);
+    assert_eq!(before, plan(&place(), &tables, &[]), "without policies pods leave no trace");
+    let policy = Policy { ingress: Some(vec![Rule::default()]), egress: Some(Vec::new()), ..Policy::default() };
+    tables.policies.insert(key("deny"), policy);
+    let lines = differences(&plan(&place(), &tables, &local));
+    let has = |part: &str| lines.iter().any(|line| line.contains(part));
+    assert!(has("policy-from4 10.244.0.5 : goto from4-") && has("policy-to4 10.244.0.6 : goto to4-"), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("forward: ") && line.ends_with("jump policy")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("to4-") && line.ends_with(": accept")), "{lines:#?}");
+    let removed = super::super::table::difference(Some(&plan(&place(), &tables, &local).table), &before.table);
+    assert!(!removed.is_empty());
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use kobune_network::policy::objects::PodFacts;
 use kobune_network::{HostPort, Protocol};
 use kobune_runtime::{SandboxConfig, SandboxId};
 use tokio::sync::Mutex;
@@ -148,7 +149,7 @@ pub async fn attach_again(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Ve
         return Ok(context.host_ips());
     }
     let attachment =
-        context.config.network.attach(pod::uid(owner), &host_ports(owner)).await.map_err(|error| chain(&error))?;
+        context.config.network.attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner))).await.map_err(|error| chain(&error))?;
     Ok(attachment.ips.iter().map(ToString::to_string).collect())
 }
 
@@ -159,7 +160,7 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
     let (netns, ips) = if host_network {
         (None, vec![config.node_ip])
     } else {
-        let attached = config.network.attach(pod::uid(owner), &host_ports(owner)).await;
+        let attached = config.network.attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner))).await;
         let attachment = attached.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
         (Some(attachment.netns), attachment.ips)
     };

@@ -1,0 +1,24 @@
+//! NetworkPolicy: which pods may talk to which, by rules in the same nftables table as services.
+//!
+//! [`objects`] keeps what of NetworkPolicies, pods and namespaces matters. [`plan`] decides, without any I/O, which chain
+//! each pod of this node goes through and what it lets pass. [`rules`] writes that into the table.
+//!
+//! ```text
+//!   forward ──> policy ──source is isolated──> from-… ─match─> policy-to ──destination is isolated──> to-… ─match─> accept
+//!                  │                              └─ drop           │                                  └─ drop
+//!                  └────────────not isolated─────────────────────> ┴─not isolated─> pass
+//! ```
+//!
+//! A pod is looked up in a map, and a peer in a set: what a packet costs depends on the rules of the policies that select
+//! its own pods, not on how many pods or policies there are. Pods that the same policies select share a chain. Only the
+//! first packet of a connection comes here; connections that were allowed stay when policies change.
+//!
+//! What a pod and its own node say to each other is never restricted, and DNS is part of the node: it does not pass
+//! `forward`. Pods in the node's network are neither isolated nor peers. Upstream:
+//! <https://kubernetes.io/docs/concepts/services-networking/network-policies/>.
+
+pub mod objects;
+pub mod plan;
+mod ranges;
+pub mod rules;
+pub mod selector;
