@@ -11,8 +11,12 @@ pub struct Config {
     pub advertise_address: IpAddr,
     /// The port of the HTTPS listener, also written into the `kubernetes` endpoints.
     pub port: u16,
+    /// Whether other servers of the cluster use the same store, each of which is an endpoint of its own.
+    pub shared_store: bool,
     /// The ranges that cluster addresses of services come from, the first one being the default family.
     pub service_cidrs: Vec<String>,
+    /// The ranges of all pods: what machines that join are told.
+    pub cluster_cidrs: Vec<String>,
     /// The ports given to services of type `NodePort` and `LoadBalancer`.
     pub node_port_range: RangeInclusive<u16>,
     /// The folder of this instance; keys and certificates are under `pki/`.
@@ -47,7 +51,9 @@ impl Config {
         Self {
             advertise_address,
             port,
+            shared_store: false,
             service_cidrs: vec!["10.96.0.0/16".to_owned()],
+            cluster_cidrs: vec!["10.244.0.0/16".to_owned()],
             node_port_range: 30000..=32767,
             data_dir,
             cluster_domain: "cluster.local".to_owned(),

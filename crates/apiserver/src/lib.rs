@@ -52,6 +52,7 @@ mod road;
 mod scale;
 pub mod security;
 mod server;
+mod servers;
 mod service;
 mod services;
 mod specials;

@@ -28,6 +28,7 @@ use crate::{
     policy::AllPolicies,
     reservations::Reservations,
     security::{self, Security, User, bootstrap},
+    servers::Servers,
     services::{Allocator, Cidr},
     webhook::{WebhookClient, Webhooks},
 };
@@ -57,6 +58,9 @@ pub enum BuildError {
     /// The store could not be read.
     #[error("cannot read the store")]
     Read(#[source] StoreError),
+    /// The cluster's other servers could not be found out about.
+    #[error("cannot join the cluster's other servers")]
+    Servers(#[source] crate::servers::ServersError),
     /// An object that every cluster begins with could not be written.
     #[error("cannot write {what}")]
     Bootstrap {
@@ -174,10 +178,22 @@ impl ApiServer {
                 Arc::new(client)
             }
         };
+        let shutdown = CancellationToken::new();
+        let mut server_addresses = vec![config.advertise_address];
+        if config.shared_store {
+            let mut servers =
+                Servers::new(Arc::clone(&store), Arc::clone(&catalogue), config.advertise_address, config.port);
+            let there = servers.join().await.map_err(BuildError::Servers)?;
+            server_addresses = there.into_iter().collect();
+            tokio::spawn(servers.run(shutdown.clone()));
+        }
         let desired = bootstrap::objects(&bootstrap::Config {
             service_addresses: ranges.iter().map(|range| range.address(0)).collect(),
+            dns_addresses: ranges.iter().filter_map(|range| range.has(9).then(|| range.address(9))).collect(),
             service_cidrs: config.service_cidrs.clone(),
-            advertise_address: config.advertise_address,
+            cluster_cidrs: config.cluster_cidrs.clone(),
+            cluster_domain: config.cluster_domain.clone(),
+            server_addresses,
             port: config.port,
             client_authority: authority.certificate_pem().to_owned(),
             front_proxy_authority: aggregation.authority().to_owned(),
@@ -189,7 +205,6 @@ impl ApiServer {
         let allocator = Allocator::new(ranges, config.node_port_range.clone());
         let reservations = Reservations::new(Arc::clone(&store), &catalogue).expect("IPAddress is a built-in kind");
         reservations.adopt().await.map_err(BuildError::Read)?;
-        let shutdown = CancellationToken::new();
         tokio::spawn(reservations.clone().tidy(shutdown.clone()));
         if !config.event_ttl.is_zero() {
             tokio::spawn(event_expiry::expire(Arc::clone(&store), config.event_ttl, shutdown.clone()));
@@ -256,7 +271,7 @@ fn most_at_once(config: &Config) -> usize {
 
 /// Writes one of the objects that every cluster begins with, if what is stored differs from it. Answers whether it is
 /// there now; otherwise somebody else was faster, and what is stored must be looked at again.
-async fn write_desired(
+pub(crate) async fn write_desired(
     store: &dyn Store,
     catalogue: &Catalogue,
     desired: &bootstrap::Desired,

@@ -61,6 +61,11 @@ impl Cidr {
         }
     }
 
+    /// Whether there is a usable address with that number.
+    pub(crate) fn has(&self, index: u128) -> bool {
+        index < self.size()
+    }
+
     fn contains(&self, address: IpAddr) -> bool {
         let (bits, width) = number(address);
         if (width == 128) != self.v6 {

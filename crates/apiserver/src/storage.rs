@@ -2,8 +2,8 @@
 
 use kobune_kinds::Catalogue;
 
-/// A collection of the server's own, which is no resource.
-const OWN: &str = crate::reservations::PORTS;
+/// Collections of the server's own, which are no resources.
+const OWN: [&str; 2] = [crate::reservations::PORTS, crate::servers::SERVERS];
 
 /// The path of each collection in etcd, for those that do not keep their own name. Custom resources keep theirs.
 pub fn etcd_paths(catalogue: &Catalogue) -> Vec<(String, String)> {
@@ -28,7 +28,7 @@ pub fn etcd_paths(catalogue: &Catalogue) -> Vec<(String, String)> {
         let taken = paths.iter().any(|(_, known)| *known == path);
         paths.push((collection.clone(), if taken { collection } else { path }));
     }
-    paths.push((OWN.to_owned(), OWN.to_owned()));
+    paths.extend(OWN.map(|own| (own.to_owned(), own.to_owned())));
     paths
 }
 

@@ -42,7 +42,9 @@ mod root_ca;
 mod scale;
 mod service_account;
 mod service_account_tokens;
+mod service_cidr;
 mod service_endpoints;
+mod service_load_balancer;
 mod share;
 mod slice_packing;
 mod stateful_set;
@@ -135,6 +137,8 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     endpoint_slice::start(&context);
     endpoints::start(&context);
     endpoint_slice_mirroring::start(&context);
+    service_cidr::start(&context);
+    service_load_balancer::start(&context);
     node_lifecycle::start(&context);
     node_ipam::start(&context)?;
     taint_eviction::start(&context);

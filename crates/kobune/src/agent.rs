@@ -12,9 +12,9 @@ use kobune_runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::AgentOptions;
+use crate::cli::{AgentOptions, Backend};
 use crate::join::{self, Membership, Renewal};
-use crate::settings::{self, Names, NodeSettings, address_at};
+use crate::settings::{self, Names, NodeSettings};
 use crate::{admin, instance, up};
 
 /// The parts of a node that need no cluster.
@@ -23,25 +23,30 @@ pub struct Machine {
     pub runtime: Arc<Runtime>,
     /// Links and addresses.
     pub network: Arc<Network>,
-    /// The node's address.
-    pub ip: IpAddr,
+    /// The node's addresses, its own first; of each family at most one.
+    pub ips: Vec<IpAddr>,
 }
 
 impl Machine {
     /// Opens runtime and network and takes over what runs.
     pub async fn open(names: &Names, node: &NodeSettings) -> Result<Self> {
         let mut config = names.network();
-        config.pod_cidrs = vec![node.pod_cidr];
-        config.cluster_cidrs = vec![node.cluster_cidr];
-        config.service_cidrs = vec![node.service_cidr];
-        config.dns_addresses = vec![address_at(&node.service_cidr, 10)];
+        config.pod_cidrs.clone_from(&node.pod_cidrs);
+        config.cluster_cidrs.clone_from(&node.cluster_cidrs);
+        config.service_cidrs.clone_from(&node.service_cidrs);
+        config.dns_addresses = settings::dns_addresses(&node.service_cidrs);
+        config.backend = match node.backend {
+            Backend::HostGw => kobune_network::Backend::Routes,
+            Backend::Vxlan => kobune_network::Backend::Overlay,
+            Backend::None => kobune_network::Backend::None,
+        };
         let network = Network::start(config).await.context("start the pod network")?;
-        let ip = match node.ip {
-            Some(ip) => ip,
-            None => network.node_address().await.context("find the node's address; give one with --node-ip")?,
+        let ips = match node.ips.as_slice() {
+            [] => network.node_addresses().await.context("find the node's address; give one with --node-ip")?,
+            given => given.to_vec(),
         };
         let runtime = Runtime::open(names.runtime()).await.context("open the container runtime")?;
-        Ok(Self { runtime, network, ip })
+        Ok(Self { runtime, network, ips })
     }
 }
 
@@ -56,8 +61,15 @@ pub struct Identity {
 }
 
 /// The certificate of a node's HTTP API by the cluster's authority.
-pub fn serving_tls(authority: &Authority, names: &Names, name: &str, ip: IpAddr) -> Result<Arc<rustls::ServerConfig>> {
-    let sans = [San::parse(name), San::Ip(ip), San::Dns("localhost".to_owned()), San::Ip(IpAddr::from([127, 0, 0, 1]))];
+pub fn serving_tls(
+    authority: &Authority,
+    names: &Names,
+    name: &str,
+    ips: &[IpAddr],
+) -> Result<Arc<rustls::ServerConfig>> {
+    let mut sans =
+        vec![San::parse(name), San::Dns("localhost".to_owned()), San::Ip(IpAddr::from([127, 0, 0, 1]))];
+    sans.splice(1..1, ips.iter().copied().map(San::Ip));
     let pair = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &sans)?;
     Ok(tls::server_config(tls::ServingCertificate::new(&pair)?, authority.certificate_pem())?)
 }
@@ -77,7 +89,7 @@ pub async fn start(
         .context("make kobune's own image")?;
     own.context("make kobune's own image")?;
 
-    let dns = vec![address_at(&settings.service_cidr, 10)];
+    let dns = settings::dns_addresses(&settings.service_cidrs);
     let names_service = kobune_network::dns::Config::new(dns.clone(), &settings.cluster_domain);
     let rules = kobune_network::run(
         Arc::clone(&machine.network),
@@ -88,20 +100,22 @@ pub async fn start(
     );
     parts.spawn(async { ("network", rules.await.context("network")) });
 
-    let any = if machine.ip.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from([0, 0, 0, 0]) };
+    // A socket for every address of the sixth family takes those of the fourth too.
+    let v6 = machine.ips.iter().any(IpAddr::is_ipv6);
+    let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from([0, 0, 0, 0]) };
     let node = Node::build(kobune_node::Config {
         name: settings.name.clone(),
         client: identity.client,
         runtime: Arc::clone(&machine.runtime),
         network: Arc::clone(&machine.network),
-        node_ip: machine.ip,
+        node_ips: machine.ips.clone(),
         listen: SocketAddr::new(settings.bind_address.unwrap_or(any), settings.port),
         tls: identity.tls,
         data_dir: names.data_dir.clone(),
         cluster_dns: dns,
         cluster_domain: settings.cluster_domain.clone(),
         max_pods: settings.max_pods,
-        pod_cidrs: vec![settings.pod_cidr.to_string()],
+        pod_cidrs: settings.pod_cidrs.iter().map(ToString::to_string).collect(),
         labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         version: settings::VERSION.to_owned(),
     })
@@ -122,23 +136,30 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         () = token.cancelled() => return Ok(()),
         membership = Membership::take_up(&options, &name) => membership?,
     };
-    let pod_cidr = *membership.pod_cidrs().first().context("the node has no range of pod addresses")?;
+    let facts = membership.network();
+    let or = |given: Vec<ipnet::IpNet>, known: &[ipnet::IpNet]| if given.is_empty() { known.to_vec() } else { given };
     let settings = NodeSettings {
         name,
-        ip: options.node.node_ip,
+        ips: options.node.node_ip,
+        backend: options.node.backend,
         bind_address: options.bind_address,
         port: options.node.node_port,
         labels: options.node.node_label,
         max_pods: options.node.max_pods,
-        service_cidr: options.service_cidr,
-        cluster_cidr: options.cluster_cidr,
-        pod_cidr,
-        cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
+        service_cidrs: or(options.service_cidr, &facts.service_cidrs),
+        cluster_cidrs: or(options.cluster_cidr, &facts.cluster_cidrs),
+        pod_cidrs: membership.pod_cidrs().to_vec(),
+        cluster_domain: options
+            .cluster_domain
+            .as_deref()
+            .unwrap_or(&facts.cluster_domain)
+            .trim_matches('.')
+            .to_owned(),
     };
     let machine = Machine::open(&names, &settings).await?;
     // Until the cluster has signed a certificate for the node's HTTP API, one of its own has to do.
     let authority = Authority::load_or_create(&names.data_dir.join("pki"))?;
-    let own_names = join::names(&settings.name, machine.ip);
+    let own_names = join::names(&settings.name, &machine.ips);
     let own = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &own_names)?;
     let serving = tls::ServingCertificate::new(&membership.serving(&own_names, own))?;
     let tls = tls::server_config(Arc::clone(&serving), membership.authority_pem())?;

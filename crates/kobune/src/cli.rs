@@ -82,15 +82,27 @@ pub struct UpOptions {
     /// Further names or addresses that the API server's certificate is valid for
     #[arg(long, value_name = "NAME", env = "KOBUNE_TLS_SAN", value_delimiter = ',')]
     pub tls_san: Vec<String>,
-    /// The addresses of Services
-    #[arg(long, value_name = "CIDR", env = "KOBUNE_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: ipnet::IpNet,
+    /// The addresses of Services: one range, or one of each family, the cluster's own first
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "KOBUNE_SERVICE_CIDR",
+        default_value = "10.96.0.0/16",
+        value_delimiter = ','
+    )]
+    pub service_cidr: Vec<ipnet::IpNet>,
     /// The ports of Services of type NodePort, first-last
     #[arg(long, value_name = "RANGE", env = "KOBUNE_SERVICE_NODE_PORT_RANGE", default_value = "30000-32767")]
     pub service_node_port_range: PortRange,
-    /// The addresses of pods; each node gets a part of them
-    #[arg(long, value_name = "CIDR", env = "KOBUNE_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
-    pub cluster_cidr: ipnet::IpNet,
+    /// The addresses of pods: one range, or one of each family; each node gets a part of them
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "KOBUNE_CLUSTER_CIDR",
+        default_value = "10.244.0.0/16",
+        value_delimiter = ','
+    )]
+    pub cluster_cidr: Vec<ipnet::IpNet>,
     /// The domain of Services
     #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
@@ -108,9 +120,13 @@ pub struct NodeOptions {
     /// The node's name [default: the host name]
     #[arg(long, value_name = "NAME", env = "KOBUNE_NODE_NAME")]
     pub node_name: Option<String>,
-    /// The node's address [default: that of the default route's link]
-    #[arg(long, value_name = "ADDRESS", env = "KOBUNE_NODE_IP")]
-    pub node_ip: Option<IpAddr>,
+    /// The node's address, or one of each family [default: those of the default route's link]
+    #[arg(long, value_name = "ADDRESS", env = "KOBUNE_NODE_IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    /// How pods of other nodes are reached: by plain routes, which needs nodes on one link; by VXLAN where there is no
+    /// such route; or by what somebody else sets up
+    #[arg(long, value_name = "BACKEND", env = "KOBUNE_BACKEND", default_value = "host-gw")]
+    pub backend: Backend,
     /// The port of the node's own HTTP API, 0 for any free one
     #[arg(long, value_name = "PORT", env = "KOBUNE_NODE_PORT", default_value_t = 10250)]
     pub node_port: u16,
@@ -143,20 +159,31 @@ pub struct AgentOptions {
     /// The address to listen on for the node's HTTP API [default: every address]
     #[arg(long, value_name = "ADDRESS", env = "KOBUNE_BIND_ADDRESS")]
     pub bind_address: Option<IpAddr>,
-    /// The addresses of Services
-    #[arg(long, value_name = "CIDR", env = "KOBUNE_SERVICE_CIDR", default_value = "10.96.0.0/16")]
-    pub service_cidr: ipnet::IpNet,
-    /// The addresses of all pods of the cluster
-    #[arg(long, value_name = "CIDR", env = "KOBUNE_CLUSTER_CIDR", default_value = "10.244.0.0/16")]
-    pub cluster_cidr: ipnet::IpNet,
+    /// The addresses of Services [default: what the cluster says]
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_SERVICE_CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<ipnet::IpNet>,
+    /// The addresses of all pods of the cluster [default: what the cluster says]
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_CLUSTER_CIDR", value_delimiter = ',')]
+    pub cluster_cidr: Vec<ipnet::IpNet>,
     /// The addresses of this node's pods [default: what the cluster gives it]
-    #[arg(long, value_name = "CIDR", env = "KOBUNE_POD_CIDR")]
-    pub pod_cidr: Option<ipnet::IpNet>,
-    /// The domain of Services
-    #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
-    pub cluster_domain: String,
+    #[arg(long, value_name = "CIDR", env = "KOBUNE_POD_CIDR", value_delimiter = ',')]
+    pub pod_cidr: Vec<ipnet::IpNet>,
+    /// The domain of Services [default: what the cluster says]
+    #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN")]
+    pub cluster_domain: Option<String>,
     #[command(flatten)]
     pub node: NodeOptions,
+}
+
+/// How pods of other nodes are reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Backend {
+    /// By plain routes.
+    HostGw,
+    /// By plain routes where nodes share a link, and by VXLAN elsewhere.
+    Vxlan,
+    /// By nothing that kobune does.
+    None,
 }
 
 /// The flags of `down`.

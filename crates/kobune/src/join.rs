@@ -20,7 +20,7 @@ use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestSpec};
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{ConfigMap, Node};
 use kobune_pki::{Pair, San, new_request, tls, write_private};
 use kube::api::{Api, ObjectMeta, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -51,6 +51,55 @@ pub struct Membership {
     serving: Option<Held>,
     /// The ranges of this node's pods.
     pod_cidrs: Vec<IpNet>,
+    /// What the cluster says of its network; kobunes that joined before it did have the defaults of then.
+    #[serde(default)]
+    network: NetworkFacts,
+}
+
+/// What all nodes of a cluster agree on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkFacts {
+    /// The ranges of Services.
+    pub service_cidrs: Vec<IpNet>,
+    /// The ranges of all pods.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The domain of Services.
+    pub cluster_domain: String,
+}
+
+impl Default for NetworkFacts {
+    fn default() -> Self {
+        let range = |text: &str| vec![text.parse().expect("a constant range parses")];
+        Self {
+            service_cidrs: range("10.96.0.0/16"),
+            cluster_cidrs: range("10.244.0.0/16"),
+            cluster_domain: "cluster.local".to_owned(),
+        }
+    }
+}
+
+impl NetworkFacts {
+    /// Asks the cluster. One that does not say, since it is not kobune's or an older one, has the defaults.
+    async fn read(client: &kube::Client) -> Result<Self> {
+        let maps = Api::<ConfigMap>::namespaced(client.clone(), "kube-system");
+        let map = match maps.get_opt("kobune-network").await {
+            Ok(map) => map,
+            Err(kube::Error::Api(status)) if status.is_forbidden() => None,
+            Err(error) => return Err(error).context("read what the cluster says of its network"),
+        };
+        let Some(data) = map.and_then(|map| map.data) else { return Ok(Self::default()) };
+        let ranges = |key: &str| -> Result<Vec<IpNet>> {
+            let text = data.get(key).with_context(|| format!("the cluster's network has no {key}"))?;
+            let ranges: std::result::Result<Vec<IpNet>, _> = text.split(',').map(str::parse).collect();
+            ranges.with_context(|| format!("{key} of the cluster's network is {text:?}"))
+        };
+        Ok(Self {
+            service_cidrs: ranges("service-cidr")?,
+            cluster_cidrs: ranges("cluster-cidr")?,
+            cluster_domain: data.get("cluster-domain").cloned().unwrap_or_else(|| Self::default().cluster_domain),
+        })
+    }
 }
 
 /// A certificate that was signed for us.
@@ -109,11 +158,12 @@ impl Membership {
         let held = client_certificate(&bootstrap, name).await.context("get a certificate as a node")?;
         let identity = tls::ClientIdentity::new(&held.pair())?;
         let client = client(&server, &authority_pem, identity)?;
-        let pod_cidrs = match options.pod_cidr {
-            Some(range) => vec![range],
-            None => pod_ranges(&client, name).await.context("get a range of pod addresses")?,
+        let pod_cidrs = match options.pod_cidr.as_slice() {
+            [] => pod_ranges(&client, name).await.context("get a range of pod addresses")?,
+            given => given.to_vec(),
         };
-        let membership = Self { server, authority_pem, client: held, serving: None, pod_cidrs };
+        let network = NetworkFacts::read(&client).await?;
+        let membership = Self { server, authority_pem, client: held, serving: None, pod_cidrs, network };
         membership.save(&options.instance.data_dir)?;
         Ok(membership)
     }
@@ -134,6 +184,11 @@ impl Membership {
     /// The ranges of this node's pods.
     pub fn pod_cidrs(&self) -> &[IpNet] {
         &self.pod_cidrs
+    }
+
+    /// What all nodes of the cluster agree on.
+    pub fn network(&self) -> &NetworkFacts {
+        &self.network
     }
 
     /// A client that acts as the node, and what to change when its certificate is renewed.
@@ -211,8 +266,8 @@ pub struct Renewal {
 }
 
 /// The names for which a node's HTTP API answers.
-pub fn names(node: &str, ip: IpAddr) -> Vec<San> {
-    vec![San::parse(node), San::Ip(ip)]
+pub fn names(node: &str, ips: &[IpAddr]) -> Vec<San> {
+    [San::parse(node)].into_iter().chain(ips.iter().copied().map(San::Ip)).collect()
 }
 
 fn texts(names: &[San]) -> Vec<String> {

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::election::Candidate;
-use crate::settings::{ServerSettings, address_at};
+use crate::settings::{ServerSettings, address_at, texts};
 
 /// A server that answers in process and whose other parts are not started yet.
 pub struct Server {
@@ -36,8 +36,8 @@ impl Server {
         let port = listener.local_addr().context("read the API server's address")?.port();
         let data_dir = &settings.names.data_dir;
         let authority = Authority::load_or_create(&data_dir.join("pki")).context("open the certificate authority")?;
-        let addresses =
-            [node_ip, IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into(), address_at(&settings.service_cidr, 1)];
+        let mut addresses = vec![node_ip, IpAddr::from([127, 0, 0, 1]), Ipv6Addr::LOCALHOST.into()];
+        addresses.extend(settings.service_cidrs.iter().map(|range| address_at(range, 1)));
         let mut sans = api_server_sans(&settings.cluster_domain, host_name, &addresses);
         sans.extend(settings.tls_san.iter().map(|name| San::parse(name)));
         let pair = authority.kept_server_certificate(&data_dir.join("pki"), "apiserver", &sans)?;
@@ -47,7 +47,9 @@ impl Server {
         let catalogue = kobune_kinds::Catalogue::builtin();
         let store = settings.storage.open(data_dir, &catalogue, settings.api.encryption.seal(data_dir)?).await?;
         let mut config = kobune_apiserver::Config::new(data_dir.clone(), node_ip, port);
-        config.service_cidrs = vec![settings.service_cidr.to_string()];
+        config.shared_store = settings.storage.is_shared();
+        config.service_cidrs = settings.service_cidrs.iter().map(ToString::to_string).collect();
+        config.cluster_cidrs = settings.cluster_cidrs.iter().map(ToString::to_string).collect();
         config.node_port_range = settings.node_ports.first..=settings.node_ports.last;
         config.cluster_domain.clone_from(&settings.cluster_domain);
         config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
@@ -134,7 +136,7 @@ impl Server {
         // together, and a garbage collector may touch every kind.
         let client = self.client_as("system:kube-controller-manager", &["system:masters"]);
         let config = kobune_controllers::Config {
-            cluster_cidr: self.settings.cluster_cidr.to_string(),
+            cluster_cidr: texts(&self.settings.cluster_cidrs),
             root_ca_pem: self.authority.certificate_pem().to_owned(),
             authority: Some(Arc::clone(&self.authority)),
             cluster_signing_duration: self.settings.api.cluster_signing_duration,

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use crate::api_options::ApiOptions;
-use crate::cli::{NodeOptions, PortRange, UpOptions};
+use clap::ValueEnum;
+
+use crate::cli::{Backend, NodeOptions, PortRange, UpOptions};
 use crate::storage::StorageOptions;
 
 /// The Kubernetes version that kobune speaks, with its own behind it.
@@ -41,7 +43,7 @@ impl Names {
         kobune_runtime::Config::new(&self.data_dir, format!("/{}", self.instance))
     }
 
-    /// How the network of this instance is arranged, with default ranges.
+    /// How the network of this instance is arranged, with default ranges. `purge` needs no more than this.
     pub fn network(&self) -> kobune_network::Config {
         let mut config = kobune_network::Config::for_data_dir(&self.data_dir);
         config.bridge.clone_from(&self.link);
@@ -57,9 +59,9 @@ pub struct ServerSettings {
     pub port: u16,
     pub bind_address: Option<IpAddr>,
     pub tls_san: Vec<String>,
-    pub service_cidr: IpNet,
+    pub service_cidrs: Vec<IpNet>,
     pub node_ports: PortRange,
-    pub cluster_cidr: IpNet,
+    pub cluster_cidrs: Vec<IpNet>,
     pub cluster_domain: String,
     pub api: ApiOptions,
     pub storage: StorageOptions,
@@ -69,32 +71,49 @@ pub struct ServerSettings {
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
     pub name: String,
-    pub ip: Option<IpAddr>,
+    /// The node's addresses, the first one being its own; empty to find them.
+    pub ips: Vec<IpAddr>,
+    pub backend: Backend,
     pub bind_address: Option<IpAddr>,
     pub port: u16,
     pub labels: Vec<(String, String)>,
     pub max_pods: u32,
-    pub service_cidr: IpNet,
-    pub cluster_cidr: IpNet,
-    pub pod_cidr: IpNet,
+    pub service_cidrs: Vec<IpNet>,
+    pub cluster_cidrs: Vec<IpNet>,
+    pub pod_cidrs: Vec<IpNet>,
     pub cluster_domain: String,
 }
 
 /// Resolves the flags of `up` and `server`, reporting every mistake at once.
 pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
     let mut mistakes = Vec::new();
-    if options.service_cidr.prefix_len() > options.service_cidr.max_prefix_len() - 4 {
-        mistakes.push(format!("--service-cidr {} is smaller than sixteen addresses", options.service_cidr));
+    for (flag, ranges) in [("--service-cidr", &options.service_cidr), ("--cluster-cidr", &options.cluster_cidr)] {
+        let v4 = ranges.iter().filter(|range| range.addr().is_ipv4()).count();
+        if ranges.is_empty() || v4 > 1 || ranges.len() - v4 > 1 {
+            mistakes.push(format!("{flag} {} is neither one range nor one of each family", texts(ranges)));
+        }
     }
-    if overlap(&options.service_cidr, &options.cluster_cidr) {
+    if families(&options.service_cidr) != families(&options.cluster_cidr) {
         mistakes.push(format!(
-            "--service-cidr {} and --cluster-cidr {} overlap",
-            options.service_cidr, options.cluster_cidr
+            "--service-cidr {} and --cluster-cidr {} are of different families",
+            texts(&options.service_cidr),
+            texts(&options.cluster_cidr)
         ));
     }
-    let pod_cidr = first_node_range(&options.cluster_cidr);
-    if pod_cidr.is_none() {
-        mistakes.push(format!("--cluster-cidr {} is smaller than one node's range", options.cluster_cidr));
+    for range in &options.service_cidr {
+        if range.prefix_len() > range.max_prefix_len() - 4 {
+            mistakes.push(format!("--service-cidr {range} is smaller than sixteen addresses"));
+        }
+        for other in options.cluster_cidr.iter().filter(|other| overlap(range, other)) {
+            mistakes.push(format!("--service-cidr {range} and --cluster-cidr {other} overlap"));
+        }
+    }
+    let mut pod_cidrs = Vec::new();
+    for range in &options.cluster_cidr {
+        match first_node_range(range) {
+            Some(first) => pod_cidrs.push(first),
+            None => mistakes.push(format!("--cluster-cidr {range} is smaller than one node's range")),
+        }
     }
     let name = node_name(&options.node)?;
     if !mistakes.is_empty() {
@@ -105,23 +124,24 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         port: options.port,
         bind_address: options.bind_address,
         tls_san: options.tls_san.clone(),
-        service_cidr: options.service_cidr,
+        service_cidrs: options.service_cidr.clone(),
         node_ports: options.service_node_port_range,
-        cluster_cidr: options.cluster_cidr,
+        cluster_cidrs: options.cluster_cidr.clone(),
         cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
         api: options.api.clone(),
         storage: options.storage.clone(),
     };
     let node = NodeSettings {
         name,
-        ip: options.node.node_ip,
+        ips: options.node.node_ip.clone(),
+        backend: options.node.backend,
         bind_address: options.bind_address,
         port: options.node.node_port,
         labels: options.node.node_label.clone(),
         max_pods: options.node.max_pods,
-        service_cidr: options.service_cidr,
-        cluster_cidr: options.cluster_cidr,
-        pod_cidr: pod_cidr.expect("a missing range was reported above"),
+        service_cidrs: options.service_cidr.clone(),
+        cluster_cidrs: options.cluster_cidr.clone(),
+        pod_cidrs,
         cluster_domain: server.cluster_domain.clone(),
     };
     Ok((server, node))
@@ -148,6 +168,22 @@ pub fn address_at(range: &IpNet, place: u8) -> IpAddr {
     }
 }
 
+/// The DNS server's address in each service range.
+pub fn dns_addresses(ranges: &[IpNet]) -> Vec<IpAddr> {
+    ranges.iter().map(|range| address_at(range, 10)).collect()
+}
+
+/// Ranges as they are given.
+pub fn texts(ranges: &[IpNet]) -> String {
+    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
+fn families(ranges: &[IpNet]) -> Vec<bool> {
+    let mut families: Vec<bool> = ranges.iter().map(|range| range.addr().is_ipv4()).collect();
+    families.sort_unstable();
+    families
+}
+
 fn overlap(one: &IpNet, other: &IpNet) -> bool {
     one.contains(&other.network()) || other.contains(&one.network())
 }
@@ -169,9 +205,9 @@ pub fn show(options: UpOptions) -> Result<()> {
         server.bind_address.map_or_else(|| "every address".to_owned(), |address| address.to_string())
     );
     println!("tls-san: [{}]", server.tls_san.join(", "));
-    println!("service-cidr: {}", server.service_cidr);
+    println!("service-cidr: {}", texts(&server.service_cidrs));
     println!("service-node-port-range: {}", server.node_ports);
-    println!("cluster-cidr: {}", server.cluster_cidr);
+    println!("cluster-cidr: {}", texts(&server.cluster_cidrs));
     println!("cluster-domain: {}", server.cluster_domain);
     for (key, value) in server.storage.show().into_iter().chain(server.api.show()) {
         println!("{key}: {value}");
@@ -179,16 +215,24 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("node-name: {}", node.name);
     println!(
         "node-ip: {}",
-        node.ip.map_or_else(|| "that of the default route's link".to_owned(), |address| address.to_string())
+        match node.ips.as_slice() {
+            [] => "those of the default route's link".to_owned(),
+            ips => ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+        }
     );
+    println!("backend: {}", backend_name(node.backend));
     println!("node-port: {}", node.port);
     println!(
         "node-label: [{}]",
         node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
     );
     println!("max-pods: {}", node.max_pods);
-    println!("pod-cidr: {}", node.pod_cidr);
+    println!("pod-cidr: {}", texts(&node.pod_cidrs));
     Ok(())
+}
+
+fn backend_name(backend: Backend) -> String {
+    backend.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -32,17 +32,14 @@ pub async fn run(options: UpOptions, wanted: Parts, token: CancellationToken) ->
         Parts::All => Some(Machine::open(&names, &node_settings).await?),
         Parts::Server => None,
     };
-    let ip = match (&machine, node_settings.ip) {
-        (Some(machine), _) => machine.ip,
-        (None, Some(ip)) => ip,
-        (None, None) => server::own_address(),
-    };
+    let ips = machine.as_ref().map_or(&node_settings.ips, |machine| &machine.ips);
+    let ip = ips.first().copied().unwrap_or_else(server::own_address);
     let server = Server::build(server_settings, &node_settings.name, ip).await?;
     let identity = match &machine {
         Some(_) => Some(Identity {
             client: server.client_as(&format!("system:node:{}", node_settings.name), &["system:nodes"]),
             proxy: server.client_as("system:kube-proxy", &[]),
-            tls: agent::serving_tls(server.authority(), &names, &node_settings.name, ip)?,
+            tls: agent::serving_tls(server.authority(), &names, &node_settings.name, ips)?,
         }),
         None => None,
     };

@@ -9,7 +9,7 @@ use std::{
     sync::Arc,
 };
 
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use ipnet::IpNet;
 use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking};
 use kube::{
@@ -433,8 +433,14 @@ impl Cluster {
     }
 }
 
+fn is_forbidden(error: &watcher::Error) -> bool {
+    matches!(error, watcher::Error::InitialListFailed(kube::Error::Api(status)) if status.code == 403)
+}
+
 /// Lets every kind go through `follow`.
 trait Put: Sized {
+    /// Whether the node does its work also where it may not read the kind.
+    const OPTIONAL: bool = false;
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool;
     fn keys(tables: &Tables) -> Vec<Key>;
     fn synced(synced: &mut Synced) -> &mut bool;
@@ -465,6 +471,7 @@ impl Put for Slice {
 }
 
 impl Put for Policy {
+    const OPTIONAL: bool = true;
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
         set(&mut tables.policies, key, value)
     }
@@ -530,12 +537,26 @@ where
     V: Put,
 {
     let events = watcher(Api::<K>::all(client), watcher::Config::default()).default_backoff();
-    let mut events =
-        events.map_err(|error| tracing::warn!(kind = %K::kind(&()), %error, "watch failed, trying again")).boxed();
+    let mut refused = false;
+    let mut events = events.boxed();
     let mut listed: Vec<(Key, V)> = Vec::new();
     while let Some(event) = events.next().await {
-        // The failure is logged above, and the watch goes on by itself.
-        let Ok(event) = event else { continue };
+        let event = match event {
+            Ok(event) => event,
+            Err(error) => {
+                let kind = K::kind(&());
+                if is_forbidden(&error) && V::OPTIONAL {
+                    // A server that does not know this right yet, or not any more, must not cost the node its services.
+                    if !std::mem::replace(&mut refused, true) {
+                        tracing::error!(%kind, %error, "this kind may not be read here, so that nothing follows from it");
+                    }
+                    cluster.synced.send_if_modified(|synced| !std::mem::replace(V::synced(synced), true));
+                } else {
+                    tracing::warn!(%kind, %error, "watch failed, trying again");
+                }
+                continue;
+            }
+        };
         match event {
             watcher::Event::Init => listed.clear(),
             watcher::Event::InitApply(object) => {

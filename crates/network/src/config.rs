@@ -29,6 +29,20 @@ pub struct Config {
     pub table: String,
     /// The links' MTU; found from the default route when absent.
     pub mtu: Option<u32>,
+    /// How pods of other nodes are reached.
+    pub backend: Backend,
+}
+
+/// How pods of other nodes are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Backend {
+    /// By plain routes: the nodes share a link.
+    #[default]
+    Routes,
+    /// By plain routes where nodes share a link, and by VXLAN elsewhere.
+    Overlay,
+    /// By what somebody else sets up.
+    None,
 }
 
 impl Config {
@@ -49,6 +63,7 @@ impl Config {
             dns_addresses: vec![IpAddr::from([10, 96, 0, 10])],
             table: name,
             mtu: None,
+            backend: Backend::default(),
         }
     }
 
@@ -65,6 +80,12 @@ impl Config {
     /// What the names of this instance's pod links begin with: `kb` and five hexadecimal digits.
     pub(crate) fn link_prefix(&self) -> String {
         format!("kb{:05x}", hash(self.bridge.as_bytes()) & 0xf_ffff)
+    }
+
+    /// The link that encapsulates: `kv` and five hexadecimal digits. It does not begin as pod links do, since what leaves
+    /// by it leaves the machine.
+    pub(crate) fn overlay_name(&self) -> String {
+        format!("kv{:05x}", hash(self.bridge.as_bytes()) & 0xf_ffff)
     }
 
     /// The host's end of a pod's link. `attempt` tells apart the rare pods whose names would collide.

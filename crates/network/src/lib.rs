@@ -4,7 +4,7 @@
 //!
 //! - [`Network`] gives each pod a network namespace, a link, addresses and routes, and takes them away again.
 //! - [`services`] keeps one nftables table in step with Services and EndpointSlices; [`policy`] adds NetworkPolicies.
-//! - `node_routes` keeps a route to the pods of each other node on the same link.
+//! - `node_routes` keeps a route to the pods of each other node, `overlay` leads where no link does.
 //! - [`dns`] answers `cluster.local` from memory and forwards every other question.
 //!
 //! [`run`] starts all but the first.
@@ -20,6 +20,7 @@ mod namespace;
 mod netlink;
 pub mod network;
 mod node_routes;
+mod overlay;
 pub mod policy;
 pub mod services;
 
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use config::Backend;
 pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol};
 
 /// Keeps service rules and DNS current until `token` is cancelled, both fed by one set of watches.

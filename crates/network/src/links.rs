@@ -4,6 +4,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsRawFd, BorrowedFd},
+    time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
@@ -12,9 +13,9 @@ use rtnetlink::{
     packet_route::{
         AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage},
-        link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
+        link::{InfoData, InfoVeth, LinkAttribute, LinkMessage, State},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType},
     },
 };
 
@@ -64,6 +65,16 @@ pub(crate) fn index(name: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(name)?)
 }
 
+/// The number of the link with this name, in the namespace of the connection.
+pub(crate) fn named(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
+    let mut question = LinkMessage::default();
+    question.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    match netlink.get(RouteNetlinkMessage::GetLink(question))? {
+        RouteNetlinkMessage::NewLink(link) => Ok(link.header.index),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel answered with something else than a link")),
+    }
+}
+
 /// Makes a bridge. It has no ports: it is there to carry addresses, since this must also work on kernels without the
 /// dummy link type.
 pub(crate) fn add_bridge(netlink: &mut Netlink, name: &str, mtu: u32) -> io::Result<()> {
@@ -75,6 +86,31 @@ pub(crate) fn add_bridge(netlink: &mut Netlink, name: &str, mtu: u32) -> io::Res
 pub(crate) fn set_up(netlink: &mut Netlink, index: u32) -> io::Result<()> {
     let message = LinkMessageBuilder::<LinkUnspec>::default().index(index).up().build();
     netlink.change(RouteNetlinkMessage::SetLink(message))
+}
+
+/// How long a link may take to pass packets once both its ends are up.
+const LIVE_WITHIN: Duration = Duration::from_secs(2);
+
+/// Waits until a link passes packets. Between the moment in which both ends are up and that one the kernel drops them:
+/// it switches the queue on in a worker of its own. Newer kernels do it at once when they are asked for the link; others
+/// take as long as they take.
+pub(crate) fn wait_until_live(netlink: &mut Netlink, index: u32) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        let mut question = LinkMessage::default();
+        question.header.index = index;
+        let RouteNetlinkMessage::NewLink(link) = netlink.get(RouteNetlinkMessage::GetLink(question))? else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel answered with something else than a link"));
+        };
+        if link.attributes.contains(&LinkAttribute::OperState(State::Up)) {
+            return Ok(());
+        }
+        if start.elapsed() > LIVE_WITHIN {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "the link is up but passes no packets"));
+        }
+        // This is a thread of its own, which nothing else runs on.
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Makes a pair of links: `host` here, `eth0` in `namespace`, both up.
@@ -175,6 +211,8 @@ pub(crate) enum Target {
     Link { index: u32, source: Option<IpAddr> },
     /// To a gateway that is reachable through a link although no range says so.
     Gateway { index: u32, gateway: IpAddr },
+    /// To a gateway that is on this link although its address is in no range of it.
+    OnLink { index: u32, gateway: IpAddr, source: Option<IpAddr> },
     /// To another machine, on whichever link has its address.
     Node { gateway: IpAddr },
     /// Nowhere: the sender is told at once.
@@ -206,6 +244,14 @@ fn route_message(destination: IpNet, target: &Target) -> RouteMessage {
         Target::Gateway { index, gateway } => {
             message.attributes.push(RouteAttribute::Gateway(inner(*gateway)));
             message.attributes.push(RouteAttribute::Oif(*index));
+        }
+        Target::OnLink { index, gateway, source } => {
+            message.header.flags = RouteFlags::Onlink;
+            message.attributes.push(RouteAttribute::Gateway(inner(*gateway)));
+            message.attributes.push(RouteAttribute::Oif(*index));
+            if let Some(source) = source {
+                message.attributes.push(RouteAttribute::PrefSource(inner(*source)));
+            }
         }
         Target::Node { gateway } => message.attributes.push(RouteAttribute::Gateway(inner(*gateway))),
         Target::Unreachable => {
@@ -296,36 +342,42 @@ pub(crate) struct DefaultRoute {
 
 /// The default route with the lowest metric, IPv4's before IPv6's.
 pub(crate) fn default_route(netlink: &mut Netlink) -> io::Result<Option<DefaultRoute>> {
-    let mut best: Option<(bool, u32, DefaultRoute)> = None;
-    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
-        let mut question = RouteMessage::default();
-        question.header.address_family = family;
-        for answer in netlink.dump(RouteNetlinkMessage::GetRoute(question))? {
-            let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
-            if route.header.destination_prefix_length != 0
-                || route.header.kind != RouteType::Unicast
-                || route.header.address_family != family
-            {
-                continue;
-            }
-            let (mut index, mut source, mut metric) = (None, None, 0);
-            for attribute in &route.attributes {
-                match attribute {
-                    RouteAttribute::Oif(oif) => index = Some(*oif),
-                    RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
-                    RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
-                    RouteAttribute::Priority(priority) => metric = *priority,
-                    _ => {}
-                }
-            }
-            let Some(index) = index else { continue };
-            let six = family == AddressFamily::Inet6;
-            if best.as_ref().is_none_or(|(old_six, old_metric, _)| (six, metric) < (*old_six, *old_metric)) {
-                best = Some((six, metric, DefaultRoute { index, source }));
+    match default_route_of(netlink, true)? {
+        Some(route) => Ok(Some(route)),
+        None => default_route_of(netlink, false),
+    }
+}
+
+/// The default route of one family with the lowest metric.
+pub(crate) fn default_route_of(netlink: &mut Netlink, v4: bool) -> io::Result<Option<DefaultRoute>> {
+    let mut best: Option<(u32, DefaultRoute)> = None;
+    let family = if v4 { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let mut question = RouteMessage::default();
+    question.header.address_family = family;
+    for answer in netlink.dump(RouteNetlinkMessage::GetRoute(question))? {
+        let RouteNetlinkMessage::NewRoute(route) = answer else { continue };
+        if route.header.destination_prefix_length != 0
+            || route.header.kind != RouteType::Unicast
+            || route.header.address_family != family
+        {
+            continue;
+        }
+        let (mut index, mut source, mut metric) = (None, None, 0);
+        for attribute in &route.attributes {
+            match attribute {
+                RouteAttribute::Oif(oif) => index = Some(*oif),
+                RouteAttribute::PrefSource(RouteAddress::Inet(v4)) => source = Some(IpAddr::V4(*v4)),
+                RouteAttribute::PrefSource(RouteAddress::Inet6(v6)) => source = Some(IpAddr::V6(*v6)),
+                RouteAttribute::Priority(priority) => metric = *priority,
+                _ => {}
             }
         }
+        let Some(index) = index else { continue };
+        if best.as_ref().is_none_or(|(old_metric, _)| metric < *old_metric) {
+            best = Some((metric, DefaultRoute { index, source }));
+        }
     }
-    Ok(best.map(|(_, _, route)| route))
+    Ok(best.map(|(_, route)| route))
 }
 
 /// The range that holds one address and no other.

@@ -65,9 +65,11 @@ fn create_here(path: &Path, pair: &Pair) -> Result<(), NetworkError> {
             links::add_route(&mut pod, links::only(gateway), &Target::Link { index: eth0, source: None })?;
             links::add_route(&mut pod, links::everything(gateway), &Target::Gateway { index: eth0, gateway })?;
         }
-        Ok(())
+        links::wait_until_live(&mut pod, eth0)
     };
-    inside().map_err(Step::ConfigurePod.failed())
+    inside().map_err(Step::ConfigurePod.failed())?;
+    let host_index = links::named(&mut host, &pair.host_link).map_err(Step::MakeLink.failed())?;
+    links::wait_until_live(&mut host, host_index).map_err(Step::MakeLink.failed())
 }
 
 /// Bind-mounts the calling thread's network namespace at `path`.

@@ -45,12 +45,12 @@ impl Netlink {
             Existing::Refuse => NLM_F_EXCL,
             Existing::Replace => NLM_F_REPLACE,
         };
-        self.request(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | how)
+        self.request(message, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | how).map(drop)
     }
 
     /// Changes or deletes something that exists, as the message says.
     pub(crate) fn change(&mut self, message: RouteNetlinkMessage) -> io::Result<()> {
-        self.request(message, NLM_F_REQUEST | NLM_F_ACK)
+        self.request(message, NLM_F_REQUEST | NLM_F_ACK).map(drop)
     }
 
     /// Everything of one sort.
@@ -74,8 +74,16 @@ impl Netlink {
         }
     }
 
-    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    /// One thing, as the message names it.
+    pub(crate) fn get(&mut self, message: RouteNetlinkMessage) -> io::Result<RouteNetlinkMessage> {
+        let found = self.request(message, NLM_F_REQUEST | NLM_F_ACK)?;
+        found.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the kernel acknowledged without an answer"))
+    }
+
+    /// Sends and waits for the acknowledgement. Answers what came before it, if anything.
+    fn request(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Option<RouteNetlinkMessage>> {
         let sequence = self.send(message, flags)?;
+        let mut found = None;
         loop {
             let (bytes, _) = self.socket.recv_from_full()?;
             let mut rest = bytes.as_slice();
@@ -83,11 +91,15 @@ impl Netlink {
                 if answer.header.sequence_number != sequence {
                     continue;
                 }
-                if let NetlinkPayload::Error(error) = answer.payload {
-                    return match error.code {
-                        None => Ok(()),
-                        Some(_) => Err(error.to_io()),
-                    };
+                match answer.payload {
+                    NetlinkPayload::Error(error) => {
+                        return match error.code {
+                            None => Ok(found),
+                            Some(_) => Err(error.to_io()),
+                        };
+                    }
+                    NetlinkPayload::InnerMessage(inner) => found = Some(inner),
+                    _ => {}
                 }
             }
         }

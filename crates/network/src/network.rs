@@ -37,9 +37,11 @@ use tokio::sync::watch;
 pub use crate::config::Config;
 use crate::{
     addresses::Pool,
+    config::Backend,
     links::{self, Target},
     namespace::{self, Pair},
     netlink::Netlink,
+    overlay,
     policy::objects::PodFacts,
     services::nft,
 };
@@ -197,6 +199,8 @@ pub enum Step {
     RemoveLink,
     /// Find an address to be reached by.
     FindAddress,
+    /// Make the link that encapsulates, or what leads to it.
+    MakeOverlay,
 }
 
 impl Step {
@@ -219,6 +223,7 @@ impl fmt::Display for Step {
             Step::ConfigurePod => "set addresses and routes in a pod's network namespace",
             Step::RemoveLink => "remove a link",
             Step::FindAddress => "find the node's address",
+            Step::MakeOverlay => "make the VXLAN link",
         })
     }
 }
@@ -257,6 +262,8 @@ pub struct Network {
     config: Config,
     gateways: Vec<IpAddr>,
     mtu: u32,
+    /// The link that encapsulates, where there is one.
+    overlay: Option<u32>,
     state: Mutex<State>,
     /// Serializes work on one pod, so that a detach never meets an attach half way.
     busy: Mutex<HashMap<String, Arc<tokio::sync::Mutex<()>>>>,
@@ -287,12 +294,16 @@ impl Network {
         }
         let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
         let links = links::list(&mut netlink).map_err(Step::List.failed())?;
-        let mtu = match config.mtu {
-            Some(mtu) => mtu,
-            None => links::default_route(&mut netlink)
-                .map_err(Step::List.failed())?
-                .and_then(|route| links.iter().find(|link| link.index == route.index))
-                .map_or(USUAL_MTU, |link| link.mtu.clamp(1280, 65_535)),
+        let route = links::default_route(&mut netlink).map_err(Step::List.failed())?;
+        let of_route = route.and_then(|route| links.iter().find(|link| link.index == route.index));
+        let outside = of_route.map_or(USUAL_MTU, |link| link.mtu.clamp(1280, 65_535));
+        // Nodes reach each other by IPv4 where this one has a way out by it.
+        let v4 = links::default_route_of(&mut netlink, true).map_err(Step::List.failed())?.is_some();
+        let underlay_v6 = !v4 && route.is_some();
+        let mtu = match (config.mtu, config.backend) {
+            (Some(mtu), _) => mtu,
+            (None, Backend::Overlay) => outside - overlay::overhead(underlay_v6),
+            (None, Backend::Routes | Backend::None) => outside,
         };
         let mut pools: Vec<Pool> = config.pod_cidrs.iter().map(|range| Pool::new(*range)).collect();
         let gateways: Vec<IpAddr> = pools.iter().map(Pool::gateway).collect();
@@ -302,10 +313,23 @@ impl Network {
         forward_packets(&config)?;
         make_bridge(&mut netlink, &config, &links, &gateways, mtu)?;
         let pods = adopt(&mut netlink, &config, &links, &mut pools)?;
+        let name = config.overlay_name();
+        let overlay = match config.backend {
+            Backend::Overlay => {
+                let made = overlay::make(&mut netlink, &name, &gateways, underlay_v6, mtu);
+                Some(made.map_err(Step::MakeOverlay.failed())?)
+            }
+            // One that an earlier run made would lead traffic to nowhere.
+            Backend::Routes | Backend::None => {
+                links::delete(&mut netlink, &name).map_err(Step::RemoveLink.failed())?;
+                None
+            }
+        };
         Ok(Arc::new(Network {
             config,
             gateways,
             mtu,
+            overlay,
             state: Mutex::new(State { pods, pools }),
             busy: Mutex::new(HashMap::new()),
             pods_changed: watch::channel(1).0,
@@ -329,34 +353,41 @@ impl Network {
         self.mtu
     }
 
-    /// The address other machines reach this node by: the one of the default route, else the first of another link
-    /// than loopback and kobune's own, else the gateway.
-    pub async fn node_address(&self) -> Result<IpAddr, NetworkError> {
-        let bridge = self.config.bridge.clone();
-        let gateway = self.gateways.first().copied();
+    /// The addresses other machines reach this node by, one of each family that pods have: the one of the default route,
+    /// else the first of another link than loopback and kobune's own, else the gateway. A second family that the machine
+    /// has no address of is left out.
+    pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
+        let own = [self.config.bridge.clone(), self.config.overlay_name()];
+        let gateways = self.gateways.clone();
         blocking(move || {
-            let find = || -> io::Result<Option<IpAddr>> {
+            let find = || -> io::Result<Vec<IpAddr>> {
                 let mut netlink = Netlink::open()?;
                 let links = links::list(&mut netlink)?;
                 let addresses = links::addresses(&mut netlink)?;
-                let route = links::default_route(&mut netlink)?;
-                if let Some(source) = route.and_then(|route| route.source) {
-                    return Ok(Some(source));
+                let mut found = Vec::new();
+                for v4 in gateways.iter().map(IpAddr::is_ipv4) {
+                    let route = links::default_route_of(&mut netlink, v4)?;
+                    let of_link = |index: u32| {
+                        let mut all = addresses.iter().filter(|(_, address)| address.is_ipv4() == v4);
+                        all.find(|(link, _)| *link == index).map(|(_, found)| *found)
+                    };
+                    let is_own = |index: u32| links.iter().any(|link| link.index == index && own.contains(&link.name));
+                    let other = || {
+                        let mut all = addresses.iter().filter(|(_, address)| address.is_ipv4() == v4);
+                        let other = all.find(|(link, address)| !is_own(*link) && !address.is_loopback());
+                        other.map(|(_, address)| *address)
+                    };
+                    let source = route.and_then(|route| route.source.or_else(|| of_link(route.index)));
+                    found.extend(source.or_else(other));
                 }
-                let of_link = |index: u32| addresses.iter().find(|(link, _)| *link == index).map(|(_, found)| *found);
-                if let Some(address) = route.and_then(|route| of_link(route.index)) {
-                    return Ok(Some(address));
-                }
-                let own = links.iter().find(|link| link.name == bridge).map(|link| link.index);
-                let other = addresses
-                    .iter()
-                    .find(|(link, address)| Some(*link) != own && !address.is_loopback())
-                    .map(|(_, address)| *address);
-                Ok(other.or(gateway))
+                Ok(if found.is_empty() { gateways.iter().take(1).copied().collect() } else { found })
             };
-            find().map_err(Step::FindAddress.failed())?.ok_or_else(|| {
-                Step::FindAddress.failed()(io::Error::new(io::ErrorKind::AddrNotAvailable, "no link has an address"))
-            })
+            let found = find().map_err(Step::FindAddress.failed())?;
+            if found.is_empty() {
+                let missing = io::Error::new(io::ErrorKind::AddrNotAvailable, "no link has an address");
+                return Err(Step::FindAddress.failed()(missing));
+            }
+            Ok(found)
         })
         .await
     }
@@ -588,37 +619,48 @@ impl Network {
     }
 
     /// Makes the routes to the pods of other nodes what is given, and takes away those that are not wanted any more.
-    /// Gives back the ones that lead to machines on none of our links.
+    /// Gives back the ones that lead to machines on none of our links, where there is no overlay to lead there.
     pub(crate) async fn set_node_routes(
         self: &Arc<Self>,
-        wanted: &BTreeMap<IpNet, IpAddr>,
+        wanted: &BTreeMap<IpNet, NodeRoute>,
     ) -> Result<BTreeMap<IpNet, IpAddr>, NetworkError> {
+        if self.config.backend == Backend::None {
+            return Ok(BTreeMap::new());
+        }
         let (own, wanted) = (Arc::clone(self), wanted.clone());
         blocking(move || {
             let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
             let there = links::node_routes(&mut netlink).map_err(Step::List.failed())?;
             for (range, gateway) in &there {
                 let ours = own.config.cluster_cidrs.iter().any(|cluster| cluster.contains(range));
-                if ours && wanted.get(range) != Some(gateway) {
+                let leads = wanted.get(range).is_some_and(|route| {
+                    route.node == Some(*gateway) || (own.overlay.is_some() && overlay::gateway(range) == *gateway)
+                });
+                if ours && !leads {
                     links::delete_node_route(&mut netlink, *range, *gateway).map_err(Step::MakeRoute.failed())?;
                 }
             }
             let mut unreachable = BTreeMap::new();
-            for (range, gateway) in wanted {
-                if there.contains(&(range, gateway)) {
-                    continue;
-                }
-                match links::add_route(&mut netlink, range, &Target::Node { gateway }) {
-                    Ok(()) => {}
-                    Err(error)
-                        if matches!(
-                            error.raw_os_error(),
-                            Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL)
-                        ) =>
-                    {
-                        unreachable.insert(range, gateway);
-                    }
-                    Err(error) => return Err(Step::MakeRoute.failed()(error)),
+            for (range, route) in wanted {
+                let plain = match route.node {
+                    Some(gateway) if there.contains(&(range, gateway)) => Ok(()),
+                    Some(gateway) => links::add_route(&mut netlink, range, &Target::Node { gateway }),
+                    None => Err(io::Error::from_raw_os_error(libc::ENETUNREACH)),
+                };
+                match (plain, own.overlay) {
+                    (Ok(()), _) => {}
+                    (Err(error), overlay) if is_elsewhere(&error) => match overlay {
+                        Some(index) => {
+                            let v4 = range.network().is_ipv4();
+                            let source = own.gateways.iter().find(|gateway| gateway.is_ipv4() == v4).copied();
+                            overlay::add(&mut netlink, index, range, route.underlay, route.mac, source)
+                                .map_err(Step::MakeOverlay.failed())?;
+                        }
+                        None => {
+                            unreachable.insert(range, route.underlay);
+                        }
+                    },
+                    (Err(error), _) => return Err(Step::MakeRoute.failed()(error)),
                 }
             }
             Ok(unreachable)
@@ -643,7 +685,7 @@ impl Network {
             }
             let prefix = here.link_prefix();
             for link in links::list(&mut netlink).map_err(Step::List.failed())? {
-                if link.name == here.bridge || is_pod_link(&link.name, &prefix) {
+                if [&here.bridge, &here.overlay_name()].contains(&&link.name) || is_pod_link(&link.name, &prefix) {
                     links::delete(&mut netlink, &link.name).map_err(Step::RemoveLink.failed())?;
                 }
             }
@@ -703,6 +745,22 @@ fn remove_file(path: &Path) -> Result<(), NetworkError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(file("remove", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// How the pods of another node are reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodeRoute {
+    /// The node's address of the same family as its pods', if it has one.
+    pub node: Option<IpAddr>,
+    /// The address that nodes reach each other by.
+    pub underlay: IpAddr,
+    /// The node's hardware address in the overlay.
+    pub mac: [u8; 6],
+}
+
+/// Whether the kernel says that a gateway is on no link of this machine.
+fn is_elsewhere(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL))
 }
 
 /// Runs system calls on a thread that may wait for them.

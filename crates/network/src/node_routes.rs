@@ -1,6 +1,7 @@
-//! Routes to the pods of other nodes on the same link: each node's range by way of the node's address.
+//! Routes to the pods of other nodes: each node's range by way of the node's address, or through the overlay.
 //!
-//! A node that is not on a link of this machine cannot be routed to plainly; that is said once and left alone. What this
+//! A node that is not on a link of this machine cannot be routed to plainly; without an overlay that is said once and left
+//! alone. What this
 //! node's own object says of its zone goes to whoever chooses endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,14 +16,15 @@ use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
-use crate::Network;
 use crate::cluster::Cluster;
+use crate::network::NodeRoute;
+use crate::{Network, overlay};
 
 /// How long to wait before a route that the kernel refused is tried again.
 const RETRY: Duration = Duration::from_secs(10);
 
 /// By node, where its pods are and how they are reached.
-type Wanted = BTreeMap<String, Vec<(IpNet, IpAddr)>>;
+type Wanted = BTreeMap<String, Vec<(IpNet, NodeRoute)>>;
 
 /// Keeps the routes current until `token` is cancelled. They stay in place afterwards.
 pub async fn run(
@@ -84,7 +86,7 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, client: kube::Clie
             continue;
         }
         failed = false;
-        let routes: BTreeMap<IpNet, IpAddr> = wanted.values().flatten().copied().collect();
+        let routes: BTreeMap<IpNet, NodeRoute> = wanted.values().flatten().copied().collect();
         match network.set_node_routes(&routes).await {
             Ok(unreachable) => {
                 for (range, gateway) in &unreachable {
@@ -124,8 +126,8 @@ fn note(wanted: &mut Wanted, own_name: &str, node: &Node) -> bool {
     true
 }
 
-/// The ranges of a node's pods, each with the node's address of the same family.
-fn routes_of(node: &Node) -> Vec<(IpNet, IpAddr)> {
+/// The ranges of a node's pods, each with how it is reached.
+fn routes_of(node: &Node) -> Vec<(IpNet, NodeRoute)> {
     let spec = node.spec.as_ref();
     let ranges = spec.and_then(|spec| spec.pod_cidrs.clone().or_else(|| spec.pod_cidr.clone().map(|one| vec![one])));
     let addresses = node.status.as_ref().and_then(|status| status.addresses.as_ref());
@@ -135,12 +137,14 @@ fn routes_of(node: &Node) -> Vec<(IpNet, IpAddr)> {
         .filter(|address| address.type_ == "InternalIP")
         .filter_map(|address| address.address.parse().ok())
         .collect();
-    let ranges = ranges.unwrap_or_default().into_iter().filter_map(|range| range.parse::<IpNet>().ok());
-    let route = |range: IpNet| {
-        let gateway = internal.iter().find(|address| address.is_ipv4() == range.network().is_ipv4())?;
-        Some((range, *gateway))
+    let ranges: Vec<IpNet> = ranges.unwrap_or_default().iter().filter_map(|range| range.parse().ok()).collect();
+    let (Some(underlay), Some(first)) = (internal.first().copied(), ranges.first()) else { return Vec::new() };
+    let mac = overlay::mac(overlay::gateway(first));
+    let route = |range: &IpNet| {
+        let node = internal.iter().find(|address| address.is_ipv4() == range.network().is_ipv4()).copied();
+        (*range, NodeRoute { node, underlay, mac })
     };
-    ranges.filter_map(route).collect()
+    ranges.iter().map(route).collect()
 }
 
 #[cfg(test)]
@@ -167,9 +171,10 @@ mod tests {
         ));
         assert!(!note(&mut wanted, "own", &node("own", &["10.244.0.0/24"], &["192.0.2.9"])));
         assert!(!note(&mut wanted, "own", &node("b", &[], &[])), "one without a range changes nothing");
-        assert!(!note(&mut wanted, "own", &node("c", &["fd00:2::/64", "x"], &["192.0.2.2"])));
-        let text: Vec<String> = wanted.values().flatten().map(|(range, via)| format!("{range} via {via}")).collect();
-        assert_eq!(text, ["10.244.1.0/24 via 192.0.2.1", "fd00:1::/64 via 2001:db8::1"]);
+        assert!(note(&mut wanted, "own", &node("c", &["fd00:2::/64", "x"], &["192.0.2.2"])));
+        let via = |route: &NodeRoute| route.node.map_or_else(|| format!("only behind {}", route.underlay), |node| node.to_string());
+        let text: Vec<String> = wanted.values().flatten().map(|(range, route)| format!("{range} {}", via(route))).collect();
+        assert_eq!(text, ["10.244.1.0/24 192.0.2.1", "fd00:1::/64 2001:db8::1", "fd00:2::/64 only behind 192.0.2.2"]);
         assert!(note(&mut wanted, "own", &node("a", &["10.244.1.0/24"], &["192.0.2.7"])), "a new address counts");
     }
 }

@@ -19,8 +19,8 @@ pub struct Config {
     pub runtime: Arc<Runtime>,
     /// Pod links and addresses of this machine.
     pub network: Arc<Network>,
-    /// The address under which other machines and pods reach this one.
-    pub node_ip: IpAddr,
+    /// The addresses under which other machines and pods reach this one, its own first; of each family at most one.
+    pub node_ips: Vec<IpAddr>,
     /// Where the node's HTTP API listens; port 0 takes any free port.
     pub listen: SocketAddr,
     /// TLS of the HTTP API: its certificate, and a verifier that asks for client certificates of the cluster's CA.

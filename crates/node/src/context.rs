@@ -49,7 +49,7 @@ impl Context {
 
     /// The node's addresses as text.
     pub fn host_ips(&self) -> Vec<String> {
-        vec![self.config.node_ip.to_string()]
+        self.config.node_ips.iter().map(ToString::to_string).collect()
     }
 
     /// What the node can give to pods, by resource.

@@ -2,6 +2,7 @@
 //! Lease that says the node is alive, every ten seconds in a task of its own.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ fn look(context: &Context) -> Look {
 
 /// What of a node does not change while it runs.
 struct Facts<'a> {
-    ip: &'a str,
+    ips: &'a [IpAddr],
     name: &'a str,
     port: u16,
     max_pods: u32,
@@ -155,12 +156,13 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         .collect();
     images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));
     images.truncate(IMAGES);
-    let address = |kind: &str, address: &str| NodeAddress { type_: kind.to_owned(), address: address.to_owned() };
+    let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
+    let internal = node.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
     NodeStatus {
         capacity: Some(resources.clone()),
         allocatable: Some(resources),
         conditions: Some(conditions),
-        addresses: Some(vec![address("InternalIP", node.ip), address("Hostname", node.name)]),
+        addresses: Some(internal.chain([address("Hostname", node.name.to_owned())]).collect()),
         daemon_endpoints: Some(NodeDaemonEndpoints {
             kubelet_endpoint: Some(DaemonEndpoint { port: i32::from(node.port) }),
         }),
@@ -246,9 +248,8 @@ async fn pass(
     let config = &context.config;
     let look = look(context);
     let compute = |old: &NodeStatus| {
-        let ip = config.node_ip.to_string();
         let facts = Facts {
-            ip: &ip,
+            ips: &config.node_ips,
             name: &config.name,
             port,
             max_pods: config.max_pods,
@@ -289,14 +290,15 @@ fn status_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
     let mut changes = serde_json::Map::new();
     for (key, value) in new.as_object().into_iter().flatten() {
         if old.get(key) != Some(value) {
-            changes.insert(key.clone(), value.clone());
-            if key == "addresses" {
-                // Addresses merge by type; one that changed replaces the other.
-                changes.insert(
-                    "$setElementOrder/addresses".to_owned(),
-                    json!([{"type": "InternalIP"}, {"type": "Hostname"}]),
-                );
+            let mut value = value.clone();
+            if key == "addresses"
+                && let Some(list) = value.as_array_mut()
+            {
+                // Addresses merge by type, of which a node of two families has one twice: the list replaces the other.
+                // Upstream: `fixupPatchForNodeStatusAddresses` in `staging/src/k8s.io/component-helpers/node/util`.
+                list.push(json!({"$patch": "replace"}));
             }
+            changes.insert(key.clone(), value);
         }
     }
     Value::Object(changes)
@@ -414,7 +416,7 @@ mod tests {
         let machine =
             Machine { cpus: 2, memory: 1 << 30, pid_max: 1000, architecture: "amd64".into(), ..Machine::default() };
         let facts =
-            Facts { ip: "192.0.2.1", name: "n", port: 10250, max_pods: 110, version: "v1.36.0", machine: &machine };
+            Facts { ips: &[IpAddr::from([192, 0, 2, 1])], name: "n", port: 10250, max_pods: 110, version: "v1.36.0", machine: &machine };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
         let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };
         let look = Look { memory_available: 1 << 30, disk, tasks: 10, images: Vec::new(), now: at(1000) };

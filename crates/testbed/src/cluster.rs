@@ -24,9 +24,16 @@ pub struct ClusterBuilder {
     command: &'static str,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    only_v6: bool,
 }
 
 impl ClusterBuilder {
+    /// The machines have IPv6 addresses and routes, and none of IPv4.
+    pub fn only_v6(mut self) -> Self {
+        self.only_v6 = true;
+        self
+    }
+
     /// Runs `kobune server`, which has no node, in place of `kobune up`.
     pub fn server_only(mut self) -> Self {
         self.command = "server";
@@ -48,7 +55,8 @@ impl ClusterBuilder {
     /// Makes the link, the host and the data folder, starts kobune and waits until its API server is ready.
     pub fn start(self) -> Result<Cluster> {
         let lan = Lan::new()?;
-        let mut first = Instance::new(self.executable, self.command, lan.host()?)?;
+        let host = if self.only_v6 { lan.v6_host()? } else { lan.host()? };
+        let mut first = Instance::new(self.executable, self.command, host)?;
         first.arguments.extend(self.arguments);
         first.environment.extend(self.environment);
         let mut cluster = Cluster { agents: Vec::new(), first, lan };
@@ -69,7 +77,7 @@ impl Cluster {
     /// A cluster of the given executable.
     pub fn builder(executable: impl Into<PathBuf>) -> ClusterBuilder {
         let executable = executable.into();
-        ClusterBuilder { executable, command: "up", arguments: Vec::new(), environment: Vec::new() }
+        ClusterBuilder { executable, command: "up", arguments: Vec::new(), environment: Vec::new(), only_v6: false }
     }
 
     /// The machine that the cluster's server runs on.
@@ -89,7 +97,10 @@ impl Cluster {
 
     /// The API server's address.
     pub fn url(&self) -> String {
-        format!("https://{}:6443", self.host().address())
+        match self.host().address() {
+            v6 if v6.contains(':') => format!("https://[{v6}]:6443"),
+            v4 => format!("https://{v4}:6443"),
+        }
     }
 
     /// The process id of `kobune up`.
@@ -114,7 +125,22 @@ impl Cluster {
 
     /// Starts `kobune agent` with the given arguments on a further host of the link.
     pub fn join<A: Into<String>>(&mut self, arguments: impl IntoIterator<Item = A>) -> Result<&mut Instance> {
-        let mut agent = Instance::new(self.first.executable().to_owned(), "agent", self.lan.host()?)?;
+        let host = self.lan.host()?;
+        self.join_on(host, arguments)
+    }
+
+    /// Starts `kobune agent` on a host of another link, from which packets are routed to this one.
+    pub fn join_far<A: Into<String>>(&mut self, arguments: impl IntoIterator<Item = A>) -> Result<&mut Instance> {
+        let host = self.lan.far_host()?;
+        self.join_on(host, arguments)
+    }
+
+    fn join_on<A: Into<String>>(
+        &mut self,
+        host: Host,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Result<&mut Instance> {
+        let mut agent = Instance::new(self.first.executable().to_owned(), "agent", host)?;
         agent.arguments.extend(arguments.into_iter().map(Into::into));
         agent.start()?;
         self.agents.push(agent);

@@ -33,18 +33,46 @@ impl Lan {
         ip(&["netns", "add", &namespace])?;
         let lan = Self { namespace, hosts: AtomicU32::new(0) };
         ip(&["-n", &lan.namespace, "link", "set", "lo", "up"])?;
-        ip(&["-n", &lan.namespace, "link", "add", "lan", "type", "bridge"])?;
-        ip(&["-n", &lan.namespace, "address", "add", "172.31.0.1/24", "dev", "lan"])?;
-        ip(&["-n", &lan.namespace, "link", "set", "lan", "up"])?;
+        lan.bridge("lan", &["172.31.0.1/24"])?;
         Ok(lan)
     }
 
     /// Puts a further host on the link: `172.31.0.10`, `.11`, and so on.
     pub fn host(&self) -> Result<Host> {
+        self.place("lan", |index| (format!("172.31.0.{}", 10 + index), 24), "172.31.0.1")
+    }
+
+    /// Puts a host on a second link, `172.31.1.0/24`, from which packets are routed to the first one.
+    pub fn far_host(&self) -> Result<Host> {
+        self.bridge("far", &["172.31.1.1/24"])?;
+        ip(&["netns", "exec", &self.namespace, "sysctl", "-qw", "net.ipv4.ip_forward=1"])?;
+        self.place("far", |index| (format!("172.31.1.{}", 10 + index), 24), "172.31.1.1")
+    }
+
+    /// Puts a host on the link that has no IPv4 address and no route to one: `fd31::a`, and so on.
+    pub fn v6_host(&self) -> Result<Host> {
+        self.bridge("lan", &["fd31::1/64"])?;
+        self.place("lan", |index| (format!("fd31::{:x}", 10 + index), 64), "fd31::1")
+    }
+
+    /// Makes a bridge with these addresses, or gives one that is there those that it lacks.
+    fn bridge(&self, name: &str, addresses: &[&str]) -> Result<()> {
+        if ip(&["-n", &self.namespace, "link", "show", name]).is_err() {
+            ip(&["-n", &self.namespace, "link", "add", name, "type", "bridge"])?;
+            ip(&["-n", &self.namespace, "link", "set", name, "up"])?;
+        }
+        for address in addresses {
+            ip(&["-n", &self.namespace, "address", "replace", address, "dev", name, "nodad"])?;
+        }
+        Ok(())
+    }
+
+    fn place(&self, bridge: &str, address: impl Fn(u32) -> (String, u8), gateway: &str) -> Result<Host> {
         let index = self.hosts.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("{}h{index}", self.namespace);
         ip(&["netns", "add", &namespace])?;
-        let host = Host { namespace, address: format!("172.31.0.{}", 10 + index) };
+        let (address, prefix) = address(index);
+        let host = Host { namespace, address, gateway: gateway.to_owned() };
         let port = format!("h{index}");
         ip(&[
             "-n",
@@ -60,11 +88,12 @@ impl Lan {
             "netns",
             &host.namespace,
         ])?;
-        ip(&["-n", &self.namespace, "link", "set", &port, "master", "lan", "up"])?;
+        ip(&["-n", &self.namespace, "link", "set", &port, "master", bridge, "up"])?;
         ip(&["-n", &host.namespace, "link", "set", "lo", "up"])?;
-        ip(&["-n", &host.namespace, "address", "add", &format!("{}/24", host.address), "dev", "eth0"])?;
+        // Looking for duplicates would keep an address of the sixth family from use for a second.
+        ip(&["-n", &host.namespace, "address", "add", &format!("{}/{prefix}", host.address), "dev", "eth0", "nodad"])?;
         ip(&["-n", &host.namespace, "link", "set", "eth0", "up"])?;
-        ip(&["-n", &host.namespace, "route", "add", "default", "via", "172.31.0.1"])?;
+        ip(&["-n", &host.namespace, "route", "add", "default", "via", gateway])?;
         Ok(host)
     }
 }
@@ -82,6 +111,7 @@ impl Drop for Lan {
 pub struct Host {
     namespace: String,
     address: String,
+    gateway: String,
 }
 
 impl Host {
@@ -121,7 +151,7 @@ impl Host {
     pub fn set_connected(&self, connected: bool) -> Result<()> {
         ip(&["-n", &self.namespace, "link", "set", "eth0", if connected { "up" } else { "down" }])?;
         if connected {
-            ip(&["-n", &self.namespace, "route", "replace", "default", "via", "172.31.0.1"])?;
+            ip(&["-n", &self.namespace, "route", "replace", "default", "via", &self.gateway])?;
         }
         Ok(())
     }

@@ -50,6 +50,7 @@ pub const NAMES: &[&str] = &[
     "touch",
     "true",
     "udp-echo",
+    "udp-get",
     "write-file",
 ];
 
@@ -164,7 +165,7 @@ enum Tool {
     /// Send back whatever TCP clients send.
     TcpEcho(network::ListenOptions),
     /// Send a line to a TCP server and write the line that comes back.
-    TcpGet(network::TcpGetOptions),
+    TcpGet(network::LineOptions),
     /// Copy standard input to standard output and files.
     Tee(files::Tee),
     /// Say by the exit code whether something is there: -e, -f, -d, -s PATH, -z, -n TEXT.
@@ -183,6 +184,8 @@ enum Tool {
     },
     /// Send back whatever UDP clients send.
     UdpEcho(network::ListenOptions),
+    /// Send a packet to a UDP server and write what comes back.
+    UdpGet(network::LineOptions),
     /// Write text to a file, which must be in a folder that exists.
     WriteFile(files::WriteFile),
 }
@@ -215,6 +218,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
         Tool::Touch(touch) => touch.run(),
         Tool::True { .. } => Ok(ExitCode::SUCCESS),
         Tool::UdpEcho(options) => network::udp_echo(&options),
+        Tool::UdpGet(options) => network::udp_get(&options),
         Tool::WriteFile(write_file) => write_file.run(),
     }
 }

@@ -31,9 +31,9 @@ pub struct ListenOptions {
     listen: String,
 }
 
-/// The flags of `tcp-get`.
+/// The flags of `tcp-get` and `udp-get`.
 #[derive(Debug, Args)]
-pub struct TcpGetOptions {
+pub struct LineOptions {
     /// The host
     host: String,
     /// The port
@@ -91,8 +91,12 @@ pub fn tcp_echo(options: &ListenOptions) -> Result<ExitCode> {
 
 /// Sends back what UDP packets carry.
 pub fn udp_echo(options: &ListenOptions) -> Result<ExitCode> {
-    let socket =
-        UdpSocket::bind(listen_address(&options.listen)?).with_context(|| format!("listen on {}", options.listen))?;
+    let socket = UdpSocket::bind(listen_address(&options.listen)?)
+        .or_else(|error| match options.listen.strip_prefix(':') {
+            Some(port) => UdpSocket::bind(format!("0.0.0.0:{port}")),
+            None => Err(error),
+        })
+        .with_context(|| format!("listen on {}", options.listen))?;
     let mut buffer = [0; 65536];
     loop {
         let (count, from) = socket.recv_from(&mut buffer).context("receive")?;
@@ -101,12 +105,27 @@ pub fn udp_echo(options: &ListenOptions) -> Result<ExitCode> {
 }
 
 /// Sends a line and prints the line that comes back.
-pub fn tcp_get(options: &TcpGetOptions) -> Result<ExitCode> {
+pub fn tcp_get(options: &LineOptions) -> Result<ExitCode> {
     let mut stream = connect(&options.host, options.port, None, Duration::from_secs(5))?;
     writeln!(stream, "{}", options.line).context("send")?;
     let mut answer = String::new();
     BufReader::new(stream).read_line(&mut answer).context("receive")?;
     print!("{answer}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Sends a packet and prints what comes back, within a moment or not at all: packets get lost.
+pub fn udp_get(options: &LineOptions) -> Result<ExitCode> {
+    let address = resolver::addresses(&options.host, None)?;
+    let address = *address.first().with_context(|| format!("{} has no address", options.host))?;
+    let any: IpAddr = if address.is_ipv4() { [0, 0, 0, 0].into() } else { std::net::Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).context("open a socket")?;
+    socket.connect((address, options.port)).with_context(|| format!("send to {address}"))?;
+    socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+    socket.send(options.line.as_bytes()).context("send")?;
+    let mut buffer = [0; 65536];
+    let count = socket.recv(&mut buffer).context("receive")?;
+    println!("{}", String::from_utf8_lossy(&buffer[..count]));
     Ok(ExitCode::SUCCESS)
 }
 

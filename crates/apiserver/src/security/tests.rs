@@ -39,7 +39,10 @@ impl World {
         let config = bootstrap::Config {
             service_addresses: vec![[10, 96, 0, 1].into()],
             service_cidrs: vec!["10.96.0.0/16".into()],
-            advertise_address: [127, 0, 0, 1].into(),
+            server_addresses: vec![[127, 0, 0, 1].into()],
+            dns_addresses: Vec::new(),
+            cluster_cidrs: Vec::new(),
+            cluster_domain: "cluster.local".to_owned(),
             port: 6443,
             client_authority: "pem".to_owned(),
             front_proxy_authority: "pem".to_owned(),

@@ -8,6 +8,7 @@ mod hello;
 mod helm;
 mod kubectl;
 mod lives;
+mod network;
 mod pods;
 mod servers;
 mod split;

@@ -4,7 +4,7 @@
 //! each pod of this node goes through and what it lets pass. [`rules`] writes that into the table.
 //!
 //! ```text
-//!   forward ──> policy ──source is isolated──> from-… ─match─> policy-to ──destination is isolated──> to-… ─match─> accept
+//!   forward ──> policy-from ──source is isolated──> from-… ─match─> policy-to ──destination is isolated──> to-… ─match─> accept
 //!                  │                              └─ drop           │                                  └─ drop
 //!                  └────────────not isolated─────────────────────> ┴─not isolated─> pass
 //! ```

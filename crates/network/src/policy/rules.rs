@@ -9,7 +9,7 @@ use super::plan::{Isolation, Match, PeerMatch, PortMatch};
 use crate::services::table::{Chain, Set, SetKind, Table};
 
 /// The chain that looks at the source; to be jumped to from `forward`.
-pub const ENTRY: &str = "policy";
+pub const ENTRY: &str = "policy-from";
 /// The chain that looks at the destination.
 const DESTINATION: &str = "policy-to";
 

@@ -322,7 +322,7 @@ fn policies_join_the_table() {
     let lines = differences(&plan(&place(), &tables, &local));
     let has = |part: &str| lines.iter().any(|line| line.contains(part));
     assert!(has("policy-from4 10.244.0.5 : goto from4-") && has("policy-to4 10.244.0.6 : goto to4-"), "{lines:#?}");
-    assert!(lines.iter().any(|line| line.starts_with("forward: ") && line.ends_with("jump policy")), "{lines:#?}");
+    assert!(lines.iter().any(|line| line.starts_with("forward: ") && line.ends_with("jump policy-from")), "{lines:#?}");
     assert!(lines.iter().any(|line| line.starts_with("to4-") && line.ends_with(": accept")), "{lines:#?}");
     let removed = super::super::table::difference(Some(&plan(&place(), &tables, &local).table), &before.table);
     assert!(!removed.is_empty());

@@ -158,7 +158,7 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
     let config = &context.config;
     let host_network = spec.host_network.unwrap_or(false);
     let (netns, ips) = if host_network {
-        (None, vec![config.node_ip])
+        (None, config.node_ips.clone())
     } else {
         let attached = config.network.attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner))).await;
         let attachment = attached.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;

@@ -117,7 +117,7 @@ impl World {
             client: self.api.client(),
             runtime,
             network,
-            node_ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            node_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: Arc::clone(&self.tls.server),
             data_dir: self.folder.path().join("data"),

@@ -18,11 +18,17 @@ use super::rbac::{missing_rules, missing_subjects};
 pub struct Config {
     /// The cluster addresses of the `kubernetes` service, the first one of each service range (like 10.96.0.1).
     pub service_addresses: Vec<IpAddr>,
+    /// The tenth address of each service range, at which every node answers DNS.
+    pub dns_addresses: Vec<IpAddr>,
     /// The service ranges (like `10.96.0.0/16`).
     pub service_cidrs: Vec<String>,
-    /// Where this API server is reached, as endpoint of the `kubernetes` service.
-    pub advertise_address: IpAddr,
-    /// Its port.
+    /// The ranges of all pods.
+    pub cluster_cidrs: Vec<String>,
+    /// The domain of services.
+    pub cluster_domain: String,
+    /// Where the cluster's API servers are reached, as endpoints of the `kubernetes` service.
+    pub server_addresses: Vec<IpAddr>,
+    /// Their port.
     pub port: u16,
     /// The certificate, in PEM, of the authority that clients' certificates are of.
     pub client_authority: String,
@@ -113,10 +119,29 @@ pub fn objects(config: &Config) -> Vec<Desired> {
         add("networking.k8s.io", "v1", "servicecidrs", object);
     }
     add("", "v1", "configmaps", extension_authentication(config));
+    add("", "v1", "configmaps", network(config));
     add("", "v1", "services", kubernetes_service(config));
-    add("", "v1", "endpoints", kubernetes_endpoints(config));
-    add("discovery.k8s.io", "v1", "endpointslices", kubernetes_endpoint_slice(config));
+    if !config.dns_addresses.is_empty() {
+        add("", "v1", "services", dns_service(config));
+    }
+    desired.extend(endpoints(&config.server_addresses, config.port));
     desired
+}
+
+/// The endpoints of the `kubernetes` service. They are of one family, that of the first address.
+pub fn endpoints(addresses: &[IpAddr], port: u16) -> [Desired; 2] {
+    let first = addresses.first();
+    let of_family = addresses.iter().filter(|address| first.is_none_or(|first| first.is_ipv4() == address.is_ipv4()));
+    let addresses: Vec<&IpAddr> = of_family.collect();
+    [
+        Desired { group: "", version: "v1", resource: "endpoints", object: kubernetes_endpoints(&addresses, port) },
+        Desired {
+            group: "discovery.k8s.io",
+            version: "v1",
+            resource: "endpointslices",
+            object: kubernetes_endpoint_slice(&addresses, port),
+        },
+    ]
 }
 
 /// How servers behind this one know its users: whose client certificates are good, and what the front proxy says.
@@ -136,10 +161,22 @@ fn extension_authentication(config: &Config) -> Value {
     })
 }
 
-/// The service under which pods reach the API server.
-fn kubernetes_service(config: &Config) -> Value {
-    let addresses: Vec<String> = config.service_addresses.iter().map(ToString::to_string).collect();
-    let families: Vec<&str> = config.service_addresses.iter().map(family).collect();
+/// What a machine that joins has to know of the cluster's network.
+fn network(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": "kobune-network", "namespace": "kube-system" },
+        "data": {
+            "cluster-cidr": config.cluster_cidrs.join(","),
+            "cluster-domain": config.cluster_domain,
+            "service-cidr": config.service_cidrs.join(","),
+        },
+    })
+}
+
+fn service_spec(addresses: &[IpAddr], ports: Value) -> Value {
+    let texts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let families: Vec<&str> = addresses.iter().map(family).collect();
     let policy = if addresses.len() > 1 { "PreferDualStack" } else { "SingleStack" };
     let mut spec = json!({
         "type": "ClusterIP",
@@ -147,12 +184,42 @@ fn kubernetes_service(config: &Config) -> Value {
         "ipFamilyPolicy": policy,
         "internalTrafficPolicy": "Cluster",
         "sessionAffinity": "None",
-        "ports": [{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": config.port }],
+        "ports": ports,
     });
-    if let Some(first) = addresses.first() {
+    if let Some(first) = texts.first() {
         spec["clusterIP"] = first.as_str().into();
-        spec["clusterIPs"] = addresses.into();
+        spec["clusterIPs"] = texts.into();
     }
+    spec
+}
+
+/// The service whose addresses pods ask for names. Nodes answer there themselves, so that it has no endpoints; it is here
+/// to be found, and so that no other service gets the addresses. Its name and labels are those of upstream's add-on.
+fn dns_service(config: &Config) -> Value {
+    let port = |name: &str, protocol: &str| json!({ "name": name, "port": 53, "protocol": protocol, "targetPort": 53 });
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {
+            "name": "kube-dns", "namespace": "kube-system",
+            "labels": {
+                "k8s-app": "kube-dns",
+                "kubernetes.io/cluster-service": "true",
+                "kubernetes.io/name": "KubeDNS",
+            },
+        },
+        "spec": service_spec(&config.dns_addresses, json!([port("dns", "UDP"), port("dns-tcp", "TCP")])),
+    })
+}
+
+/// The service under which pods reach the API server. It has one family, as its endpoints have.
+fn kubernetes_service(config: &Config) -> Value {
+    let of_family = |address: &&IpAddr| {
+        config.server_addresses.first().is_none_or(|server| server.is_ipv4() == address.is_ipv4())
+    };
+    let first = config.service_addresses.iter().find(of_family).or(config.service_addresses.first());
+    let addresses: Vec<IpAddr> = first.copied().into_iter().collect();
+    let ports = json!([{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": config.port }]);
+    let spec = service_spec(&addresses, ports);
     json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {
@@ -163,7 +230,8 @@ fn kubernetes_service(config: &Config) -> Value {
     })
 }
 
-fn kubernetes_endpoints(config: &Config) -> Value {
+fn kubernetes_endpoints(addresses: &[&IpAddr], port: u16) -> Value {
+    let addresses: Vec<Value> = addresses.iter().map(|address| json!({ "ip": address.to_string() })).collect();
     json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {
@@ -171,23 +239,23 @@ fn kubernetes_endpoints(config: &Config) -> Value {
             "labels": { "endpointslice.kubernetes.io/skip-mirror": "true" },
         },
         "subsets": [{
-            "addresses": [{ "ip": config.advertise_address.to_string() }],
-            "ports": [{ "name": "https", "port": config.port, "protocol": "TCP" }],
+            "addresses": addresses,
+            "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
         }],
     })
 }
 
-fn kubernetes_endpoint_slice(config: &Config) -> Value {
+fn kubernetes_endpoint_slice(addresses: &[&IpAddr], port: u16) -> Value {
+    let endpoint =
+        |address: &&IpAddr| json!({ "addresses": [address.to_string()], "conditions": { "ready": true } });
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
             "name": "kubernetes", "namespace": "default", "labels": { "kubernetes.io/service-name": "kubernetes" },
         },
-        "addressType": family(&config.advertise_address),
-        "endpoints": [{
-            "addresses": [config.advertise_address.to_string()], "conditions": { "ready": true },
-        }],
-        "ports": [{ "name": "https", "port": config.port, "protocol": "TCP" }],
+        "addressType": addresses.first().map_or("IPv4", |address| family(address)),
+        "endpoints": addresses.iter().map(endpoint).collect::<Vec<_>>(),
+        "ports": [{ "name": "https", "port": port, "protocol": "TCP" }],
     })
 }
 
@@ -291,8 +359,11 @@ mod tests {
     fn config() -> Config {
         Config {
             service_addresses: vec![IpAddr::from([10, 96, 0, 1])],
+            dns_addresses: vec![IpAddr::from([10, 96, 0, 10])],
+            cluster_cidrs: vec!["10.244.0.0/16".into()],
+            cluster_domain: "cluster.local".to_owned(),
             service_cidrs: vec!["10.96.0.0/16".into()],
-            advertise_address: IpAddr::from([192, 0, 2, 7]),
+            server_addresses: vec![IpAddr::from([192, 0, 2, 7])],
             port: 6443,
             client_authority: "pem".to_owned(),
             front_proxy_authority: "pem".to_owned(),

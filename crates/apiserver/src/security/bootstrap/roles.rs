@@ -133,6 +133,8 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             "list,watch networking.k8s.io servicecidrs",
         ],
     ),
+    // What the rules of NetworkPolicies are made from, on every node.
+    role("kobune:network", &["list,watch core namespaces,pods", "list,watch networking.k8s.io networkpolicies"]),
     role(
         "system:persistent-volume-provisioner",
         &[
@@ -267,6 +269,7 @@ pub(super) const ROLES: &[Role] = &[
     local("kube-system", "system::leader-locking-kube-controller-manager", LEADER),
     local("kube-system", "system::leader-locking-kube-scheduler", LEADER),
     local("kube-system", "system:controller:bootstrap-signer", &["ro core secrets"]),
+    local("kube-system", "kobune:network", &["get core configmaps kobune-network"]),
     local("kube-system", "system:controller:cloud-provider", &["create,get,list,watch core configmaps"]),
     local("kube-system", "system:controller:token-cleaner", &["delete,get,list,watch core secrets", EVENTS]),
 ];
@@ -295,6 +298,8 @@ pub(super) const BINDINGS: &[(&str, &str, &str, &[&str])] = &[
     ("", "system:node-proxier", "system:node-proxier", &["user:system:kube-proxy"]),
     // An agent keeps the rules of services in the name of its node: there is no second program to be kube-proxy.
     ("", "kobune:node-proxier", "system:node-proxier", &["group:system:nodes"]),
+    ("", "kobune:network", "kobune:network", &["user:system:kube-proxy", "group:system:nodes"]),
+    ("kube-system", "kobune:network", "kobune:network", &["group:system:nodes"]),
     ("", "system:kube-controller-manager", "system:kube-controller-manager", &["user:system:kube-controller-manager"]),
     ("", "system:kube-dns", "system:kube-dns", &["sa:kube-dns"]),
     ("", "system:kube-scheduler", "system:kube-scheduler", &["user:system:kube-scheduler"]),

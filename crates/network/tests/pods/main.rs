@@ -1,6 +1,8 @@
 //! Real links, rules, packets and DNS, in a network and mount namespace of the test's own: nothing of it outlives the
 //! test, not even when the test panics.
 
+mod policies;
+
 use std::{
     future::Future,
     io::{self, Read, Write},
@@ -158,7 +160,7 @@ fn services_reach_pods() {
         let table = config.table.clone();
         let network = Network::start(config).await.expect("a network without any other link");
         let gateway = network.gateways()[0];
-        assert_eq!(network.node_address().await.expect("an address"), gateway);
+        assert_eq!(network.node_addresses().await.expect("an address"), [gateway]);
         let one = network.attach("one", &[], None).await.expect("attached");
         let port = HostPort { host_ip: None, host_port: 8088, container_port: 8080, protocol: Protocol::Tcp };
         let two = network.attach("two", &[port], None).await.expect("attached");
