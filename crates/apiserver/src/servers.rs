@@ -13,7 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kobune_kinds::Catalogue;
-use kobune_store::{At, CommitError, Draft, Durability, Facets, Key, Op, Range, Record, Revision, Store, StoreError, Write};
+use kobune_store::{
+    At, CommitError, Draft, Durability, Facets, Key, Op, Range, Record, Revision, Store, StoreError, Write,
+};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -166,7 +168,10 @@ impl Servers {
                 self.publish(&there).await
             };
             if let Err(error) = turn.await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "the endpoints of the servers may be out of date");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "the endpoints of the servers may be out of date"
+                );
             }
         }
         let leave = async {
@@ -194,10 +199,17 @@ mod tests {
     fn who_stays_silent_has_gone() {
         let (mut seen, start) = (Seen::default(), Instant::now());
         let mut check = |records: &[(&str, u64)], after: u64, there: &[&str], gone: &[&str]| {
-            let records: Vec<_> = records.iter().map(|(name, version)| ((*name).to_owned(), Revision(*version))).collect();
+            let records: Vec<_> =
+                records.iter().map(|(name, version)| ((*name).to_owned(), Revision(*version))).collect();
             let (found, silent) = seen.look(&records, start + Duration::from_secs(after));
             let found: Vec<String> = found.iter().map(ToString::to_string).collect();
-            assert_eq!((found, silent), (there.iter().map(|one| (*one).to_owned()).collect(), gone.iter().map(|one| (*one).to_owned()).collect()));
+            assert_eq!(
+                (found, silent),
+                (
+                    there.iter().map(|one| (*one).to_owned()).collect(),
+                    gone.iter().map(|one| (*one).to_owned()).collect()
+                )
+            );
         };
         check(&[("192.0.2.1", 1), ("192.0.2.2", 2)], 0, &["192.0.2.1", "192.0.2.2"], &[]);
         check(&[("192.0.2.1", 3), ("192.0.2.2", 2)], 10, &["192.0.2.1", "192.0.2.2"], &[]);

@@ -642,9 +642,13 @@ mod tests {
         let check = |ranges: &[&str], spec: Value, expected: Result<Value, &str>| {
             let ranges = ranges.iter().map(|range| Cidr::parse(range).expect("a range")).collect();
             let mut one = service(spec.clone());
-            match (Allocator::new(ranges, 30000..=30003).choose(&kind(), &mut one, &Holdings::default(), &mut view()), expected) {
+            match (
+                Allocator::new(ranges, 30000..=30003).choose(&kind(), &mut one, &Holdings::default(), &mut view()),
+                expected,
+            ) {
                 (Ok(taken), Ok(expected)) => {
-                    let found = json!([one["spec"]["ipFamilyPolicy"], one["spec"]["ipFamilies"], taken.addresses.len()]);
+                    let found =
+                        json!([one["spec"]["ipFamilyPolicy"], one["spec"]["ipFamilies"], taken.addresses.len()]);
                     assert_eq!(found, expected, "{spec}");
                 }
                 (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
@@ -657,14 +661,30 @@ mod tests {
         check(&[v6], json!({"clusterIP": "None", "selector": {"a": "b"}}), Ok(json!(["SingleStack", ["IPv6"], 0])));
         check(&[v4, v6], json!({}), Ok(json!(["SingleStack", ["IPv4"], 1])));
         check(&[v4, v6], json!({"ipFamilies": ["IPv6"]}), Ok(json!(["SingleStack", ["IPv6"], 1])));
-        check(&[v4, v6], json!({"ipFamilyPolicy": "PreferDualStack"}), Ok(json!(["PreferDualStack", ["IPv4", "IPv6"], 2])));
-        check(&[v6, v4], json!({"ipFamilyPolicy": "RequireDualStack"}), Ok(json!(["RequireDualStack", ["IPv6", "IPv4"], 2])));
+        check(
+            &[v4, v6],
+            json!({"ipFamilyPolicy": "PreferDualStack"}),
+            Ok(json!(["PreferDualStack", ["IPv4", "IPv6"], 2])),
+        );
+        check(
+            &[v6, v4],
+            json!({"ipFamilyPolicy": "RequireDualStack"}),
+            Ok(json!(["RequireDualStack", ["IPv6", "IPv4"], 2])),
+        );
         check(&[v4, v6], json!({"ipFamilies": ["IPv6", "IPv4"]}), Ok(json!(["RequireDualStack", ["IPv6", "IPv4"], 2])));
-        check(&[v4, v6], json!({"clusterIPs": ["10.96.0.5", "fd00:96::5"]}), Ok(json!(["RequireDualStack", ["IPv4", "IPv6"], 2])));
+        check(
+            &[v4, v6],
+            json!({"clusterIPs": ["10.96.0.5", "fd00:96::5"]}),
+            Ok(json!(["RequireDualStack", ["IPv4", "IPv6"], 2])),
+        );
         check(&[v4], json!({"ipFamilyPolicy": "PreferDualStack"}), Ok(json!(["PreferDualStack", ["IPv4"], 1])));
         check(&[v4], json!({"clusterIP": "None"}), Ok(json!(["RequireDualStack", ["IPv4", "IPv6"], 0])));
         check(&[v4], json!({"ipFamilyPolicy": "RequireDualStack"}), Err("not configured for dual-stack services"));
-        check(&[v4], json!({"ipFamilies": ["IPv6"]}), Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"));
+        check(
+            &[v4],
+            json!({"ipFamilies": ["IPv6"]}),
+            Err("spec.ipFamilies[0]: Invalid value: \"IPv6\": not configured on this cluster"),
+        );
     }
 
     #[test]

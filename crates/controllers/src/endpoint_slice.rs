@@ -37,8 +37,7 @@ pub fn start(context: &Arc<Context>) {
     };
     let shared = context.clone();
     let triggers = Arc::<TriggerTimes>::default();
-    context
-        .run_controller("endpointslice", queue, ready, move |key| pass(shared.clone(), triggers.clone(), key));
+    context.run_controller("endpointslice", queue, ready, move |key| pass(shared.clone(), triggers.clone(), key));
 }
 
 async fn pass(context: Arc<Context>, triggers: Arc<TriggerTimes>, key: ObjectKey) -> Result<Revisit, PassError> {
@@ -279,7 +278,10 @@ mod tests {
 
     #[test]
     fn traffic_distribution() {
-        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "east"}}})).expect("a node");
+        let node: Node = serde_json::from_value(
+            json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "east"}}}),
+        )
+        .expect("a node");
         let nodes = HashMap::from([(Box::from("n"), Arc::new(node))]);
         let check = |distribution: &str, ready: bool, expected: serde_json::Value| {
             let service = service(json!({"trafficDistribution": distribution}));

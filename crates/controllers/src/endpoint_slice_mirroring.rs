@@ -50,7 +50,11 @@ async fn pass(context: Arc<Context>, key: ObjectKey) -> Result<Revisit, PassErro
     let endpoints = caches.endpoints.get(&key).filter(|endpoints| !endpoints.deleting());
     let service = caches.services.get(&key).filter(|service| !service.deleting());
     let of_service = |slice: &Arc<EndpointSlice>| {
-        slice.metadata.labels.as_ref().is_some_and(|labels| labels.get(SERVICE_NAME).is_some_and(|it| **it == *key.name))
+        slice
+            .metadata
+            .labels
+            .as_ref()
+            .is_some_and(|labels| labels.get(SERVICE_NAME).is_some_and(|it| **it == *key.name))
     };
     let mut present = slice_packing::kept_by(caches.endpoint_slices.in_namespace(&key.namespace), MANAGER);
     present.retain(of_service);
@@ -65,7 +69,8 @@ async fn pass(context: Arc<Context>, key: ObjectKey) -> Result<Revisit, PassErro
 }
 
 fn is_mirrored(endpoints: &Endpoints, service: &Service) -> bool {
-    let skipped = endpoints.metadata.labels.as_ref().is_some_and(|labels| labels.get(SKIP).is_some_and(|it| it == "true"));
+    let skipped =
+        endpoints.metadata.labels.as_ref().is_some_and(|labels| labels.get(SKIP).is_some_and(|it| it == "true"));
     let lock = endpoints.metadata.annotations.as_ref().is_some_and(|all| all.contains_key(LEADER));
     let selects = service.spec.as_ref().and_then(|spec| spec.selector.as_ref()).is_some_and(|it| !it.is_empty());
     !skipped && !lock && !selects
@@ -153,7 +158,8 @@ mod tests {
     }
 
     fn service(spec: Value) -> Service {
-        serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "shop"}, "spec": spec})).expect("a service")
+        serde_json::from_value(json!({"metadata": {"name": "db", "namespace": "shop"}, "spec": spec}))
+            .expect("a service")
     }
 
     #[test]
@@ -167,7 +173,13 @@ mod tests {
                     let ready = |endpoint: &Endpoint| endpoint.conditions.as_ref().and_then(|all| all.ready);
                     let endpoints: Vec<String> = endpoints
                         .iter()
-                        .map(|endpoint| format!("{}{}", if ready(endpoint) == Some(true) { "+" } else { "-" }, endpoint.addresses[0]))
+                        .map(|endpoint| {
+                            format!(
+                                "{}{}",
+                                if ready(endpoint) == Some(true) { "+" } else { "-" },
+                                endpoint.addresses[0]
+                            )
+                        })
                         .collect();
                     format!("{family} {} {}", ports.join(","), endpoints.join(","))
                 })
@@ -205,8 +217,12 @@ mod tests {
     #[test]
     fn a_mirror_follows_create_update_and_loss() {
         let service = service(json!({"ports": [{"port": 80}], "clusterIP": "None"}));
-        let of = |ip: &str| endpoints(json!({"labels": {"app": "db"}, "annotations": {LAST_APPLIED: "x", "note": "y"}}),
-            json!([{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]));
+        let of = |ip: &str| {
+            endpoints(
+                json!({"labels": {"app": "db"}, "annotations": {LAST_APPLIED: "x", "note": "y"}}),
+                json!([{"addresses": [{"ip": ip}], "ports": [{"port": 80}]}]),
+            )
+        };
         let first = of("10.1.2.3");
         let actions = slice_packing::plan(&frame(&first, &service), wanted(&first), &[]);
         let [Action::Create(slice)] = actions.as_slice() else { panic!("{actions:?}") };

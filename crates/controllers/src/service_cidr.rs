@@ -66,7 +66,8 @@ async fn pass(context: Arc<Context>, ranges: Arc<Ranges>, key: ObjectKey) -> Res
     for change in plan(&range, held) {
         let written = match change {
             Change::Finalizers(finalizers) => {
-                let change = json!({"metadata": {"finalizers": finalizers, "resourceVersion": range.metadata.resource_version}});
+                let change =
+                    json!({"metadata": {"finalizers": finalizers, "resourceVersion": range.metadata.resource_version}});
                 api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&change)).await
             }
             Change::Status(status) => {
@@ -96,8 +97,11 @@ fn parsed(range: &ServiceCIDR) -> Vec<IpNet> {
 /// Whether one of the addresses is in this range and in no other that stays.
 fn is_held(range: &ServiceCIDR, all: &[Arc<ServiceCIDR>], addresses: &[IpAddr]) -> bool {
     let own = parsed(range);
-    let others: Vec<IpNet> =
-        all.iter().filter(|other| other.uid() != range.uid() && !other.deleting()).flat_map(|other| parsed(other)).collect();
+    let others: Vec<IpNet> = all
+        .iter()
+        .filter(|other| other.uid() != range.uid() && !other.deleting())
+        .flat_map(|other| parsed(other))
+        .collect();
     let covers = |ranges: &[IpNet], address: &IpAddr| ranges.iter().any(|range| range.contains(address));
     addresses.iter().any(|address| covers(&own, address) && !covers(&others, address))
 }
@@ -128,8 +132,7 @@ fn plan(range: &ServiceCIDR, held: bool) -> Vec<Change> {
         }
         (true, true) => {
             if says != Some("False") {
-                let message =
-                    "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
+                let message = "There are still IPAddresses referencing the ServiceCIDR, please remove them or create a new ServiceCIDR";
                 changes.push(ready("False", "Terminating", message));
             }
         }

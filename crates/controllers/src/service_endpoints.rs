@@ -13,7 +13,6 @@ use crate::object::{Cached, ObjectKey};
 use crate::pod::Pod;
 use crate::queue::Queue;
 
-
 /// Marks slices and Endpoints of Services without a cluster address.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
@@ -157,7 +156,9 @@ mod tests {
 
     #[test]
     fn trigger_times() {
-        let service: Service = serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}})).expect("a service");
+        let service: Service =
+            serde_json::from_value(json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"}}))
+                .expect("a service");
         let ready = |name: &str, since: &str| {
             let condition = json!({"type": "Ready", "status": "True", "lastTransitionTime": since});
             Arc::new(pod(name, json!({"status": {"conditions": [condition]}})))

@@ -217,12 +217,12 @@ fn nodes_with_endpoints(service: &Service, slices: &[Arc<EndpointSlice>]) -> BTr
     let name = service.metadata.name.as_ref();
     let of_service = |slice: &&Arc<EndpointSlice>| {
         slice.metadata.namespace == service.metadata.namespace
-            && slice.metadata.labels.as_ref().map(|labels: &BTreeMap<String, String>| labels.get(SERVICE_NAME)) == Some(name)
+            && slice.metadata.labels.as_ref().map(|labels: &BTreeMap<String, String>| labels.get(SERVICE_NAME))
+                == Some(name)
     };
     let endpoints = slices.iter().filter(of_service).flat_map(|slice| slice.endpoints.iter().flatten());
-    let ready = endpoints.filter(|endpoint| {
-        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
-    });
+    let ready = endpoints
+        .filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
     ready.filter_map(|endpoint| endpoint.node_name.clone()).collect()
 }
 
@@ -260,7 +260,10 @@ mod tests {
             node("c", None, "192.0.2.3", false),
             node("d", None, "2001:db8::4", true),
         ];
-        let servers: Endpoints = serde_json::from_value(json!({"metadata": {}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 6443}]}]})).expect("endpoints");
+        let servers: Endpoints = serde_json::from_value(
+            json!({"metadata": {}, "subsets": [{"addresses": [{"ip": "192.0.2.1"}], "ports": [{"port": 6443}]}]}),
+        )
+        .expect("endpoints");
         plan(services, &nodes, slices, Some(&servers))
             .iter()
             .map(|decision| {
@@ -291,12 +294,13 @@ mod tests {
 
     #[test]
     fn local_policy_names_nodes_with_endpoints() {
-        let slice: EndpointSlice = serde_json::from_value(json!({"metadata": {"namespace": "default", "labels": {SERVICE_NAME: "web"}},
+        let slice: EndpointSlice =
+            serde_json::from_value(json!({"metadata": {"namespace": "default", "labels": {SERVICE_NAME: "web"}},
             "addressType": "IPv4", "endpoints": [
                 {"addresses": ["10.244.0.5"], "nodeName": "a", "conditions": {"ready": true}},
                 {"addresses": ["10.244.1.5"], "nodeName": "b", "conditions": {"ready": false}},
             ]}))
-        .expect("a slice");
+            .expect("a slice");
         let local = service("web", 1, json!({"externalTrafficPolicy": "Local", "ipFamilies": ["IPv4"]}));
         assert_eq!(lines(&[local], &[Arc::new(slice)]), ["web 192.0.2.1"]);
     }
@@ -304,7 +308,9 @@ mod tests {
     #[test]
     fn what_is_no_longer_balanced_gives_back() {
         let mut gone = (*service("web", 1, json!({"type": "ClusterIP"}))).clone();
-        gone.status = Some(serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})).expect("a status"));
+        gone.status = Some(
+            serde_json::from_value(json!({"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}})).expect("a status"),
+        );
         assert_eq!(lines(&[Arc::new(gone)], &[]), ["web "]);
     }
 }

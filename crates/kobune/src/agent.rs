@@ -67,8 +67,7 @@ pub fn serving_tls(
     name: &str,
     ips: &[IpAddr],
 ) -> Result<Arc<rustls::ServerConfig>> {
-    let mut sans =
-        vec![San::parse(name), San::Dns("localhost".to_owned()), San::Ip(IpAddr::from([127, 0, 0, 1]))];
+    let mut sans = vec![San::parse(name), San::Dns("localhost".to_owned()), San::Ip(IpAddr::from([127, 0, 0, 1]))];
     sans.splice(1..1, ips.iter().copied().map(San::Ip));
     let pair = authority.kept_server_certificate(&names.data_dir.join("pki"), "node", &sans)?;
     Ok(tls::server_config(tls::ServingCertificate::new(&pair)?, authority.certificate_pem())?)
@@ -149,12 +148,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         service_cidrs: or(options.service_cidr, &facts.service_cidrs),
         cluster_cidrs: or(options.cluster_cidr, &facts.cluster_cidrs),
         pod_cidrs: membership.pod_cidrs().to_vec(),
-        cluster_domain: options
-            .cluster_domain
-            .as_deref()
-            .unwrap_or(&facts.cluster_domain)
-            .trim_matches('.')
-            .to_owned(),
+        cluster_domain: options.cluster_domain.as_deref().unwrap_or(&facts.cluster_domain).trim_matches('.').to_owned(),
     };
     let machine = Machine::open(&names, &settings).await?;
     // Until the cluster has signed a certificate for the node's HTTP API, one of its own has to do.

@@ -54,6 +54,8 @@ pub struct Service {
     pub internal_local: bool,
     /// `spec.publishNotReadyAddresses`.
     pub publish_not_ready: bool,
+    /// `spec.healthCheckNodePort`.
+    pub health_check_port: Option<u16>,
 }
 
 /// One of a Service's ports.
@@ -160,6 +162,10 @@ impl Service {
             external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
             internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+            health_check_port: spec
+                .health_check_node_port
+                .and_then(|port| u16::try_from(port).ok())
+                .filter(|port| *port != 0),
             cluster_ips: if external { Vec::new() } else { cluster_ips },
         }
     }
@@ -222,6 +228,8 @@ pub struct Tables {
     pub policies: BTreeMap<Key, Policy>,
     /// Pods that have addresses of their own; only while there are policies.
     pub pods: BTreeMap<Key, PodFacts>,
+    /// The ranges of ServiceCIDRs, whose key has no namespace: those that the cluster began with among them.
+    pub service_ranges: BTreeMap<Key, Vec<IpNet>>,
     /// The labels of namespaces, whose key has no namespace; only while there are policies.
     pub namespace_labels: BTreeMap<Key, Labels>,
     services: HashMap<Key, Arc<Service>>,
@@ -320,6 +328,7 @@ struct Synced {
     services: bool,
     slices: bool,
     policies: bool,
+    ranges: bool,
     pods: bool,
     namespaces: bool,
 }
@@ -335,7 +344,8 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of fixed content, complete from the start.
     pub fn fixed(tables: Tables) -> Arc<Cluster> {
-        let synced = Synced { services: true, slices: true, policies: true, pods: true, namespaces: true };
+        let synced =
+            Synced { services: true, slices: true, policies: true, ranges: true, pods: true, namespaces: true };
         Arc::new(Cluster {
             tables: RwLock::new(tables),
             changed: watch::channel(0).0,
@@ -352,6 +362,7 @@ impl Cluster {
         });
         cluster.start::<core::Service, _>(&client, Service::of_some, token);
         cluster.start::<discovery::EndpointSlice, _>(&client, Slice::of, token);
+        cluster.start::<networking::ServiceCIDR, _>(&client, ranges_of, token);
         cluster.start::<networking::NetworkPolicy, _>(&client, |policy| Some(Policy::of(policy)), token);
         let (own, token) = (Arc::clone(&cluster), token.clone());
         tokio::spawn(async move { token.clone().run_until_cancelled(own.follow_peers(client, token)).await });
@@ -426,7 +437,11 @@ impl Cluster {
         let mut synced = self.synced.subscribe();
         let complete = |state: &Synced| {
             let peers = state.pods && state.namespaces;
-            state.services && state.slices && state.policies && (peers || self.read(|tables| tables.policies.is_empty()))
+            state.services
+                && state.slices
+                && state.policies
+                && state.ranges
+                && (peers || self.read(|tables| tables.policies.is_empty()))
         };
         let waited = synced.wait_for(complete).await;
         waited.expect("the sender is part of self");
@@ -483,6 +498,19 @@ impl Put for Policy {
     }
 }
 
+impl Put for Vec<IpNet> {
+    const OPTIONAL: bool = true;
+    fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
+        set(&mut tables.service_ranges, key, value)
+    }
+    fn keys(tables: &Tables) -> Vec<Key> {
+        tables.service_ranges.keys().cloned().collect()
+    }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.ranges
+    }
+}
+
 impl Put for PodFacts {
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
         set(&mut tables.pods, key, value)
@@ -505,6 +533,12 @@ impl Put for Labels {
     fn synced(synced: &mut Synced) -> &mut bool {
         &mut synced.namespaces
     }
+}
+
+/// The ranges of a ServiceCIDR. One that is going away still has Services.
+fn ranges_of(object: networking::ServiceCIDR) -> Option<Vec<IpNet>> {
+    let ranges = object.spec?.cidrs.into_iter().flatten();
+    Some(ranges.filter_map(|range| range.parse().ok()).collect())
 }
 
 /// Puts something in, or takes it out. True when that changed anything.

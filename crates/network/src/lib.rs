@@ -45,8 +45,7 @@ pub async fn run(
     let own_ranges = network.config().pod_cidrs.iter().chain(&network.config().service_cidrs).copied().collect();
     let server = dns::Server::bind(dns::Config { own_ranges, ..dns }).await?;
     let cluster = cluster::Cluster::watch(client.clone(), &token);
-    let routes =
-        node_routes::run(Arc::clone(&network), Arc::clone(&cluster), client, node_name.clone(), token.clone());
+    let routes = node_routes::run(Arc::clone(&network), Arc::clone(&cluster), client, node_name.clone(), token.clone());
     let services = services::run(network, Arc::clone(&cluster), node_name, token.clone());
     tokio::join!(services, routes, server.run(cluster, token.clone()));
     Ok(())

@@ -100,7 +100,10 @@ pub(crate) fn wait_until_live(netlink: &mut Netlink, index: u32) -> io::Result<(
         let mut question = LinkMessage::default();
         question.header.index = index;
         let RouteNetlinkMessage::NewLink(link) = netlink.get(RouteNetlinkMessage::GetLink(question))? else {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel answered with something else than a link"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the kernel answered with something else than a link",
+            ));
         };
         if link.attributes.contains(&LinkAttribute::OperState(State::Up)) {
             return Ok(());
@@ -303,6 +306,15 @@ pub(crate) fn node_routes(netlink: &mut Netlink) -> io::Result<Vec<(IpNet, IpAdd
 /// Removes a route by way of another machine. One that is not there is fine.
 pub(crate) fn delete_node_route(netlink: &mut Netlink, destination: IpNet, gateway: IpAddr) -> io::Result<()> {
     match netlink.change(RouteNetlinkMessage::DelRoute(route_message(destination, &Target::Node { gateway }))) {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+        other => other,
+    }
+}
+
+/// Removes a route out of a link. One that is not there is fine.
+pub(crate) fn delete_link_route(netlink: &mut Netlink, destination: IpNet, index: u32) -> io::Result<()> {
+    let target = Target::Link { index, source: None };
+    match netlink.change(RouteNetlinkMessage::DelRoute(route_message(destination, &target))) {
         Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(()),
         other => other,
     }

@@ -21,7 +21,7 @@
 //! gone, so leftover files mean nothing and are removed; therefore records need no fsync.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -475,12 +475,7 @@ impl Network {
     }
 
     /// Takes addresses and a link name that nobody has.
-    fn reserve(
-        &self,
-        uid: &str,
-        host_ports: Vec<HostPort>,
-        facts: Option<PodFacts>,
-    ) -> Result<Record, NetworkError> {
+    fn reserve(&self, uid: &str, host_ports: Vec<HostPort>, facts: Option<PodFacts>) -> Result<Record, NetworkError> {
         let mut state = self.state.lock();
         let mut ips = Vec::with_capacity(state.pools.len());
         for (position, range) in self.config.pod_cidrs.iter().enumerate() {
@@ -616,6 +611,33 @@ impl Network {
     /// The kernel has the rules that were made from this state of `pod_changes`.
     pub(crate) fn rules_are_in_force(&self, generation: u64, policies: bool) {
         self.in_force.send_replace(InForce { generation, policies });
+    }
+
+    /// Leads the ranges of Services to the bridge, where they end: an address that no rule takes must not leave the
+    /// machine, and a machine without any other route must still find its Services.
+    pub(crate) async fn set_service_routes(
+        self: &Arc<Self>,
+        before: &BTreeSet<IpNet>,
+        wanted: &BTreeSet<IpNet>,
+    ) -> Result<(), NetworkError> {
+        let gone: Vec<IpNet> = before.difference(wanted).copied().collect();
+        let fresh: Vec<IpNet> = wanted.difference(before).copied().collect();
+        let own = Arc::clone(self);
+        blocking(move || {
+            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+            let index = links::index(&own.config.bridge).map_err(Step::List.failed())?;
+            for range in gone {
+                links::delete_link_route(&mut netlink, range, index).map_err(Step::MakeRoute.failed())?;
+            }
+            for range in fresh {
+                let v4 = range.addr().is_ipv4();
+                let source = own.gateways.iter().find(|gateway| gateway.is_ipv4() == v4).copied();
+                let target = Target::Link { index, source };
+                links::add_route(&mut netlink, range, &target).map_err(Step::MakeRoute.failed())?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Makes the routes to the pods of other nodes what is given, and takes away those that are not wanted any more.

@@ -172,8 +172,11 @@ mod tests {
         assert!(!note(&mut wanted, "own", &node("own", &["10.244.0.0/24"], &["192.0.2.9"])));
         assert!(!note(&mut wanted, "own", &node("b", &[], &[])), "one without a range changes nothing");
         assert!(note(&mut wanted, "own", &node("c", &["fd00:2::/64", "x"], &["192.0.2.2"])));
-        let via = |route: &NodeRoute| route.node.map_or_else(|| format!("only behind {}", route.underlay), |node| node.to_string());
-        let text: Vec<String> = wanted.values().flatten().map(|(range, route)| format!("{range} {}", via(route))).collect();
+        let via = |route: &NodeRoute| {
+            route.node.map_or_else(|| format!("only behind {}", route.underlay), |node| node.to_string())
+        };
+        let text: Vec<String> =
+            wanted.values().flatten().map(|(range, route)| format!("{range} {}", via(route))).collect();
         assert_eq!(text, ["10.244.1.0/24 192.0.2.1", "fd00:1::/64 2001:db8::1", "fd00:2::/64 only behind 192.0.2.2"]);
         assert!(note(&mut wanted, "own", &node("a", &["10.244.1.0/24"], &["192.0.2.7"])), "a new address counts");
     }

@@ -415,8 +415,14 @@ mod tests {
     fn a_status_changes_only_with_its_substance() {
         let machine =
             Machine { cpus: 2, memory: 1 << 30, pid_max: 1000, architecture: "amd64".into(), ..Machine::default() };
-        let facts =
-            Facts { ips: &[IpAddr::from([192, 0, 2, 1])], name: "n", port: 10250, max_pods: 110, version: "v1.36.0", machine: &machine };
+        let facts = Facts {
+            ips: &[IpAddr::from([192, 0, 2, 1])],
+            name: "n",
+            port: 10250,
+            max_pods: 110,
+            version: "v1.36.0",
+            machine: &machine,
+        };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
         let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };
         let look = Look { memory_available: 1 << 30, disk, tasks: 10, images: Vec::new(), now: at(1000) };

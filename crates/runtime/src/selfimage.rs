@@ -46,6 +46,7 @@ const TOOLS: &[&str] = &[
     "touch",
     "true",
     "udp-echo",
+    "udp-get",
     "write-file",
 ];
 

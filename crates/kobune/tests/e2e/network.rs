@@ -52,7 +52,9 @@ fn reaches_not(cluster: &Cluster, pod: &str, url: &str) {
 /// The names of the pods that answer.
 fn answering(cluster: &Cluster, pod: &str, url: &str) -> BTreeSet<String> {
     let answer = |_| in_pod(cluster, pod, &["http-get", url]).expect("an answer");
-    let name = |answer: String| answer.lines().find_map(|line| line.trim().strip_prefix("pod").map(str::trim).map(str::to_owned));
+    let name = |answer: String| {
+        answer.lines().find_map(|line| line.trim().strip_prefix("pod").map(str::trim).map(str::to_owned))
+    };
     (0..8).map(answer).filter_map(name).collect()
 }
 
@@ -72,7 +74,13 @@ fn services_change_on_two_nodes() {
     let near = cluster.host().address().to_owned();
     for pod in [
         runner("web-far", "web", Some("far"), WEB, ""),
-        runner("web-near", "web", None, WEB, r#", "ports": [{"containerPort": 8080, "hostPort": 54323, "hostIP": "127.0.0.1"}]"#),
+        runner(
+            "web-near",
+            "web",
+            None,
+            WEB,
+            r#", "ports": [{"containerPort": 8080, "hostPort": 54323, "hostIP": "127.0.0.1"}]"#,
+        ),
         runner("udp", "udp", Some("far"), r#"["udp-echo", "--listen", ":8080"]"#, ""),
         runner("client", "client", None, r#"["sleep", "infinity"]"#, ""),
         runner("stranger", "stranger", Some("far"), r#"["sleep", "infinity"]"#, ""),
@@ -148,7 +156,9 @@ fn services_change_on_two_nodes() {
     says(false);
 
     // Hand-made Endpoints are mirrored.
-    cluster.apply(r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "custom"}, "spec": {"ports": [{"port": 80}]}}"#);
+    cluster.apply(
+        r#"{"apiVersion": "v1", "kind": "Service", "metadata": {"name": "custom"}, "spec": {"ports": [{"port": 80}]}}"#,
+    );
     let address = field(&cluster, "pod/web-far", ".status.podIP");
     let made = format!(
         r#"{{"apiVersion": "v1", "kind": "Endpoints", "metadata": {{"name": "custom"}}, "subsets": [{{"addresses": [{{"ip": "{address}"}}], "ports": [{{"port": 8080}}]}}]}}"#
@@ -255,7 +265,9 @@ fn nodes_of_different_links() {
     let mut cluster = builder.start().expect("a cluster starts");
     let kubeconfig = cluster.kubeconfig();
     let kubeconfig = kubeconfig.to_str().expect("text");
-    cluster.join_far(["--kubeconfig", kubeconfig, "--node-name", "far", "--backend", "vxlan"]).expect("an agent starts");
+    cluster
+        .join_far(["--kubeconfig", kubeconfig, "--node-name", "far", "--backend", "vxlan"])
+        .expect("an agent starts");
     wait_for(&cluster, &["node", "far"], r#".status.conditions[?(@.type=="Ready")].status"#, "True");
     let near = get(&cluster, &["nodes", "-o", "jsonpath={.items[*].metadata.name}"]);
     let near = near.split(' ').find(|name| *name != "far").expect("two nodes").to_owned();

@@ -91,7 +91,8 @@ impl Policy {
         let says = |direction: &str| types.iter().any(|known| known == direction);
         // The API server fills the types in; without them, upstream's rule holds.
         let ingress = types.is_empty() || says("Ingress");
-        let egress = says("Egress") || (types.is_empty() && spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()));
+        let egress =
+            says("Egress") || (types.is_empty() && spec.egress.as_ref().is_some_and(|rules| !rules.is_empty()));
         let incoming = spec.ingress.into_iter().flatten().map(|rule| Rule::of(rule.from, rule.ports));
         let outgoing = spec.egress.into_iter().flatten().map(|rule| Rule::of(rule.to, rule.ports));
         Policy {

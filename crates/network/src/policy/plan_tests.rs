@@ -12,7 +12,9 @@ fn passes(isolation: &Isolation, from: IpAddr, to: IpAddr, protocol: Protocol, p
             let peer = match &found.peer {
                 PeerMatch::Anyone => true,
                 PeerMatch::Pods(set) => isolation.pods[set].contains(&other),
-                PeerMatch::Blocks(set) => isolation.blocks[set].iter().any(|(first, last)| (*first..=*last).contains(&other)),
+                PeerMatch::Blocks(set) => {
+                    isolation.blocks[set].iter().any(|(first, last)| (*first..=*last).contains(&other))
+                }
             };
             let port = match &found.port {
                 PortMatch::Any => true,
@@ -51,8 +53,7 @@ fn allowed(world: &World<'_>, from: IpAddr, to: IpAddr, protocol: Protocol, port
             || rule.ports.iter().any(|ports| match ports {
                 Ports::Numbers(of, first, last) => *of == protocol && (*first..=*last).contains(&port),
                 Ports::Named(of, name) => {
-                    *of == protocol
-                        && pod_at(to).is_some_and(|pod| pod.ports.contains(&(name.clone(), protocol, port)))
+                    *of == protocol && pod_at(to).is_some_and(|pod| pod.ports.contains(&(name.clone(), protocol, port)))
                 }
                 Ports::None => false,
             });
@@ -107,9 +108,14 @@ fn protocol() -> impl Strategy<Value = Protocol> {
 
 fn ports() -> impl Strategy<Value = Ports> {
     prop_oneof![
-        (protocol(), 1..6u16, 0..3u16).prop_map(|(protocol, first, more)| Ports::Numbers(protocol, first, first + more)),
+        (protocol(), 1..6u16, 0..3u16).prop_map(|(protocol, first, more)| Ports::Numbers(
+            protocol,
+            first,
+            first + more
+        )),
         protocol().prop_map(|protocol| Ports::Numbers(protocol, 0, u16::MAX)),
-        (protocol(), sample::select(vec!["http", "dns"])).prop_map(|(protocol, name)| Ports::Named(protocol, name.into())),
+        (protocol(), sample::select(vec!["http", "dns"]))
+            .prop_map(|(protocol, name)| Ports::Named(protocol, name.into())),
         Just(Ports::None),
     ]
 }

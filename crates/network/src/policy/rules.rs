@@ -1,9 +1,6 @@
 //! What may pass, as sets and chains of the table.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use super::plan::{Isolation, Match, PeerMatch, PortMatch};
 use crate::services::table::{Chain, Set, SetKind, Table};
@@ -34,10 +31,9 @@ pub fn add(table: &mut Table, isolation: &Isolation) {
     let (mut entry, mut destination) = (Vec::new(), Vec::new());
     for family in [V4, V6] {
         let Family { digit, ip, address } = family;
-        for (direction, chains, looked_at, rules) in [
-            ("from", &isolation.from, "saddr", &mut entry),
-            ("to", &isolation.to, "daddr", &mut destination),
-        ] {
+        for (direction, chains, looked_at, rules) in
+            [("from", &isolation.from, "saddr", &mut entry), ("to", &isolation.to, "daddr", &mut destination)]
+        {
             let of_family = chains.iter().filter(|(pod, _)| pod.is_ipv4() == (digit == '4'));
             let elements = of_family.map(|(pod, chain)| (pod.to_string(), Some(format!("goto {chain}")))).collect();
             let name = format!("policy-{direction}{digit}");
@@ -127,6 +123,10 @@ mod tests {
             "ip saddr @blocks4-1 meta l4proto tcp th dport { 80, 8000-9000 } ",
         );
         check(PeerMatch::Anyone, PortMatch::Numbers(Protocol::Sctp, vec![(0, 65_535)]), "meta l4proto sctp ");
-        check(PeerMatch::Anyone, PortMatch::Named("named4-tcp-1".into()), "ip daddr . meta l4proto . th dport @named4-tcp-1 ");
+        check(
+            PeerMatch::Anyone,
+            PortMatch::Named("named4-tcp-1".into()),
+            "ip daddr . meta l4proto . th dport @named4-tcp-1 ",
+        );
     }
 }

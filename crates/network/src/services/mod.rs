@@ -6,6 +6,7 @@
 //! whole table at once.
 
 pub mod conntrack;
+pub mod health;
 pub mod nft;
 pub mod plan;
 pub mod table;
@@ -42,6 +43,8 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
     };
     let mut objects = cluster.changes();
     let mut pods = network.pod_changes();
+    let mut health = health::Ports::default();
+    let mut ranges = place.service_cidrs.iter().map(ipnet::IpNet::trunc).collect();
     // What the kernel has; none until this run has made the table, and after a failure.
     let mut applied: Option<Plan> = None;
     loop {
@@ -51,7 +54,19 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
         objects.mark_unchanged();
         let generation = *pods.borrow_and_update();
         let local = network.local_pods();
-        let wanted = cluster.read(|tables| plan::plan(&place, tables, &local));
+        let (wanted, checks, all_ranges) = cluster.read(|tables| {
+            let wanted = plan::plan(&place, tables, &local);
+            (wanted, health::plan(tables, &place.node), plan::service_ranges(&place, tables))
+        });
+        if ranges != all_ranges {
+            match network.set_service_routes(&ranges, &all_ranges).await {
+                Ok(()) => ranges = all_ranges,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the routes to Services were not set");
+                }
+            }
+        }
+        health.set(checks).await;
         let commands = table::difference(applied.as_ref().map(|plan| &plan.table), &wanted.table);
         if !commands.is_empty() {
             let text = table::render(&wanted.table.name, &commands);

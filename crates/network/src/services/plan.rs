@@ -29,11 +29,7 @@ use crate::{
     cluster::{Endpoint, Key, Service, ServicePort, Slice, Tables},
     config::hash,
     network::{HostPort, LocalPod, Protocol},
-    policy::{
-        self,
-        objects::PodFacts,
-        plan::World,
-    },
+    policy::{self, objects::PodFacts, plan::World},
 };
 
 /// What is the same for every service.
@@ -139,7 +135,7 @@ fn any_of<T: ToString>(items: impl Iterator<Item = T>) -> Option<String> {
 pub fn plan(place: &Place, tables: &Tables, pods: &[LocalPod]) -> Plan {
     let mut build = Build { place, zone: tables.zone.as_deref(), plan: Plan::default() };
     build.plan.table.name = place.table.clone();
-    build.frame();
+    build.frame(&service_ranges(place, tables));
     let mut services: Vec<(&Key, &Arc<Service>)> = tables.services().collect();
     services.sort_by(|left, right| left.0.cmp(right.0));
     for (key, service) in services {
@@ -164,6 +160,11 @@ pub fn plan(place: &Place, tables: &Tables, pods: &[LocalPod]) -> Plan {
         build.policies(tables, pods);
     }
     build.plan
+}
+
+/// Every range that Services have addresses of.
+pub fn service_ranges(place: &Place, tables: &Tables) -> BTreeSet<IpNet> {
+    place.service_cidrs.iter().chain(tables.service_ranges.values().flatten()).map(IpNet::trunc).collect()
 }
 
 /// What is known of this node's pods, newest first: labels as the API has them now, or as they were when the pod came.
@@ -215,8 +216,8 @@ impl Build<'_> {
         forward.rules.push(format!("jump {}", policy::rules::ENTRY));
     }
 
-    /// The sets and base chains, which depend on nothing but the place.
-    fn frame(&mut self) {
+    /// The sets and base chains, which depend on nothing but the place and the ranges of Services.
+    fn frame(&mut self, service_ranges: &BTreeSet<IpNet>) {
         let place = self.place;
         let mut services = Vec::new();
         let mut postrouting = Vec::new();
@@ -253,7 +254,7 @@ impl Build<'_> {
             let of_family = |range: &&IpNet| Family::of_range(range) == family;
             let pods = any_of(place.pod_cidrs.iter().filter(of_family));
             let cluster = any_of(place.cluster_cidrs.iter().filter(of_family));
-            let ranges = any_of(place.service_cidrs.iter().filter(of_family));
+            let ranges = any_of(service_ranges.iter().filter(of_family));
             let gateway = place.gateways.iter().find(|gateway| Family::of(gateway) == family);
             let names = any_of(place.dns_addresses.iter().filter(|address| Family::of(address) == family));
             let outside = format!("oifname != \"{}*\"", place.link_prefix);

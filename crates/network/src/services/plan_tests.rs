@@ -285,7 +285,8 @@ fn hints_choose_endpoints() {
         let place = place();
         let build = Build { place: &place, zone, plan: Plan::default() };
         let endpoints: Vec<(&Endpoint, u16)> = endpoints.iter().map(|endpoint| (endpoint, 80)).collect();
-        let found: Vec<String> = build.near(&endpoints).iter().map(|(endpoint, _)| endpoint.address.to_string()).collect();
+        let found: Vec<String> =
+            build.near(&endpoints).iter().map(|(endpoint, _)| endpoint.address.to_string()).collect();
         assert_eq!(found, expected, "{zone:?} {hints:?}");
     };
     let two: &[(&[&str], &[&str])] = &[(&["east"], &[]), (&["west"], &[])];

@@ -495,7 +495,9 @@ fn attaching_is_quick_and_leaves_no_locks() {
         let attached = start.elapsed() / 20;
         let together = (20..60).map(|number| {
             let network = Arc::clone(&network);
-            tokio::spawn(async move { network.attach(&format!("pod-{number}"), &[], None).await.expect("attached").ips[0] })
+            tokio::spawn(
+                async move { network.attach(&format!("pod-{number}"), &[], None).await.expect("attached").ips[0] },
+            )
         });
         let start = Instant::now();
         let mut addresses = std::collections::HashSet::new();

@@ -22,9 +22,7 @@ fn facts(name: &str, app: &str) -> PodFacts {
 }
 
 fn app(name: &str) -> Selector {
-    Selector::of(
-        &serde_json::from_value(serde_json::json!({"matchLabels": {"app": name}})).expect("a selector"),
-    )
+    Selector::of(&serde_json::from_value(serde_json::json!({"matchLabels": {"app": name}})).expect("a selector"))
 }
 
 fn friends(ports: Vec<Ports>) -> Vec<Rule> {
@@ -143,7 +141,8 @@ fn host_ports_of_one_number() {
         let table = config.table.clone();
         let network = Network::start(config).await.expect("a network");
         let gateway = network.gateways()[0];
-        let port = |host_ip: Option<IpAddr>, protocol| HostPort { host_ip, host_port: 54323, container_port: 8080, protocol };
+        let port =
+            |host_ip: Option<IpAddr>, protocol| HostPort { host_ip, host_port: 54323, container_port: 8080, protocol };
         let local = IpAddr::from(Ipv4Addr::LOCALHOST);
         let one = network.attach("one", &[port(Some(local), Protocol::Tcp)], None).await.expect("attached");
         let two = network.attach("two", &[port(Some(gateway), Protocol::Tcp)], None).await.expect("attached");

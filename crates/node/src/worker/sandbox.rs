@@ -148,8 +148,12 @@ pub async fn attach_again(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Ve
     if pod::spec(owner).host_network.unwrap_or(false) {
         return Ok(context.host_ips());
     }
-    let attachment =
-        context.config.network.attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner))).await.map_err(|error| chain(&error))?;
+    let attachment = context
+        .config
+        .network
+        .attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner)))
+        .await
+        .map_err(|error| chain(&error))?;
     Ok(attachment.ips.iter().map(ToString::to_string).collect())
 }
 

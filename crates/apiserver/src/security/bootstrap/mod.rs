@@ -213,9 +213,8 @@ fn dns_service(config: &Config) -> Value {
 
 /// The service under which pods reach the API server. It has one family, as its endpoints have.
 fn kubernetes_service(config: &Config) -> Value {
-    let of_family = |address: &&IpAddr| {
-        config.server_addresses.first().is_none_or(|server| server.is_ipv4() == address.is_ipv4())
-    };
+    let of_family =
+        |address: &&IpAddr| config.server_addresses.first().is_none_or(|server| server.is_ipv4() == address.is_ipv4());
     let first = config.service_addresses.iter().find(of_family).or(config.service_addresses.first());
     let addresses: Vec<IpAddr> = first.copied().into_iter().collect();
     let ports = json!([{ "name": "https", "port": 443, "protocol": "TCP", "targetPort": config.port }]);
@@ -246,8 +245,7 @@ fn kubernetes_endpoints(addresses: &[&IpAddr], port: u16) -> Value {
 }
 
 fn kubernetes_endpoint_slice(addresses: &[&IpAddr], port: u16) -> Value {
-    let endpoint =
-        |address: &&IpAddr| json!({ "addresses": [address.to_string()], "conditions": { "ready": true } });
+    let endpoint = |address: &&IpAddr| json!({ "addresses": [address.to_string()], "conditions": { "ready": true } });
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {
