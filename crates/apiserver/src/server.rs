@@ -189,7 +189,7 @@ impl ApiServer {
         }
         let desired = bootstrap::objects(&bootstrap::Config {
             service_addresses: ranges.iter().map(|range| range.address(0)).collect(),
-            dns_addresses: ranges.iter().filter_map(|range| range.has(9).then(|| range.address(9))).collect(),
+            dns_addresses: ranges.iter().filter(|range| range.has(9)).map(|range| range.address(9)).collect(),
             service_cidrs: config.service_cidrs.clone(),
             cluster_cidrs: config.cluster_cidrs.clone(),
             cluster_domain: config.cluster_domain.clone(),

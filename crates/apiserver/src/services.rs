@@ -267,7 +267,7 @@ impl Allocator {
                 let detail = "this cluster is not configured for dual-stack services";
                 return Err(FieldError::invalid("spec.ipFamilyPolicy", policy.as_str(), detail));
             }
-            for (index, family) in families.iter().enumerate().filter(|(_, family)| !has(family)) {
+            if let Some((index, family)) = families.iter().enumerate().find(|(_, family)| !has(family)) {
                 let detail = "not configured on this cluster";
                 return Err(FieldError::invalid(format!("spec.ipFamilies[{index}]"), family.as_str(), detail));
             }
