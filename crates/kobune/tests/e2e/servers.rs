@@ -11,17 +11,20 @@ use crate::SETTLE;
 /// A server without a node.
 struct Server {
     folder: tempfile::TempDir,
-    port: u16,
+    name: &'static str,
 }
 
+/// The servers of one cluster have one port, on machines of their own.
+const PORT: &str = "7001";
+
 impl Server {
-    fn new(port: u16) -> Server {
-        Server { folder: tempfile::tempdir().expect("a temporary folder"), port }
+    fn new(name: &'static str) -> Server {
+        Server { folder: tempfile::tempdir().expect("a temporary folder"), name }
     }
 
     /// The keys of a cluster are the same on all of its servers.
-    fn with_keys_of(port: u16, other: &Server) -> Server {
-        let server = Server::new(port);
+    fn with_keys_of(name: &'static str, other: &Server) -> Server {
+        let server = Server::new(name);
         let copied = Command::new("cp")
             .args(["-a", "--"])
             .arg(other.folder.path().join("pki"))
@@ -38,8 +41,8 @@ impl Server {
 
     fn start(&self, host: &Host, etcd: &str) -> Running {
         let mut command = host.command(env!("CARGO_BIN_EXE_kobune"));
-        command.arg("server").args(["--etcd-servers", etcd, "--port", &self.port.to_string()]);
-        command.arg("--data-dir").arg(self.folder.path()).args(["--node-name", &format!("server-{}", self.port)]);
+        command.arg("server").args(["--etcd-servers", etcd, "--port", PORT]);
+        command.arg("--data-dir").arg(self.folder.path()).args(["--node-name", self.name]);
         Running::start(command, None).expect("the server starts")
     }
 
@@ -70,18 +73,36 @@ fn kubectl(host: &Host, kubeconfig: &Path) -> Command {
 fn another_server_takes_over_when_the_leader_is_killed() {
     let lan = Lan::new().expect("a link");
     let host = lan.host().expect("a host");
+    let other = lan.host().expect("another host");
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut command = host.command(tools().join("etcd-3.5/etcd"));
+    let url = format!("http://{}:2379", host.address());
     command.arg("--data-dir").arg(folder.path()).args(["--log-level", "error"]);
+    command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
     let _etcd = Running::start(command, None).expect("etcd starts");
-    let url = "http://127.0.0.1:2379";
 
-    let one = Server::new(7001);
-    let first = one.start(&host, url);
+    let one = Server::new("server-1");
+    let first = one.start(&host, &url);
     one.wait_until_ready(&host, &first);
-    let two = Server::with_keys_of(7002, &one);
-    let second = two.start(&host, url);
+    let two = Server::with_keys_of("server-2", &one);
+    let second = two.start(&other, &url);
     two.wait_until_ready(&host, &second);
+
+    // Both are endpoints of the API's Service.
+    let endpoints = |expected: &[&str]| {
+        eventually(&format!("the servers are {expected:?}"), SETTLE, || {
+            let path = "jsonpath={.endpoints[*].addresses[0]}";
+            let slice = two.kubectl(&host, &["get", "endpointslice", "kubernetes", "-o", path]);
+            let path = "jsonpath={.subsets[*].addresses[*].ip}";
+            let old = two.kubectl(&host, &["get", "endpoints", "kubernetes", "-o", path]);
+            if slice.split(' ').eq(expected.iter().copied()) && old == slice {
+                Ok(())
+            } else {
+                Err(format!("{slice}; {old}"))
+            }
+        });
+    };
+    endpoints(&[host.address(), other.address()]);
 
     // Each write is read at the other server at once.
     for number in 0..10 {
@@ -122,15 +143,16 @@ fn another_server_takes_over_when_the_leader_is_killed() {
         let path = "jsonpath={.spec.holderIdentity}";
         two.kubectl(&host, &["get", "lease", "-n", "kube-system", "kube-controller-manager", "-o", path])
     };
-    assert!(holder().starts_with("server-7001_"), "{}", holder());
+    assert!(holder().starts_with("server-1_"), "{}", holder());
     // kill -9: the lease has to run out.
     drop(first);
     two.kubectl(&host, &["scale", "deployment", "web", "--replicas=3"]);
     pods(&two, &second, 3);
-    assert!(holder().starts_with("server-7002_"), "{}", holder());
+    endpoints(&[other.address()]);
+    assert!(holder().starts_with("server-2_"), "{}", holder());
 
     // The first one comes back as a candidate, and leads as soon as the second one stops cleanly.
-    let first = one.start(&host, url);
+    let first = one.start(&host, &url);
     one.wait_until_ready(&host, &first);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(second.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
         .expect("it runs");
