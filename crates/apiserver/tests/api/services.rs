@@ -48,7 +48,8 @@ async fn two_servers_never_give_the_same_away() {
     // What is taken shows as upstream's IPAddress, and what was refused has left nothing behind.
     let reserved = names(&cluster, "/apis/networking.k8s.io/v1/ipaddresses").await;
     let mut expected: HashSet<String> = addresses.iter().map(|address| (*address).to_owned()).collect();
-    expected.insert("10.96.0.1".to_owned());
+    // The API's own Service and that of DNS.
+    expected.extend(["10.96.0.1", "10.96.0.10"].map(str::to_owned));
     assert_eq!(reserved, expected);
     let address = cluster.get("/apis/networking.k8s.io/v1/ipaddresses/10.96.0.1").await.expect(200);
     assert_eq!(address["spec"]["parentRef"]["name"], "kubernetes");
