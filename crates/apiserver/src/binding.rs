@@ -108,8 +108,12 @@ fn mark_scheduled(pod: &mut Value) {
     if !pod["status"]["conditions"].is_array() {
         pod["status"]["conditions"] = json!([]);
     }
+    let generation = pod["metadata"]["generation"].clone();
     let Some(conditions) = pod["status"]["conditions"].as_array_mut() else { return };
-    let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": call::now_text()});
+    let mut condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": call::now_text()});
+    if generation.is_number() {
+        condition["observedGeneration"] = generation;
+    }
     match conditions.iter_mut().find(|condition| condition["type"] == "PodScheduled") {
         Some(existing) if existing["status"] == "True" => {}
         Some(existing) => *existing = condition,

@@ -278,17 +278,26 @@ fn narrow(object: &mut Value, old: &Value, change: impl FnOnce(&mut Value, &Valu
     *object = next;
 }
 
-/// Takes the resources of containers over, by name.
+/// Takes the resources of containers over, by name, in the order of the request: validation says what is wrong with
+/// another order or another name.
+///
+/// Source: `dropNonResizeUpdates` in `pkg/registry/core/pod/strategy.go`.
 fn resize(containers: &mut Value, asked: &Value) {
-    for container in containers.as_array_mut().into_iter().flatten() {
-        let same = asked.as_array().into_iter().flatten().find(|other| other["name"] == container["name"]);
+    let (Some(known), Some(asked)) = (containers.as_array(), asked.as_array()) else { return };
+    let taken = |other: &Value| {
+        let Some(container) = known.iter().find(|container| container["name"] == other["name"]) else {
+            return other.clone();
+        };
+        let mut container = container.clone();
         for field in ["resources", "resizePolicy"] {
-            match same.map(|other| &other[field]) {
-                Some(Value::Null) | None => {}
-                Some(value) => insert(container, field, value.clone()),
+            match &other[field] {
+                Value::Null => {}
+                value => insert(&mut container, field, value.clone()),
             }
         }
-    }
+        container
+    };
+    *containers = asked.iter().map(taken).collect();
 }
 
 fn restore_metadata(object: &mut Value, generation: &Value) {

@@ -11,6 +11,8 @@ pub(super) fn create(pod: &mut Value) {
     if !list(&pod["spec"], "schedulingGates").is_empty() {
         pod["status"]["conditions"] = json!([{
             "type": "PodScheduled",
+            // A pod is born with this generation.
+            "observedGeneration": 1,
             "status": "False",
             "lastProbeTime": null,
             "lastTransitionTime": null,

@@ -71,8 +71,17 @@ pub(in crate::validation) fn resize(pod: &Value, old: &Value, class: &str, error
         ("containers", "only cpu and memory resources are mutable"),
     ] {
         let containers = path.child(field);
+        if list(&pod["spec"], field).len() != list(&old["spec"], field).len() {
+            errors.push(FieldError::forbidden(containers, "containers may not be added or removed on resize"));
+            continue;
+        }
         let pairs = list(&pod["spec"], field).iter().zip(list(&old["spec"], field));
         for (index, (now, before)) in pairs.enumerate() {
+            if text(now, "name") != text(before, "name") {
+                let detail = "containers may not be renamed or reordered on resize";
+                errors.push(FieldError::forbidden(containers.index(index).child("name"), detail));
+                continue;
+            }
             if field == "initContainers" && text(before, "restartPolicy") != "Always" {
                 if !same(now, before) {
                     let detail = "resources for non-sidecar init containers are immutable";

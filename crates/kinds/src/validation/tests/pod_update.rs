@@ -173,4 +173,21 @@ fn parts() {
             "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
         ],
     );
+    let named = |name: &str| {
+        let mut one = json!({"name": name, "image": "i"});
+        super::merge(&mut one, resources("1"));
+        one
+    };
+    update(
+        &before,
+        json!({"spec": {"containers": [named("d")]}}),
+        Some("resize"),
+        &["spec.containers[0].name: Forbidden: containers may not be renamed or reordered on resize"],
+    );
+    update(
+        &before,
+        json!({"spec": {"containers": [named("c"), named("d")]}}),
+        Some("resize"),
+        &["spec.containers: Forbidden: containers may not be added or removed on resize"],
+    );
 }
