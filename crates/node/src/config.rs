@@ -4,9 +4,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kobune_network::Network;
 use kobune_runtime::Runtime;
+
+use crate::eviction::Threshold;
 
 /// Everything a node needs from the program around it.
 #[derive(Clone)]
@@ -35,6 +38,10 @@ pub struct Config {
     pub max_pods: u32,
     /// The pod address ranges of this node, written to `spec.podCIDRs` when the node registers.
     pub pod_cidrs: Vec<String>,
+    /// When pods are evicted because the machine runs short.
+    pub eviction: Vec<Threshold>,
+    /// How often the machine is looked at for that.
+    pub eviction_period: Duration,
     /// Labels to register the node with besides the usual ones.
     pub labels: BTreeMap<String, String>,
     /// The Kubernetes version to report, like `v1.36.0+kobune0.1.0`.

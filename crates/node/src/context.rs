@@ -9,12 +9,16 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::config::Config;
 use crate::env::Surroundings;
 use crate::events::Recorder;
+use crate::eviction::Pressure;
+use crate::ledger::Ledger;
 use crate::machine::Machine;
 use crate::pod;
+use crate::probe_counts::ProbeCounts;
 use crate::quantity::Amount;
 use crate::references::References;
 use crate::resolv::Dns;
 use crate::services::Services;
+use crate::usage::Disks;
 use crate::volumes::local::LocalVolumes;
 
 /// What all workers of a node share.
@@ -29,6 +33,14 @@ pub struct Context {
     pub references: Arc<References>,
     /// Watched Services.
     pub services: Services,
+    /// What of the node is granted to which pod.
+    pub ledger: Ledger,
+    /// What the machine is short of.
+    pub pressure: Pressure,
+    /// What containers have on disk.
+    pub disks: Disks,
+    /// Results of probes.
+    pub probe_counts: Arc<ProbeCounts>,
     /// The TLS client for probes: probes do not check certificates.
     pub probe_tls: Arc<rustls::ClientConfig>,
     /// Volumes on the node's own disk.

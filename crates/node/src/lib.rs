@@ -10,34 +10,42 @@
 //! Decisions are pure functions ([`plan`], [`status`], [`env`] and so on); tasks only carry news to them and act.
 
 mod admission;
+mod allocation;
 mod backoff;
 mod config;
 mod context;
 mod env;
 mod errors;
 mod events;
+mod eviction;
 mod hooks;
 mod http;
 mod image;
+mod image_garbage;
+mod ledger;
 mod log;
 mod machine;
 mod node;
 mod plan;
 mod pod;
 mod pods;
+mod probe_counts;
 mod probe_tls;
 mod probes;
 mod quantity;
 mod references;
 mod register;
+mod resize;
 mod resolv;
 mod resources;
 mod security;
 mod services;
 mod status;
+mod usage;
 mod volumes;
 mod worker;
 
 pub use config::Config;
+pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
 pub use node::{Node, NodeError};
 pub use volumes::local::{LocalError, LocalVolumes};

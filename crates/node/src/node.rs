@@ -12,11 +12,14 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::context::Context;
 use crate::events;
+use crate::eviction::{self, Pressure};
 use crate::http::Server;
+use crate::ledger::{Ledger, Totals};
 use crate::machine::read_machine;
 use crate::pods::{self, Pods};
 use crate::references::References;
 use crate::services::Services;
+use crate::usage::Disks;
 use crate::volumes::local::LocalVolumes;
 use crate::{probe_tls, register};
 
@@ -76,11 +79,22 @@ impl Node {
         made.map_err(|source| NodeError::Folder { path: folder, source })?;
         let probe_tls = probe_tls::client().map_err(|source| NodeError::ProbeTls { source })?;
         let (recorder, writer) = events::channel();
+        let machine = read_machine();
+        let disk = crate::machine::disk(&config.data_dir).unwrap_or_default();
+        let capacity = Totals {
+            cpu: i64::try_from(machine.cpus).unwrap_or(1).saturating_mul(1000),
+            memory: machine.memory,
+            storage: i64::try_from(disk.size).unwrap_or(i64::MAX),
+        };
         let context = Arc::new(Context {
             references: References::new(config.client.clone()),
             services: Services::default(),
             events: recorder,
-            machine: read_machine(),
+            ledger: Ledger::new(capacity, config.max_pods),
+            pressure: Pressure::default(),
+            disks: Disks::default(),
+            probe_counts: Arc::default(),
+            machine,
             probe_tls,
             locals: LocalVolumes::of(&config.data_dir),
             config,
@@ -116,6 +130,7 @@ impl Node {
             ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
             ("the clean-up of local volumes", deletions),
             ("the pods", tokio::spawn(pods::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
+            ("eviction", tokio::spawn(eviction::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
             ("the HTTP API", tokio::spawn(server.run(listener, token.clone()))),
         ];
         let mut result = Ok(());

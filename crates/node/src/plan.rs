@@ -34,6 +34,10 @@ pub struct Track {
     pub ready: bool,
     /// A probe demands a restart; the text says which.
     pub unhealthy: Option<String>,
+    /// Its new resources are had by a restart only, as its `resizePolicy` says.
+    pub outgrown: bool,
+    /// The container that was stopped so that another follows it, however it ends.
+    pub replaced: Option<ContainerId>,
     /// Not before this time may it be tried again (image pulls).
     pub not_before: Option<Timestamp>,
 }
@@ -83,6 +87,10 @@ pub struct Kill {
     pub id: ContainerId,
     /// The text of the event.
     pub message: String,
+    /// Another one follows, however this one ends.
+    pub replace: bool,
+    /// The pod's author has changed what it should be.
+    pub redefined: bool,
 }
 
 /// What to do next.
@@ -146,6 +154,18 @@ pub fn restarts(owner: &Pod, member: &Member, exit_code: i32) -> bool {
     }
 }
 
+/// Whether a container follows this ended one: by the rules, or because it was stopped for that.
+pub fn is_followed(owner: &Pod, member: &Member, container: &ContainerStatus, track: Option<&Track>) -> bool {
+    track.is_some_and(|track| track.replaced.as_ref() == Some(&container.id))
+        || restarts(owner, member, exit_code(container))
+}
+
+/// Whether a container that had to be stopped is started again. Its end does not count: it did not choose it.
+fn is_replaced(owner: &Pod, member: &Member) -> bool {
+    let policy = member.container.restart_policy.as_deref().or(pod::spec(owner).restart_policy.as_deref());
+    member.role == Role::Sidecar || policy != Some("Never")
+}
+
 fn rule_matches(rule: &ContainerRestartRule, exit_code: i32) -> bool {
     rule.exit_codes.as_ref().is_some_and(|codes| {
         let listed = codes.values.iter().flatten().any(|code| *code == exit_code);
@@ -201,7 +221,7 @@ pub fn plan(view: &View<'_>) -> Plan {
         let mut mains = view.members.iter().filter(|member| member.role == Role::Main);
         plan.finished = mains.all(|member| {
             latest(view.containers, &member.container.name)
-                .is_some_and(|container| ended(container) && !restarts(view.pod, member, exit_code(container)))
+                .is_some_and(|container| ended(container) && !followed(view, member, container))
         }) && view.members.iter().any(|member| member.role == Role::Main);
     }
     if plan.finished {
@@ -216,6 +236,10 @@ pub fn plan(view: &View<'_>) -> Plan {
     plan
 }
 
+fn followed(view: &View<'_>, member: &Member, container: &ContainerStatus) -> bool {
+    is_followed(view.pod, member, container, view.tracks.get(&member.container.name))
+}
+
 /// Looks at an init container; whether the ones after it may go on.
 fn init_step(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan, main_ran: bool) -> bool {
     let name = &member.container.name;
@@ -227,7 +251,7 @@ fn init_step(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan, ma
             if code == 0 {
                 return true;
             }
-            if restarts(view.pod, member, code) {
+            if followed(view, member, container) {
                 consider(view, index, member, plan);
             } else {
                 plan.finished = true;
@@ -237,7 +261,7 @@ fn init_step(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan, ma
         // What failed for good in an earlier sandbox is not tried again in a new one.
         (Role::Init, None)
             if latest(view.containers, name).is_some_and(|container| {
-                ended(container) && exit_code(container) != 0 && !restarts(view.pod, member, exit_code(container))
+                ended(container) && exit_code(container) != 0 && !followed(view, member, container)
             }) =>
         {
             plan.finished = true;
@@ -263,8 +287,11 @@ fn consider(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan) {
     }
     let newest = latest(view.containers, name);
     if let Some(container) = newest.filter(|container| container.state == ContainerState::Running) {
-        if let Some(message) = restart_reason(member, container, track) {
-            plan.kill.push(Kill { member: index, id: container.id.clone(), message });
+        if image_changed(&member.container, container) {
+            let message = format!("Container {name} definition changed");
+            plan.kill.push(Kill { member: index, id: container.id.clone(), message, replace: true, redefined: true });
+        } else if let Some((message, replace)) = restart_reason(view.pod, member, container, track) {
+            plan.kill.push(Kill { member: index, id: container.id.clone(), message, replace, redefined: false });
         }
         return;
     }
@@ -272,11 +299,10 @@ fn consider(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan) {
     // A container that was made and not started failed to start; only ended ones count for the restart policy.
     if let Some(container) = newest.filter(|container| ended(container)) {
         let in_current = Some(&container.sandbox) == view.sandbox;
-        let code = exit_code(container);
         let again = match member.role {
             // In a new sandbox init containers run again, also those that succeeded.
             Role::Init if !in_current => true,
-            _ => restarts(view.pod, member, code),
+            _ => followed(view, member, container),
         };
         if !again {
             return;
@@ -307,13 +333,19 @@ fn soonest(again: &mut Option<Duration>, left: Duration) {
     *again = Some(again.map_or(left, |known| known.min(left)));
 }
 
-fn restart_reason(member: &Member, container: &ContainerStatus, track: Option<&Track>) -> Option<String> {
+/// Why a running container has to go, and whether another follows it in any case.
+fn restart_reason(
+    owner: &Pod,
+    member: &Member,
+    container: &ContainerStatus,
+    track: Option<&Track>,
+) -> Option<(String, bool)> {
     let name = &member.container.name;
-    if let Some(message) = track.filter(|track| track.is_about(&container.id)).and_then(|track| track.unhealthy.clone())
-    {
-        return Some(message);
+    let track = track.filter(|track| track.is_about(&container.id))?;
+    if let Some(message) = &track.unhealthy {
+        return Some((message.clone(), is_replaced(owner, member)));
     }
-    image_changed(&member.container, container).then(|| format!("Container {name} definition changed"))
+    track.outgrown.then(|| (format!("Container {name} resize requires restart"), true))
 }
 
 fn image_changed(wanted: &Container, container: &ContainerStatus) -> bool {

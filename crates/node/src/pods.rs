@@ -13,9 +13,8 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{self, Room};
 use crate::context::Context;
-use crate::events::Severity;
+use crate::eviction::Eviction;
 use crate::pod;
 use crate::worker::{self, Desired, manifest};
 
@@ -25,8 +24,6 @@ const OFFLINE_AFTER: Duration = Duration::from_secs(5);
 struct Entry {
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
-    /// The pod was refused and takes no room.
-    refused: bool,
 }
 
 /// The node's pods by uid.
@@ -47,6 +44,13 @@ impl Pods {
     /// All pods.
     pub fn all(&self) -> Vec<Arc<Pod>> {
         self.entries.lock().values().map(|entry| Arc::clone(&entry.desired.borrow().pod)).collect()
+    }
+
+    /// Wants a pod to go.
+    pub fn evict(&self, uid: &str, eviction: Eviction) {
+        if let Some(entry) = self.entries.lock().get(uid) {
+            entry.desired.send_modify(|desired| desired.evicted = desired.evicted.take().or(Some(eviction)));
+        }
     }
 
     fn wake(&self, uid: Option<&str>) {
@@ -155,37 +159,17 @@ impl Source {
         // Who owns which field is of no use here and is a good part of a pod.
         pod.metadata.managed_fields = None;
         let uid = pod::uid(&pod).to_owned();
-        let desired = Desired { pod: Arc::new(pod), gone: false };
+        let pod = Arc::new(pod);
         let mut entries = self.pods.entries.lock();
         if let Some(entry) = entries.get(&uid) {
-            entry.desired.send_replace(desired);
+            entry.desired.send_modify(|desired| (desired.pod, desired.gone) = (pod, false));
             return;
         }
-        let refusal = self.refusal(&desired.pod, &entries);
-        if let Some((reason, message)) = &refusal {
-            self.context.events.pod(&desired.pod, Severity::Warning, reason, message.clone());
-        }
-        let (sender, receiver) = watch::channel(desired);
+        let (sender, receiver) = watch::channel(Desired { pod, gone: false, evicted: None });
         let wake = Arc::new(Notify::new());
-        let entry = Entry { desired: sender, wake: Arc::clone(&wake), refused: refusal.is_some() };
-        entries.insert(uid.clone(), entry);
+        entries.insert(uid.clone(), Entry { desired: sender, wake: Arc::clone(&wake) });
         let (context, forgotten, token) = (Arc::clone(&self.context), self.forgotten.clone(), self.token.clone());
-        let verdict = refusal.map(|(reason, message)| (reason, format!("Pod was rejected: {message}")));
-        self.workers.spawn(supervise(context, receiver, wake, token, forgotten, uid, verdict));
-    }
-
-    /// Why the node does not take a pod that it has not seen before. Whatever has begun here was taken.
-    fn refusal(&self, pod: &Pod, entries: &HashMap<String, Entry>) -> Option<(String, String)> {
-        let begun = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-        if begun || pod.metadata.deletion_timestamp.is_some() || pod::is_terminal(pod) {
-            return None;
-        }
-        let others = entries.values().filter(|entry| !entry.refused).filter_map(|entry| {
-            let desired = entry.desired.borrow();
-            (!desired.gone && !pod::is_terminal(&desired.pod)).then(|| Arc::clone(&desired.pod))
-        });
-        let room = Room::of(&self.context.allocatable(), self.context.config.max_pods);
-        admission::refusal(pod, &others.collect::<Vec<_>>(), &room)
+        self.workers.spawn(supervise(context, receiver, wake, token, forgotten, uid));
     }
 
     fn gone(&self, last: Option<&Pod>, uid: &str) {
@@ -278,10 +262,9 @@ async fn supervise(
     token: CancellationToken,
     forgotten: mpsc::Sender<String>,
     uid: String,
-    verdict: Option<(String, String)>,
 ) {
     loop {
-        let run = worker::run(Arc::clone(&context), desired.clone(), Arc::clone(&wake), token.clone(), verdict.clone());
+        let run = worker::run(Arc::clone(&context), desired.clone(), Arc::clone(&wake), token.clone());
         match tokio::spawn(run).await {
             Ok(true) => {
                 // Without a receiver the node is shutting down.

@@ -35,8 +35,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const STATUS_EVERY: Duration = Duration::from_secs(300);
 /// How soon a failed registration or write is tried again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Memory below which the node is under pressure: upstream's default for eviction.
-const MEMORY_LEAST: i64 = 100 << 20;
 /// So many images are listed, and so many names of each: upstream's limits.
 const IMAGES: usize = 50;
 const IMAGE_NAMES: usize = 5;
@@ -44,12 +42,10 @@ const IMAGE_NAMES: usize = 5;
 /// What the machine looks like at a moment.
 #[derive(Clone, Debug, Default)]
 pub struct Look {
-    /// Memory that could be given to pods.
-    pub memory_available: i64,
     /// The file system of the data folder.
     pub disk: Disk,
-    /// Processes and threads.
-    pub tasks: i64,
+    /// Conditions of pressure that hold.
+    pub pressure: Vec<&'static str>,
     /// Images in the store.
     pub images: Vec<Image>,
     /// The time.
@@ -58,9 +54,8 @@ pub struct Look {
 
 fn look(context: &Context) -> Look {
     Look {
-        memory_available: machine::memory_available(),
         disk: machine::disk(&context.config.data_dir).unwrap_or_default(),
-        tasks: machine::tasks(),
+        pressure: context.pressure.all(),
         images: context.config.runtime.images().list(),
         now: Timestamp::now(),
     }
@@ -92,11 +87,7 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
     .into_iter()
     .map(|(key, value)| (key.to_owned(), quantity(value)))
     .collect();
-    let memory_short = look.memory_available < MEMORY_LEAST;
-    let disk_short = look.disk.size > 0
-        && (look.disk.available < look.disk.size / 100 * 5
-            || (look.disk.inodes > 0 && look.disk.inodes_free < look.disk.inodes / 100 * 5));
-    let tasks_short = look.tasks > node.machine.pid_max / 100 * 95;
+    let short = |condition: &str| look.pressure.contains(&condition);
     let condition = |kind: &str, bad: bool, good_reason: &str, good: &str, bad_reason: &str, bad_text: &str| {
         let (status, reason, message) = if bad { ("True", bad_reason, bad_text) } else { ("False", good_reason, good) };
         (kind.to_owned(), status, reason.to_owned(), message.to_owned())
@@ -104,7 +95,7 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
     let own = [
         condition(
             "MemoryPressure",
-            memory_short,
+            short("MemoryPressure"),
             "KubeletHasSufficientMemory",
             "kubelet has sufficient memory available",
             "KubeletHasInsufficientMemory",
@@ -112,7 +103,7 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         ),
         condition(
             "DiskPressure",
-            disk_short,
+            short("DiskPressure"),
             "KubeletHasNoDiskPressure",
             "kubelet has no disk pressure",
             "KubeletHasDiskPressure",
@@ -120,7 +111,7 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         ),
         condition(
             "PIDPressure",
-            tasks_short,
+            short("PIDPressure"),
             "KubeletHasSufficientPID",
             "kubelet has sufficient PID available",
             "KubeletHasInsufficientPID",
@@ -234,6 +225,7 @@ pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationTo
         // Dropping the timer loses nothing.
         tokio::select! {
             () = token.cancelled() => return,
+            () = context.pressure.changed() => {}
             () = tokio::time::sleep(delay) => {}
         }
     }
@@ -425,7 +417,7 @@ mod tests {
         };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
         let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };
-        let look = Look { memory_available: 1 << 30, disk, tasks: 10, images: Vec::new(), now: at(1000) };
+        let look = Look { disk, pressure: Vec::new(), images: Vec::new(), now: at(1000) };
         let make = |look: &Look, old: &NodeStatus| node_status(&facts, look, old);
         let first = make(&look, &NodeStatus::default());
         let later = Look { now: at(2000), disk: Disk { available: 49 << 30, ..disk }, ..look.clone() };
@@ -433,7 +425,7 @@ mod tests {
         assert_eq!(substance(&first), substance(&second));
         let known: NodeStatus = serde_json::from_value(substance(&first)).expect("a status");
         assert_eq!(substance(&make(&later, &known)), substance(&first));
-        let short = Look { memory_available: 1 << 20, ..later };
+        let short = Look { pressure: vec!["MemoryPressure"], ..later };
         let third = make(&short, &second);
         let pressure = third
             .conditions

@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kobune_runtime::Resources;
 
+use crate::ledger::Totals;
 use crate::pod::is_sidecar;
 use crate::quantity::Amount;
 
@@ -123,36 +124,57 @@ pub fn container_resources(pod: &Pod, container: &Container, memory_capacity: i6
     }
 }
 
+/// A request or a limit of one container.
+type Pick<'a> = &'a dyn Fn(Option<&ResourceRequirements>) -> Option<Amount>;
+
+/// What the containers of a pod need together at any time; `None` when one of them says nothing.
+///
+/// Source: `PodRequests` and `PodLimits` of `k8s.io/component-helpers/resource`.
+fn together(spec: &PodSpec, pick: Pick<'_>) -> Option<Amount> {
+    let long_running =
+        spec.init_containers.iter().flatten().filter(|container| is_sidecar(container)).chain(&spec.containers);
+    let mut most = Amount::default();
+    for container in long_running {
+        most = most.plus(pick(container.resources.as_ref())?);
+    }
+    let mut sidecars = Amount::default();
+    for container in spec.init_containers.iter().flatten() {
+        let own = pick(container.resources.as_ref())?;
+        if is_sidecar(container) {
+            sidecars = sidecars.plus(own);
+            most = most.max(sidecars);
+        } else {
+            most = most.max(sidecars.plus(own));
+        }
+    }
+    Some(most)
+}
+
+fn overhead(spec: &PodSpec, name: &str) -> Amount {
+    amount(spec.overhead.as_ref(), name).unwrap_or_default()
+}
+
+/// What a pod takes of the node: its requests with its overhead.
+pub fn requests(pod: &Pod) -> Totals {
+    let Some(spec) = &pod.spec else { return Totals::default() };
+    let total = |name: &str| {
+        let whole = request(spec.resources.as_ref(), name);
+        let whole = whole.or_else(|| together(spec, &|resources| Some(request(resources, name).unwrap_or_default())));
+        whole.unwrap_or_default().plus(overhead(spec, name))
+    };
+    Totals { cpu: total("cpu").milli(), memory: total("memory").value(), storage: total("ephemeral-storage").value() }
+}
+
 /// The limits of the pod's cgroup: sums of its containers', or what the pod itself says.
 pub fn pod_resources(pod: &Pod) -> Resources {
     let Some(spec) = &pod.spec else { return Resources::default() };
-    let overhead = |name: &str| amount(spec.overhead.as_ref(), name).unwrap_or_default();
-    let total = |pick: &dyn Fn(Option<&ResourceRequirements>) -> Option<Amount>| -> Option<Amount> {
-        let long_running =
-            spec.init_containers.iter().flatten().filter(|container| is_sidecar(container)).chain(&spec.containers);
-        let mut sum = Some(Amount::default());
-        let mut sidecars = Amount::default();
-        for container in long_running {
-            sum = sum.zip(pick(container.resources.as_ref())).map(|(sum, more)| sum.plus(more));
-        }
-        let mut most = sum?;
-        for container in spec.init_containers.iter().flatten() {
-            let own = pick(container.resources.as_ref())?;
-            if is_sidecar(container) {
-                sidecars = sidecars.plus(own);
-                most = most.max(sidecars);
-            } else {
-                most = most.max(sidecars.plus(own));
-            }
-        }
-        Some(most)
-    };
+    let total = |pick: Pick<'_>| together(spec, pick);
     let pod_level = spec.resources.as_ref();
     let cpu =
         request(pod_level, "cpu").or_else(|| total(&|resources| Some(request(resources, "cpu").unwrap_or_default())));
     let cpu_limit = limit(pod_level, "cpu").or_else(|| total(&|resources| limit(resources, "cpu")));
     let memory_limit = limit(pod_level, "memory").or_else(|| total(&|resources| limit(resources, "memory")));
-    let plus = |base: Option<Amount>, name: &str| base.map(|base| base.plus(overhead(name)));
+    let plus = |base: Option<Amount>, name: &str| base.map(|base| base.plus(overhead(spec, name)));
     let (cpu, cpu_limit, memory_limit) = (plus(cpu, "cpu"), plus(cpu_limit, "cpu"), plus(memory_limit, "memory"));
     Resources {
         cpu_shares: Some(shares(cpu.map_or(0, Amount::milli))),

@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kobune_runtime::{ContainerId, ContainerState, ContainerStatus};
 
-use crate::plan::{Track, exit_code, latest, previous, restarts};
+use crate::allocation::Record;
+use crate::plan::{Track, exit_code, is_followed, latest, previous, restarts};
 use crate::pod::{self, Member, Role};
 use crate::resources::qos_class;
 
@@ -27,12 +28,16 @@ pub struct View<'a> {
     pub tracks: &'a HashMap<String, Track>,
     /// What containers left as their termination message.
     pub messages: &'a HashMap<ContainerId, String>,
-    /// All init containers are done.
-    pub initialized: bool,
     /// Nothing of the pod will be started any more.
     pub ending: bool,
     /// Why the node ended it, if it did (`DeadlineExceeded`, `Evicted`), with a message.
     pub verdict: Option<&'a (String, String)>,
+    /// The node did not take it in: none of its containers was ever looked at.
+    pub rejected: bool,
+    /// Resources that the node has granted, and those in force.
+    pub resources: &'a Record,
+    /// How a resize stands.
+    pub resize: ResizeState<'a>,
     /// The sandbox exists and has its network.
     pub sandbox_ready: bool,
     /// Addresses of the node.
@@ -45,6 +50,18 @@ pub struct View<'a> {
     pub now: Timestamp,
 }
 
+/// How a resize stands, as conditions show it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ResizeState<'a> {
+    /// `Deferred` or `Infeasible`, with a message.
+    pub pending: Option<(&'a str, &'a str)>,
+    /// It was granted for this generation and is not in force everywhere yet; with what went wrong.
+    pub in_progress: Option<(Option<i64>, Option<&'a str>)>,
+}
+
+/// Conditions that are there only as long as a resize is.
+const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
 /// A time with whole seconds, as the API writes it.
 pub fn time(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
@@ -55,7 +72,7 @@ pub fn status(view: &View<'_>) -> PodStatus {
     let empty = PodStatus::default();
     let old = view.pod.status.as_ref().unwrap_or(&empty);
     let of_role = |roles: &[Role]| -> Vec<ApiContainerStatus> {
-        let members = view.members.iter().filter(|member| roles.contains(&member.role));
+        let members = view.members.iter().filter(|member| roles.contains(&member.role) && !view.rejected);
         members.map(|member| container_status(view, member, old)).collect()
     };
     let init = of_role(&[Role::Init, Role::Sidecar]);
@@ -85,7 +102,12 @@ pub fn status(view: &View<'_>) -> PodStatus {
     conditions.push(("Ready", ready_condition(view, old, &containers_ready)));
     conditions.push(("ContainersReady", containers_ready));
     conditions.push(("PodScheduled", ("True", None, None)));
-    let conditions = merge_conditions(old, conditions, generation, view.now);
+    if let Some((_, message)) = view.verdict.filter(|(reason, _)| reason == "Evicted" && !view.rejected) {
+        conditions.push(("DisruptionTarget", ("True", Some("TerminationByKubelet"), Some(message.clone()))));
+    }
+    let mut conditions = merge_conditions(old, conditions, generation, view.now);
+    conditions.extend(resize_conditions(view, old));
+    let whole = view.pod.spec.as_ref().and_then(|spec| spec.resources.as_ref());
     let ips = |ips: &[String]| ips.first().cloned();
     let none_if_empty = |list: Vec<ApiContainerStatus>| (!list.is_empty()).then_some(list);
     PodStatus {
@@ -111,9 +133,33 @@ pub fn status(view: &View<'_>) -> PodStatus {
         resource_claim_statuses: old.resource_claim_statuses.clone(),
         extended_resource_claim_status: old.extended_resource_claim_status.clone(),
         node_allocatable_resource_claim_statuses: old.node_allocatable_resource_claim_statuses.clone(),
-        allocated_resources: old.allocated_resources.clone(),
-        resources: old.resources.clone(),
+        allocated_resources: whole
+            .and_then(|whole| view.resources.allocated.pod.as_ref().unwrap_or(whole).requests.clone()),
+        resources: whole.map(|whole| view.resources.actuated.pod.as_ref().unwrap_or(whole).clone()),
     }
+}
+
+fn resize_conditions(view: &View<'_>, old: &PodStatus) -> Vec<PodCondition> {
+    let make = |kind: &str, reason: Option<&str>, message: Option<&str>, generation: Option<i64>| {
+        let before = old.conditions.iter().flatten().find(|condition| condition.type_ == kind);
+        PodCondition {
+            type_: kind.to_owned(),
+            status: "True".to_owned(),
+            reason: reason.map(str::to_owned),
+            message: message.map(str::to_owned),
+            last_transition_time: before
+                .and_then(|before| before.last_transition_time.clone())
+                .or_else(|| Some(time(view.now))),
+            last_probe_time: None,
+            observed_generation: generation,
+        }
+    };
+    let [pending, in_progress] = RESIZE_CONDITIONS;
+    let generation = view.pod.metadata.generation;
+    let pending = view.resize.pending.map(|(reason, message)| make(pending, Some(reason), Some(message), generation));
+    let in_progress =
+        view.resize.in_progress.map(|(generation, error)| make(in_progress, error.map(|_| "Error"), error, generation));
+    pending.into_iter().chain(in_progress).collect()
 }
 
 fn waiting(reason: &str, message: Option<&str>) -> ApiState {
@@ -169,10 +215,18 @@ fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiCon
         started: Some(false),
         ..ApiContainerStatus::default()
     };
+    if member.role != Role::Ephemeral {
+        // Who resizes looks here, also while the container does not run.
+        let granted = member.container.resources.clone().unwrap_or_default();
+        let in_force = view.resources.actuated.containers.get(name).filter(|_| is_running(newest));
+        status.allocated_resources = granted.requests.clone();
+        status.resources = Some(in_force.cloned().unwrap_or(granted));
+    }
     let starting = || {
-        let blocked =
-            view.members.iter().any(|member| matches!(member.role, Role::Init | Role::Sidecar)) && !view.initialized;
-        waiting(if blocked && member.role != Role::Init { "PodInitializing" } else { "ContainerCreating" }, None)
+        let initializes = view.members.iter().any(|member| matches!(member.role, Role::Init | Role::Sidecar));
+        let reason =
+            if initializes && member.role != Role::Ephemeral { "PodInitializing" } else { "ContainerCreating" };
+        waiting(reason, None)
     };
     let Some(container) = newest else {
         status.state = Some(match told {
@@ -229,11 +283,6 @@ fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiCon
                 Role::Main | Role::Sidecar => started && own.is_some_and(|track| track.ready),
                 Role::Init | Role::Ephemeral => false,
             };
-            if member.role != Role::Ephemeral {
-                status.allocated_resources =
-                    member.container.resources.as_ref().and_then(|resources| resources.requests.clone());
-                status.resources = member.container.resources.clone();
-            }
             let (uid, gid, groups) = &container.user;
             status.user = Some(ContainerUser {
                 linux: Some(LinuxContainerUser {
@@ -265,8 +314,12 @@ fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiCon
     status
 }
 
+fn is_running(container: Option<&ContainerStatus>) -> bool {
+    container.is_some_and(|container| container.state == ContainerState::Running)
+}
+
 fn may_run_again(view: &View<'_>, member: &Member, container: &ContainerStatus) -> bool {
-    restarts(view.pod, member, exit_code(container))
+    is_followed(view.pod, member, container, view.tracks.get(&member.container.name))
 }
 
 fn volume_mounts(member: &Member) -> Option<Vec<VolumeMountStatus>> {
@@ -317,7 +370,11 @@ fn phase(view: &View<'_>, init: &[ApiContainerStatus], main: &[ApiContainerStatu
         match state_of(status) {
             (_, Some(0), _, _) => {}
             (_, Some(code), _, _) => {
-                if member.is_some_and(|member| restarts(view.pod, member, code)) {
+                let again = member.is_some_and(|member| match latest(view.containers, name) {
+                    Some(newest) => may_run_again(view, member, newest),
+                    None => restarts(view.pod, member, code),
+                });
+                if again {
                     pending_init += 1;
                 } else {
                     failed_for_good += 1;
@@ -364,7 +421,7 @@ fn phase(view: &View<'_>, init: &[ApiContainerStatus], main: &[ApiContainerStatu
         view.members.iter().filter(|member| member.role == Role::Main).all(|member| {
             latest(view.containers, &member.container.name).is_some_and(|container| {
                 matches!(container.state, ContainerState::Exited | ContainerState::Unknown)
-                    && !restarts(view.pod, member, exit_code(container))
+                    && !may_run_again(view, member, container)
             })
         })
     };
@@ -513,8 +570,9 @@ fn merge_conditions(
             }
         })
         .collect();
-    let foreign =
-        old.conditions.iter().flatten().filter(|condition| !own.iter().any(|(kind, _)| *kind == condition.type_));
+    let foreign = old.conditions.iter().flatten().filter(|condition| {
+        !own.iter().any(|(kind, _)| *kind == condition.type_) && !RESIZE_CONDITIONS.contains(&condition.type_.as_str())
+    });
     conditions.extend(foreign.cloned());
     conditions
 }
@@ -532,21 +590,12 @@ mod tests {
         containers: &'a [ContainerStatus],
         ready: &'a [&'a str],
         waiting: &'a [(&'a str, &'a str)],
-        initialized: bool,
         ending: bool,
     }
 
     impl Default for Case<'_> {
         fn default() -> Self {
-            Case {
-                spec: json!({}),
-                old: json!({}),
-                containers: &[],
-                ready: &[],
-                waiting: &[],
-                initialized: true,
-                ending: false,
-            }
+            Case { spec: json!({}), old: json!({}), containers: &[], ready: &[], waiting: &[], ending: false }
         }
     }
 
@@ -569,9 +618,11 @@ mod tests {
             containers: case.containers,
             tracks: &tracks,
             messages: &HashMap::new(),
-            initialized: case.initialized,
             ending: case.ending,
             verdict: None,
+            rejected: false,
+            resources: &Record::default(),
+            resize: ResizeState::default(),
             sandbox_ready: true,
             host_ips: &["192.0.2.1".to_owned()],
             pod_ips: &["10.0.0.2".to_owned()],
@@ -670,7 +721,7 @@ mod tests {
             "Failed a-Error(3)/- Initialized=True Ready=False:PodFailed",
         );
         check(
-            Case { spec: init.clone(), containers: &[c("i", 0, "running")], initialized: false, ..Case::default() },
+            Case { spec: init.clone(), containers: &[c("i", 0, "running")], ..Case::default() },
             "Pending i-running/- a-PodInitializing/- Initialized=False:ContainersNotInitialized Ready=False:ContainersNotReady",
         );
         check(
@@ -687,7 +738,6 @@ mod tests {
                 spec: init,
                 containers: &[c("i", 0, "1")],
                 waiting: &[("i", "CrashLoopBackOff")],
-                initialized: false,
                 ..Case::default()
             },
             "Pending i-CrashLoopBackOff/Error(1) a-PodInitializing/- Initialized=False:ContainersNotInitialized Ready=False:ContainersNotReady",

@@ -131,6 +131,11 @@ impl Cgroups {
                 .iter()
                 .filter(|(names, _)| !names.iter().any(|name| name.starts_with("name=")))
                 .filter_map(|(_, mount)| Some((mount.file_name()?.to_string_lossy().into_owned(), below(mount, group))))
+                // Programs look for `cpu`; where it shares a tree with another controller the host has a link there.
+                .flat_map(|(name, folder)| {
+                    let parts = name.split(',').filter(|part| *part != name).map(str::to_owned).collect::<Vec<_>>();
+                    parts.into_iter().chain([name]).map(move |name| (name, folder.clone()))
+                })
                 .collect(),
         }
     }
@@ -338,14 +343,15 @@ impl Cgroups {
         let number = |text: &str| text.trim().parse::<u64>().unwrap_or(0);
         let mut stats = ContainerStats { at: jiff::Timestamp::now(), ..ContainerStats::default() };
         let memory = read("memory", "memory.stat")?;
-        let (inactive, rss, faults, major, usage, limit) = if self.unified() {
+        let (inactive, rss, cache, faults, major, usage, limit) = if self.unified() {
             stats.cpu_nanoseconds = keyed(&read("cpu", "cpu.stat")?, "usage_usec").unwrap_or(0) * 1000;
-            ("inactive_file", "anon", "pgfault", "pgmajfault", "memory.current", "memory.max")
+            ("inactive_file", "anon", "file", "pgfault", "pgmajfault", "memory.current", "memory.max")
         } else {
             stats.cpu_nanoseconds = number(&read("cpuacct", "cpuacct.usage")?);
             (
                 "total_inactive_file",
                 "total_rss",
+                "total_cache",
                 "total_pgfault",
                 "total_pgmajfault",
                 "memory.usage_in_bytes",
@@ -359,7 +365,13 @@ impl Cgroups {
         stats.major_page_faults = keyed(&memory, major).unwrap_or(0);
         // Version 1 says "no limit" with a number close to 2^63.
         stats.memory_limit = read("memory", limit)?.trim().parse::<u64>().ok().filter(|bytes| *bytes < 1 << 62);
+        stats.memory_cache = keyed(&memory, cache).unwrap_or(0);
         stats.pids = number(&read("pids", "pids.current")?);
+        let cpu = read("cpu", "cpu.stat")?;
+        let periods = |key: &str| keyed(&cpu, key).unwrap_or(0);
+        let waited = if self.unified() { periods("throttled_usec") * 1000 } else { periods("throttled_time") };
+        stats.cpu_throttling = (periods("nr_periods"), periods("nr_throttled"), waited);
+        stats.oom_kills = self.oom_kills(group);
         Ok(stats)
     }
 }

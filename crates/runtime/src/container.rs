@@ -48,6 +48,8 @@ pub struct ContainerConfig {
     pub security: SecurityContext,
     /// Overrides the image's stop signal (`SIGTERM`, `TERM` or a number).
     pub stop_signal: Option<String>,
+    /// A running container of the same sandbox whose process namespace this one enters (`targetContainerName`).
+    pub process_target: Option<ContainerId>,
 }
 
 /// Something of the host that the container sees.

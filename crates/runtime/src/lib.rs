@@ -53,9 +53,9 @@ pub use events::{ContainerEvent, ContainerEventKind, EventReceiver, RuntimeGone}
 pub use id::{ContainerId, SandboxId};
 pub use images::{Auth, Image, ImageConfig, ImageError, Images};
 pub use reference::{Reference, ReferenceError};
-pub use runtime::{Runtime, unmount_below};
+pub use runtime::{Resize, ResizeError, Runtime, unmount_below, usage_below};
 pub use sandbox::{SandboxConfig, SandboxState, SandboxStatus};
 pub use selfimage::SELF_IMAGE;
 pub use shim::shim_main;
-pub use stats::{ContainerStats, FilesystemUsage};
+pub use stats::{ContainerStats, DiskUsage, FilesystemUsage};
 pub use streams::{ExecOptions, ExecResult, ExitHandle, StreamControl, Streams};

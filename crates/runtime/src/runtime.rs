@@ -6,8 +6,10 @@ mod create;
 mod mounts;
 mod purge;
 mod records;
+mod resize;
 
 pub use mounts::unmount_below;
+pub use resize::{Resize, ResizeError};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -29,7 +31,7 @@ use crate::images::Images;
 use crate::protocol::{Exit, Message, Request};
 use crate::sandbox::{SandboxConfig, SandboxState, SandboxStatus};
 use crate::shim_client::ShimConnection;
-use crate::stats::{ContainerStats, FilesystemUsage};
+use crate::stats::{ContainerStats, DiskUsage, FilesystemUsage};
 use crate::streams::{ExecOptions, ExecResult, Streams};
 use adopt::blocking;
 use records::{Container, Sandbox, signal_number, unknown_exit};
@@ -310,38 +312,23 @@ impl Runtime {
         self.attach_client(id).await
     }
 
-    /// Changes the limits of a container; what is `None` stays as it is.
-    pub async fn update_container_resources(&self, id: &ContainerId, resources: Resources) -> Result<()> {
-        let container = self.find(id)?;
-        let (cgroups, group, wanted) = (self.cgroups.clone(), container.record.group.clone(), resources.clone());
-        blocking(move || Ok(cgroups.apply(&group, &wanted)?)).await?;
-        let record = {
-            let mut state = self.state.write();
-            let Some(container) = state.containers.get_mut(id) else {
-                return Err(Error::ContainerNotFound(id.to_string()));
-            };
-            container.record.config.resources.merge(resources);
-            container.record.clone()
-        };
-        let path = self.container_folder(id).join("container.json");
-        disk::write_json(&path, &record, Durability::Relaxed).map_err(Error::io("write", &path))
-    }
-
-    /// Changes the limits of the whole pod.
-    pub async fn update_sandbox_resources(&self, id: &SandboxId, resources: Resources) -> Result<()> {
-        let sandbox =
-            self.state.read().sandboxes.get(id).cloned().ok_or_else(|| Error::SandboxNotFound(id.to_string()))?;
-        let (cgroups, group) = (self.cgroups.clone(), self.pod_group(&sandbox.record.config));
-        blocking(move || Ok(cgroups.apply(&group, &resources)?)).await
-    }
-
-    /// What a container uses now. Blocks for a moment on a large writable layer: call it from a blocking thread.
+    /// What a container uses now of CPU and memory. Blocks for a few reads of the kernel's files.
     pub fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {
+        Ok(self.cgroups.stats(&self.find(id)?.record.group)?)
+    }
+
+    /// What a container has on disk. Looks at every file of its own layer: call it from a blocking thread and not often.
+    pub fn disk_usage(&self, id: &ContainerId) -> Result<DiskUsage> {
         let container = self.find(id)?;
-        let mut stats = self.cgroups.stats(&container.record.group)?;
-        stats.writable_layer = usage(&self.container_folder(id).join("upper"));
-        stats.log_bytes = container.record.log.as_deref().map_or(0, crate::log::total_size);
-        Ok(stats)
+        Ok(DiskUsage {
+            writable_layer: usage_below(&self.container_folder(id).join("upper")),
+            log_bytes: container.record.log.as_deref().map_or(0, crate::log::total_size),
+        })
+    }
+
+    /// The cgroup of a container, as paths below the trees name it.
+    pub fn cgroup_of(&self, id: &ContainerId) -> Option<String> {
+        self.state.read().containers.get(id).map(|container| container.record.group.clone())
     }
 
     /// What all of a pod uses now.
@@ -537,8 +524,8 @@ impl Resources {
     }
 }
 
-/// Space below a folder. Files that vanish meanwhile do not count.
-fn usage(folder: &Path) -> FilesystemUsage {
+/// Space on disk below a folder. Files that vanish meanwhile do not count. Blocks.
+pub fn usage_below(folder: &Path) -> FilesystemUsage {
     use std::os::unix::fs::MetadataExt;
     let mut total = FilesystemUsage::default();
     let mut open = vec![folder.to_path_buf()];

@@ -21,8 +21,19 @@ pub struct ContainerStats {
     pub major_page_faults: u64,
     /// The memory limit, if there is one.
     pub memory_limit: Option<u64>,
+    /// Caches of files, in bytes.
+    pub memory_cache: u64,
     /// Number of processes and threads.
     pub pids: u64,
+    /// Periods of the CPU limit that have passed, those in which it was reached, and how long processes had to wait.
+    pub cpu_throttling: (u64, u64, u64),
+    /// How often the kernel ended a process because memory ran out.
+    pub oom_kills: u64,
+}
+
+/// What a container has on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskUsage {
     /// What the container wrote into its own layer.
     pub writable_layer: FilesystemUsage,
     /// Size of the log files.

@@ -159,7 +159,11 @@ impl Server {
             (&Method::GET, ["stats", "summary"]) => metrics::summary(&self).await,
             (&Method::GET, ["metrics"]) => Ok(text(metrics::of_node(&self))),
             (&Method::GET, ["metrics", "resource"]) => metrics::resource(&self).await,
-            (&Method::GET, ["metrics", "cadvisor" | "probes"]) => Ok(text(String::new())),
+            (&Method::GET, ["metrics", "cadvisor"]) => metrics::cadvisor(&self).await,
+            (&Method::GET, ["metrics", "probes"]) => Ok(text(metrics::probes(&self))),
+            (&Method::GET, ["configz"]) => {
+                Ok(answer(StatusCode::OK, "application/json", metrics::configz(&self).to_string()))
+            }
             (&Method::GET, ["containerLogs", namespace, name, container]) => {
                 self.logs(namespace, name, container, &query).await
             }

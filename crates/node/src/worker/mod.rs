@@ -11,6 +11,7 @@ pub mod manifest;
 mod outcome;
 mod probing;
 mod report;
+mod resizing;
 mod sandbox;
 mod start;
 mod stop;
@@ -22,16 +23,18 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use kobune_runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::allocation::Book;
 use crate::backoff::{Backoff, elapsed};
 use crate::context::Context;
 use crate::events::Severity;
+use crate::eviction::Eviction;
 use crate::plan::{self, Kill, Plan, Start, Track, latest};
 use crate::pod::{self, Member};
 use crate::probes::ProbeKind;
@@ -41,6 +44,7 @@ use crate::volumes::tokens::Tokens;
 
 use probing::Probing;
 use report::Told;
+use resizing::Resizing;
 use start::{StartFailure, Starter};
 use stop::Stopper;
 
@@ -54,6 +58,9 @@ const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 const CONFIG_RETRY: Duration = Duration::from_secs(10);
 /// First and longest delay for operations that failed for reasons outside of the pod.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+/// A container whose definition has changed is replaced within this time almost always; until then the status is that of
+/// the one before. Upstream takes as long to see that a container has ended (`plegRelistPeriod`).
+const REPLACED_WITHIN: Duration = Duration::from_secs(1);
 /// More reports than this are never under way for one pod.
 const PROGRESS_QUEUE: usize = 64;
 
@@ -64,6 +71,8 @@ pub struct Desired {
     pub pod: Arc<Pod>,
     /// It is no longer there.
     pub gone: bool,
+    /// The node wants it to go.
+    pub evicted: Option<Eviction>,
 }
 
 /// What an operation reports.
@@ -71,9 +80,10 @@ enum Progress {
     Volumes(Result<(), String>),
     Sandbox(Result<(SandboxId, Vec<String>), String>),
     Attached(Result<Vec<String>, String>),
-    Started { name: String, id: ContainerId },
+    Started { name: String, id: ContainerId, resources: ResourceRequirements },
     StartDone { name: String, result: Result<ContainerId, StartFailure> },
     Killed { name: String },
+    Resized(Result<(), String>),
     Stopped(bool),
     CleanedUp(Result<(), String>),
     Told(Told),
@@ -131,7 +141,16 @@ pub struct Worker {
     changed: Arc<Notify>,
     progress: (mpsc::Sender<Progress>, mpsc::Receiver<Progress>),
     operations: JoinSet<()>,
+    /// The pod as the API has it.
     pod: Arc<Pod>,
+    /// The pod with the resources that the node has granted: what runs.
+    granted: Arc<Pod>,
+    book: Arc<Book>,
+    resizing: Resizing,
+    /// The node did not take the pod in.
+    rejected: bool,
+    /// Until when the status waits for containers that are replaced.
+    replaced_by: Option<Instant>,
     members: Vec<Member>,
     gone: bool,
     stage: Stage,
@@ -159,6 +178,8 @@ pub struct Worker {
     stop_retry: Retry,
     grace: Option<Duration>,
     verdict: Option<(String, String)>,
+    /// How long a pod that the node ended has, if not as long as it wants.
+    verdict_grace: Option<Duration>,
     cleaning: Retry,
     telling: Retry,
     untold: Option<String>,
@@ -167,21 +188,17 @@ pub struct Worker {
     reported: bool,
     deleting: Retry,
     forgetting: Retry,
-    initialized: bool,
     again: Option<Instant>,
 }
 
-/// Runs a pod's worker until the pod is forgotten (`true`) or the token is cancelled. A pod that the node does not take comes
-/// with a verdict and only fails.
+/// Runs a pod's worker until the pod is forgotten (`true`) or the token is cancelled.
 pub async fn run(
     context: Arc<Context>,
     desired: watch::Receiver<Desired>,
     wake: Arc<Notify>,
     token: CancellationToken,
-    verdict: Option<(String, String)>,
 ) -> bool {
     let mut worker = Worker::new(context, desired, wake);
-    worker.verdict = verdict;
     loop {
         worker.again = None;
         worker.pass();
@@ -230,14 +247,18 @@ impl Worker {
         let first = desired.borrow().clone();
         let changed = Arc::new(Notify::new());
         let held = context.references.hold(&first.pod, &changed);
-        let members = pod::members(pod::spec(&first.pod));
         let mut worker = Worker {
             desired,
             wake,
             changed,
             progress: mpsc::channel(PROGRESS_QUEUE),
             operations: JoinSet::new(),
-            members,
+            granted: Arc::clone(&first.pod),
+            book: Arc::default(),
+            resizing: Resizing::default(),
+            rejected: false,
+            replaced_by: None,
+            members: Vec::new(),
             gone: first.gone,
             stage: Stage::Running,
             born: Instant::now(),
@@ -264,6 +285,7 @@ impl Worker {
             stop_retry: Retry::default(),
             grace: None,
             verdict: None,
+            verdict_grace: None,
             cleaning: Retry::default(),
             telling: Retry::default(),
             untold: None,
@@ -271,12 +293,12 @@ impl Worker {
             reported: first.pod.status.as_ref().is_some_and(|status| status.start_time.is_some()),
             deleting: Retry::default(),
             forgetting: Retry::default(),
-            initialized: false,
             again: None,
             pod: first.pod,
             context,
         };
         worker.save();
+        worker.enter();
         worker.adopt();
         worker
     }
@@ -339,6 +361,7 @@ impl Worker {
             &mut self.deleting,
             &mut self.forgetting,
             &mut self.stop_retry,
+            &mut self.resizing.retry,
         ] {
             if retry.busy {
                 retry.end(false);
@@ -386,7 +409,16 @@ impl Worker {
 
     fn take_desired(&mut self) {
         let desired = self.desired.borrow_and_update().clone();
-        self.gone |= desired.gone;
+        if desired.gone && !self.gone {
+            // The scheduler counts it no longer, so neither may the node.
+            self.gone = true;
+            self.leave();
+        }
+        if let Some(eviction) = desired.evicted.filter(|_| self.verdict.is_none()) {
+            self.context.events.pod(&self.pod, Severity::Warning, "Evicted", eviction.message.clone());
+            self.verdict = Some(("Evicted".to_owned(), eviction.message));
+            self.verdict_grace = eviction.grace;
+        }
         self.accept(desired.pod);
     }
 
@@ -396,8 +428,19 @@ impl Worker {
             return;
         }
         let old = std::mem::replace(&mut self.pod, newer);
+        let before = std::mem::take(&mut self.members);
+        self.take_grant();
+        for member in &self.members {
+            let name = &member.container.name;
+            let known = before.iter().find(|before| before.container.name == *name);
+            if known.is_some_and(|known| known.container.image != member.container.image) {
+                // The delays were those of the other image.
+                self.pull_backoff.reset(name);
+                self.pull_failed.remove(name);
+                self.tracks.entry(name.clone()).or_default().not_before = None;
+            }
+        }
         if old.spec != self.pod.spec {
-            self.members = pod::members(pod::spec(&self.pod));
             self.held = self.context.references.hold(&self.pod, &self.changed);
         }
         // The downward API shows labels and annotations.
@@ -477,7 +520,8 @@ impl Worker {
             let seconds = self.pod.metadata.deletion_grace_period_seconds.unwrap_or(usual).max(1);
             Some(Duration::from_secs(seconds.unsigned_abs()))
         } else if pod::is_terminal(&self.pod) || self.verdict.is_some() {
-            Some(Duration::from_secs(usual.max(0).unsigned_abs()))
+            let usual = Duration::from_secs(usual.max(0).unsigned_abs());
+            Some(self.verdict_grace.map_or(usual, |grace| grace.min(usual)))
         } else if let Some(limit) = spec.active_deadline_seconds {
             let begun = self
                 .pod
@@ -508,6 +552,7 @@ impl Worker {
             Stage::Running => {
                 self.stage = Stage::Stopping;
                 self.grace = Some(grace);
+                self.probing.values_mut().for_each(Probing::end_restarting);
                 self.start_token.cancel();
             }
             // A shorter period counts at once; a longer one never does.
@@ -529,6 +574,7 @@ impl Worker {
             }
         }
         self.flip_pull_errors(now);
+        self.drive_resize(containers, now);
         let plan = plan::plan(&plan::View {
             pod: &self.pod,
             members: &self.members,
@@ -538,7 +584,6 @@ impl Worker {
             backoff: &self.backoff,
             now,
         });
-        self.initialized = plan.initialized;
         if plan.finished {
             let usual = pod::spec(&self.pod).termination_grace_period_seconds.unwrap_or(30).max(0).unsigned_abs();
             self.stop_within(Duration::from_secs(usual));
@@ -574,7 +619,7 @@ impl Worker {
         if self.volumes.may_start() {
             self.volumes.begin();
             self.volumes_stale = false;
-            let (context, owner, held) = (Arc::clone(&self.context), Arc::clone(&self.pod), self.held.clone());
+            let (context, owner, held) = (Arc::clone(&self.context), Arc::clone(&self.granted), self.held.clone());
             let (ips, tokens) = (self.pod_ips.clone(), Arc::clone(&self.tokens));
             self.spawn(async move {
                 Progress::Volumes(sandbox::set_up_volumes(&context, &owner, &ips, &held, &tokens).await)
@@ -593,7 +638,7 @@ impl Worker {
             self.context.events.pod(&self.pod, Severity::Normal, "SandboxChanged", message);
         }
         self.sandboxes.begin();
-        let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.pod));
+        let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.granted));
         self.spawn(async move { Progress::Sandbox(sandbox::run_sandbox(&context, &owner, attempt).await) });
     }
 
@@ -625,7 +670,16 @@ impl Worker {
         let own =
             own.into_iter().flatten().find_map(|probe| probe.termination_grace_period_seconds).filter(|_| unhealthy);
         let seconds = own.or(pod::spec(&self.pod).termination_grace_period_seconds).unwrap_or(30).max(0).unsigned_abs();
-        self.tracks.entry(name.clone()).or_default().busy = true;
+        let track = self.tracks.entry(name.clone()).or_default();
+        track.busy = true;
+        track.replaced = kill.replace.then(|| kill.id.clone());
+        if kill.redefined {
+            self.replaced_by = Some(Instant::now() + REPLACED_WITHIN);
+        }
+        if track.outgrown {
+            // It did not crash: another one follows at once.
+            self.backoff.reset(&name);
+        }
         let stopper = self.stopper();
         self.spawn(async move {
             stopper.stop(&member, &kill.id, Duration::from_secs(seconds), &kill.message).await;
@@ -648,7 +702,7 @@ impl Worker {
         }
         let starter = Starter {
             context: Arc::clone(&self.context),
-            pod: Arc::clone(&self.pod),
+            pod: Arc::clone(&self.granted),
             sandbox,
             pod_ips: self.pod_ips.clone(),
             held: self.held.clone(),
@@ -666,7 +720,8 @@ impl Worker {
                 let name = member.container.name.clone();
                 let result = match starter.start(&member, attempt).boxed().await {
                     Ok(id) => {
-                        drop(sender.send(Progress::Started { name: name.clone(), id: id.clone() }).await);
+                        let resources = member.container.resources.clone().unwrap_or_default();
+                        drop(sender.send(Progress::Started { name: name.clone(), id: id.clone(), resources }).await);
                         starter.post_start(&member, &id).boxed().await.map(|()| id)
                     }
                     Err(failure) => Err(failure),
@@ -785,16 +840,30 @@ impl Worker {
         if self.gone {
             return true;
         }
+        let replaces = self.tracks.values().any(|track| track.busy || track.replaced.is_some());
+        self.replaced_by = self.replaced_by.filter(|until| replaces && *until > Instant::now());
+        if let Some(until) = self.replaced_by.filter(|_| self.stage == Stage::Running) {
+            self.wake_at(until);
+            return false;
+        }
+        if let Some(until) = self.resizing.settles_by() {
+            // Almost always new limits are in force in a moment: one write tells that, and no half-way state.
+            self.wake_at(until);
+            return false;
+        }
         let host_ips = self.context.host_ips();
+        let resources = self.book.record();
         let made = status::status(&status::View {
             pod: &self.pod,
             members: &self.members,
             containers,
             tracks: &self.tracks,
             messages: &self.messages,
-            initialized: self.initialized,
             ending: self.stage != Stage::Running,
             verdict: self.verdict.as_ref(),
+            rejected: self.rejected,
+            resources: &resources,
+            resize: self.resizing.state(),
             sandbox_ready: self.sandbox.is_some()
                 && !self.pod_ips.is_empty()
                 && matches!(self.stage, Stage::Running | Stage::Stopping),
@@ -803,6 +872,10 @@ impl Worker {
             start_time: self.first_seen,
             now,
         });
+        if matches!(made.phase.as_deref(), Some("Succeeded" | "Failed")) {
+            // Before the scheduler hears of it.
+            self.leave();
+        }
         let known = self.pod.status.clone().unwrap_or_default();
         let Some(patch) = report::patch(pod::uid(&self.pod), &known, &made) else { return true };
         if self.untold.is_some() && self.untold == self.pod.metadata.resource_version {

@@ -51,13 +51,16 @@ impl Worker {
                     }
                 }
             }
-            Progress::Started { name, id } => {
-                let track = self.tracks.entry(name).or_default();
+            Progress::Started { name, id, resources } => {
+                let track = self.tracks.entry(name.clone()).or_default();
                 track.id = Some(id);
                 (track.waiting, track.started, track.ready, track.unhealthy) = (None, false, false, None);
+                (track.outgrown, track.replaced) = (false, None);
+                self.started_with(name, resources);
             }
             Progress::StartDone { name, result } => self.start_done(name, result),
             Progress::Killed { name } => self.tracks.entry(name).or_default().busy = false,
+            Progress::Resized(result) => self.resized(result),
             Progress::Stopped(success) => {
                 self.stopping = self.stopping.saturating_sub(1);
                 self.stop_retry.end(success);
@@ -65,7 +68,10 @@ impl Worker {
             Progress::CleanedUp(result) => {
                 self.cleaning.end(result.is_ok());
                 match result {
-                    Ok(()) => self.stage = Stage::Ended,
+                    Ok(()) => {
+                        self.stage = Stage::Ended;
+                        self.leave();
+                    }
                     Err(message) => tracing::warn!(
                         pod = pod::full_name(&self.pod),
                         message,
@@ -94,7 +100,10 @@ impl Worker {
             Progress::Forgotten(result) => {
                 self.forgetting.end(result.is_ok());
                 match result {
-                    Ok(()) => self.stage = Stage::Forgotten,
+                    Ok(()) => {
+                        self.stage = Stage::Forgotten;
+                        self.context.probe_counts.forget(pod::uid(&self.pod));
+                    }
                     Err(message) => {
                         self.stage = Stage::Ended;
                         tracing::warn!(
@@ -208,8 +217,15 @@ impl Worker {
             return;
         }
         let target = self.target(&member, id);
-        let mut probing =
-            Probing::new(id.clone(), member, target, started_at, self.context.events.clone(), self.progress.0.clone());
+        let mut probing = Probing::new(
+            id.clone(),
+            member,
+            target,
+            started_at,
+            self.context.events.clone(),
+            Arc::clone(&self.context.probe_counts),
+            self.progress.0.clone(),
+        );
         if started {
             probing.begin_running();
         } else {

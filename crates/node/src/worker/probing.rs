@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Probe;
 use kobune_runtime::ContainerId;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 
 use super::Progress;
 use crate::backoff::elapsed;
 use crate::events::{Recorder, Severity};
-use crate::pod::Member;
+use crate::pod::{self, Member};
+use crate::probe_counts::ProbeCounts;
 use crate::probes::{Counter, Outcome, ProbeKind, Target, look};
 
 /// The probes of one running container.
@@ -24,8 +25,11 @@ pub struct Probing {
     target: Target,
     started_at: Timestamp,
     events: Recorder,
+    counts: Arc<ProbeCounts>,
     progress: mpsc::Sender<Progress>,
     tasks: JoinSet<()>,
+    /// Those that ask for restarts.
+    restarting: Vec<AbortHandle>,
 }
 
 impl Probing {
@@ -35,9 +39,20 @@ impl Probing {
         target: Target,
         started_at: Timestamp,
         events: Recorder,
+        counts: Arc<ProbeCounts>,
         progress: mpsc::Sender<Progress>,
     ) -> Probing {
-        Probing { id, member: Arc::new(member), target, started_at, events, progress, tasks: JoinSet::new() }
+        Probing {
+            id,
+            member: Arc::new(member),
+            target,
+            started_at,
+            events,
+            counts,
+            progress,
+            tasks: JoinSet::new(),
+            restarting: Vec::new(),
+        }
     }
 
     /// Begins the startup probe alone.
@@ -65,9 +80,19 @@ impl Probing {
             target: self.target.clone(),
             started_at: self.started_at,
             events: self.events.clone(),
+            counts: Arc::clone(&self.counts),
             progress: self.progress.clone(),
         };
-        self.tasks.spawn(task.run());
+        let handle = self.tasks.spawn(task.run());
+        if kind != ProbeKind::Readiness {
+            self.restarting.push(handle);
+        }
+    }
+
+    /// Ends the probes that ask for restarts: of a pod that is to end nothing is restarted. Whether it is ready goes on
+    /// to be asked, for those who still send it traffic.
+    pub fn end_restarting(&mut self) {
+        self.restarting.drain(..).for_each(|task| task.abort());
     }
 }
 
@@ -78,6 +103,7 @@ struct Task {
     target: Target,
     started_at: Timestamp,
     events: Recorder,
+    counts: Arc<ProbeCounts>,
     progress: mpsc::Sender<Progress>,
 }
 
@@ -108,6 +134,7 @@ impl Task {
                     false
                 }
             };
+            self.counts.count(pod::uid(&self.target.pod), &self.member.container.name, self.kind, success);
             let Some(verdict) = counter.count(success) else { continue };
             if last == Some(verdict) {
                 continue;

@@ -56,6 +56,11 @@ fn changed_conditions(old: Option<&Value>, new: &Value) -> Vec<Value> {
         }
         changed.push(condition);
     }
+    // Conditions merge by type: one that is no more has to be taken away by name.
+    let gone = old
+        .iter()
+        .filter(|before| !new.as_array().into_iter().flatten().any(|condition| condition["type"] == before["type"]));
+    changed.extend(gone.map(|before| json!({"type": before["type"], "$patch": "delete"})));
     changed
 }
 
@@ -134,6 +139,11 @@ mod tests {
             json!({"conditions": [{"type": "Ready", "status": "False", "reason": "r"}, {"type": "x", "status": "True"}]}),
             json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "x", "status": "True"}]}),
             json!({"conditions": [{"type": "Ready", "status": "True", "reason": null}]}),
+        );
+        check(
+            json!({"conditions": [{"type": "PodResizePending", "status": "True"}, {"type": "x", "status": "True"}]}),
+            json!({"conditions": [{"type": "x", "status": "True"}]}),
+            json!({"conditions": [{"type": "PodResizePending", "$patch": "delete"}]}),
         );
         check(
             json!({"podIPs": [{"ip": "1"}]}),

@@ -10,7 +10,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio_util::sync::CancellationToken;
 
-use kobune_runtime::{ContainerConfig, ContainerId, Device, Image, ImageError, Mount, Reference, SandboxId};
+use kobune_runtime::{
+    ContainerConfig, ContainerId, ContainerState, ContainerStatus, Device, Image, ImageError, Mount, Reference,
+    SandboxId,
+};
 
 use crate::backoff::go_duration;
 use crate::context::Context;
@@ -273,8 +276,31 @@ impl Starter {
             resources: container_resources(&self.pod, container, self.context.machine.memory),
             security,
             stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
+            process_target: self.process_target(&container.name)?,
             env,
         })
+    }
+}
+
+impl Starter {
+    /// The running container whose processes one for debugging wants to see (`targetContainerName`).
+    fn process_target(&self, name: &str) -> Result<Option<ContainerId>, StartFailure> {
+        let ephemeral = pod::spec(&self.pod).ephemeral_containers.iter().flatten();
+        let target = ephemeral
+            .filter(|container| container.name == name)
+            .find_map(|container| container.target_container_name.as_deref())
+            .filter(|target| !target.is_empty());
+        let Some(target) = target else { return Ok(None) };
+        let own = |container: &ContainerStatus| {
+            container.sandbox == self.sandbox && container.name == target && container.state == ContainerState::Running
+        };
+        let found = self.context.config.runtime.containers().into_iter().find(own);
+        // Upstream's text.
+        let missing = || {
+            let message = format!("unable to find target container \"{target}\"");
+            failure("CreateContainerError", message)
+        };
+        found.map(|container| Some(container.id)).ok_or_else(missing)
     }
 }
 

@@ -43,6 +43,10 @@ fn merge(into: &mut Value, patch: &Value) {
         } else if key == "conditions" {
             let mut list = into[key].as_array().cloned().unwrap_or_default();
             for condition in value.as_array().into_iter().flatten() {
+                if condition["$patch"] == "delete" {
+                    list.retain(|known| known["type"] != condition["type"]);
+                    continue;
+                }
                 match list.iter_mut().find(|known| known["type"] == condition["type"]) {
                     Some(known) => merge(known, condition),
                     None => list.push(condition.clone()),

@@ -80,6 +80,9 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         probes_decide,
         commands_and_logs,
         forwards_ports,
+        resizes_in_place,
+        resizes_wait_for_room,
+        evicts_when_the_machine_runs_short,
         says_what_is_wrong,
         survives_a_restart,
     );
@@ -340,6 +343,201 @@ async fn forwards_ports(world: &mut World) -> Result<()> {
     ensure!(text.starts_with("HTTP/1.1 200 OK"), "{text}");
     world.delete("port", 1);
     world.gone("port").await
+}
+
+fn limits(cpu: &str, memory: &str) -> Value {
+    json!({"requests": {"cpu": "50m", "memory": "1Mi"}, "limits": {"cpu": cpu, "memory": memory}})
+}
+
+/// Reason and message of a condition that is there.
+fn resize_condition(pod: &Value, kind: &str) -> Option<(String, String)> {
+    let conditions = pod["status"]["conditions"].as_array()?;
+    let found = conditions.iter().find(|condition| condition["type"] == kind)?;
+    ensure_generation(found, pod);
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    Some((text("reason"), text("message")))
+}
+
+fn ensure_generation(condition: &Value, pod: &Value) {
+    assert_eq!(condition["observedGeneration"], pod["metadata"]["generation"], "{condition}");
+}
+
+/// Whether the status says that the container runs with this and nothing is under way.
+fn settled(pod: &Value, resources: &Value) -> bool {
+    let status = &pod["status"]["containerStatuses"][0];
+    status["resources"] == *resources
+        && status["allocatedResources"] == resources["requests"]
+        && pod["status"]["observedGeneration"] == pod["metadata"]["generation"]
+        && condition(pod, "PodResizePending").is_empty()
+        && condition(pod, "PodResizeInProgress").is_empty()
+}
+
+async fn resizes_in_place(world: &mut World) -> Result<()> {
+    let container = json!({"name": "c", "run": "hold", "resources": limits("200m", "64Mi"),
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "NotRequired"}]});
+    world.create("grow", json!({"terminationGracePeriodSeconds": 0, "containers": [container]}));
+    let pod = world.ready("grow").await?;
+    ensure!(settled(&pod, &limits("200m", "64Mi")), "{:#}", pod["status"]);
+    let file = world.cpu_file(&pod, "burstable")?;
+    let mut took = Vec::new();
+    for round in 0..60 {
+        let cpu = if round % 2 == 0 { 300 } else { 200 };
+        world.resize("grow", limits(&format!("{cpu}m"), "64Mi"));
+        let begun = Instant::now();
+        let wanted = (cpu * 100).to_string();
+        while std::fs::read_to_string(&file)?.split_whitespace().next() != Some(&wanted) {
+            ensure!(begun.elapsed() < crate::world::PATIENCE, "the limit does not come");
+            tokio::task::yield_now().await;
+        }
+        took.push(begun.elapsed());
+    }
+    took.sort();
+    println!("  from the change to the limit in the cgroup: median {:?}, p95 {:?}", took[30], took[57]);
+    let pod = world.wait("grow", "resized", |pod| settled(pod, &limits("200m", "64Mi"))).await?;
+    ensure!(pod["status"]["containerStatuses"][0]["restartCount"] == 0, "{:#}", pod["status"]);
+
+    // Less than is in use is refused, shown, and taken back.
+    world.resize("grow", limits("200m", "8Ki"));
+    let pod = world.wait("grow", "refused", |pod| resize_condition(pod, "PodResizeInProgress").is_some()).await?;
+    let (reason, message) = resize_condition(&pod, "PodResizeInProgress").unwrap_or_default();
+    ensure!(reason == "Error" && message.contains("memory limit (8192) below current usage"), "{reason} {message}");
+    ensure!(pod["status"]["containerStatuses"][0]["resources"] == limits("200m", "64Mi"), "{:#}", pod["status"]);
+    world.resize("grow", limits("200m", "32Mi"));
+    world.wait("grow", "resized again", |pod| settled(pod, &limits("200m", "32Mi"))).await?;
+
+    // More than the node has is never granted.
+    let too_much = json!({"requests": {"cpu": "9000"}, "limits": {"cpu": "9000", "memory": "32Mi"}});
+    world.resize("grow", too_much);
+    let pod = world.wait("grow", "refused", |pod| condition(pod, "PodResizePending") == "True").await?;
+    let (reason, message) = resize_condition(&pod, "PodResizePending").unwrap_or_default();
+    ensure!(
+        reason == "Infeasible" && message.starts_with("Node didn't have enough capacity: cpu"),
+        "{reason} {message}"
+    );
+    world.resize("grow", limits("200m", "32Mi"));
+    world.wait("grow", "settled", |pod| settled(pod, &limits("200m", "32Mi"))).await?;
+    for reason in ["ResizeStarted", "ResizeCompleted", "ResizeError", "ResizeInfeasible"] {
+        ensure!(world.reasons("grow").contains(&reason.to_owned()), "{:?}", world.reasons("grow"));
+    }
+
+    // What was granted survives the end of kobune; what was asked for meanwhile is granted when it is back.
+    world.stop().await?;
+    world.resize("grow", limits("400m", "32Mi"));
+    world.start().await?;
+    let pod = world.wait("grow", "resized", |pod| settled(pod, &limits("400m", "32Mi"))).await?;
+    ensure!(std::fs::read_to_string(&file)?.starts_with("40000"));
+    ensure!(pod["status"]["containerStatuses"][0]["restartCount"] == 0, "{:#}", pod["status"]);
+
+    // A policy may want a restart; it counts as one and nothing backs off.
+    let mut pod = world.api.get(&World::path("grow")).expect("the pod");
+    pod["spec"]["containers"][0]["resizePolicy"] =
+        json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]);
+    world.api.put(&World::path("grow"), pod);
+    for (restarts, memory) in [(1, "48Mi"), (2, "40Mi")] {
+        world.resize("grow", limits("400m", memory));
+        let done = |pod: &Value| {
+            settled(pod, &limits("400m", memory))
+                && pod["status"]["containerStatuses"][0]["restartCount"] == restarts
+                && condition(pod, "Ready") == "True"
+        };
+        world.wait("grow", "restarted with its new memory", done).await?;
+    }
+    world.delete("grow", 0);
+    world.gone("grow").await
+}
+
+async fn resizes_wait_for_room(world: &mut World) -> Result<()> {
+    let node = world.api.get("/api/v1/nodes/n").unwrap_or_default();
+    let cpus: i64 = node["status"]["allocatable"]["cpu"].as_str().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let of = |milli: i64| json!({"requests": {"cpu": format!("{milli}m")}});
+    let spec = |milli: i64, priority: i64| {
+        json!({"priority": priority, "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "run": "hold", "resources": of(milli)}]})
+    };
+    world.create("large", spec(cpus * 1000 - 300, 0));
+    world.create("low", spec(100, 0));
+    world.create("high", spec(100, 10));
+    for name in ["large", "low", "high"] {
+        world.ready(name).await?;
+    }
+    // One that has no room is turned away, with upstream's words.
+    world.create("late", spec(200, 0));
+    let pod = world.phase("late", "Failed").await?;
+    ensure!(pod["status"]["reason"] == "OutOfcpu", "{:#}", pod["status"]);
+    ensure!(
+        pod["status"]["message"].as_str().is_some_and(
+            |text| text.starts_with("Pod was rejected: Node didn't have enough resource: cpu, requested: 200")
+        ),
+        "{:#}",
+        pod["status"]
+    );
+    for name in ["low", "high"] {
+        world.resize(name, of(cpus * 1000 - 200));
+        let pod = world.wait(name, "deferred", |pod| condition(pod, "PodResizePending") == "True").await?;
+        ensure!(resize_condition(&pod, "PodResizePending").is_some_and(|(reason, _)| reason == "Deferred"));
+        ensure!(pod["status"]["containerStatuses"][0]["allocatedResources"] == json!({"cpu": "100m"}));
+    }
+    world.delete("large", 0);
+    let wanted = of(cpus * 1000 - 200);
+    world.wait("high", "granted", |pod| settled(pod, &wanted)).await?;
+    let low = world.api.get(&World::path("low")).unwrap_or_default();
+    ensure!(condition(&low, "PodResizePending") == "True", "{:#}", low["status"]);
+    world.delete("high", 0);
+    world.wait("low", "granted", |pod| settled(pod, &wanted)).await?;
+    for name in ["low", "late"] {
+        world.delete(name, 0);
+    }
+    for name in ["large", "high", "low", "late"] {
+        world.gone(name).await?;
+    }
+    Ok(())
+}
+
+async fn evicts_when_the_machine_runs_short(world: &mut World) -> Result<()> {
+    let hold = |priority: i32| json!({"priority": priority, "terminationGracePeriodSeconds": 30, "containers": [{"name": "c", "run": "hold"}]});
+    world.create("vital", hold(2_000_000_000));
+    world.create("lesser", hold(0));
+    world.create("least", hold(-5));
+    for name in ["vital", "lesser", "least"] {
+        world.ready(name).await?;
+    }
+    world.stop().await?;
+    world.eviction = vec![kobune_node::Threshold::parse("memory.available<99.9%", None)?];
+    world.start().await?;
+    let pod = world.phase("least", "Failed").await?;
+    ensure!(pod["status"]["reason"] == "Evicted", "{:#}", pod["status"]);
+    ensure!(
+        pod["status"]["message"]
+            .as_str()
+            .is_some_and(|text| text.starts_with("The node was low on resource: memory. ")),
+        "{:#}",
+        pod["status"]
+    );
+    ensure!(condition(&pod, "DisruptionTarget") == "True", "{:#}", pod["status"]);
+    world.phase("lesser", "Failed").await?;
+    let begun = Instant::now();
+    while condition(&world.api.get("/api/v1/nodes/n").unwrap_or_default(), "MemoryPressure") != "True" {
+        ensure!(begun.elapsed() < crate::world::PATIENCE, "the node does not say that it is short");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    // One that asks for nothing is not let in now.
+    world.create("late", hold(0));
+    let late = world.phase("late", "Failed").await?;
+    ensure!(
+        late["status"]["message"] == "Pod was rejected: The node had condition: [MemoryPressure]. ",
+        "{:#}",
+        late["status"]
+    );
+    let vital = world.api.get(&World::path("vital")).unwrap_or_default();
+    ensure!(vital["status"]["phase"] == "Running", "{:#}", vital["status"]);
+    world.stop().await?;
+    world.eviction = Vec::new();
+    world.start().await?;
+    for name in ["vital", "lesser", "least", "late"] {
+        world.delete(name, 0);
+        world.gone(name).await?;
+    }
+    Ok(())
 }
 
 async fn says_what_is_wrong(world: &mut World) -> Result<()> {

@@ -28,6 +28,8 @@ pub struct World {
     folder: tempfile::TempDir,
     running: Option<Running>,
     tls: Tls,
+    /// For the next start.
+    pub eviction: Vec<kobune_node::Threshold>,
 }
 
 struct Running {
@@ -101,6 +103,7 @@ impl World {
             folder,
             running: None,
             tls: tls()?,
+            eviction: Vec::new(),
         };
         world.start().await?;
         Ok(world)
@@ -125,6 +128,8 @@ impl World {
             cluster_domain: "cluster.local".to_owned(),
             max_pods: 110,
             pod_cidrs: vec!["10.244.0.0/24".to_owned()],
+            eviction: self.eviction.clone(),
+            eviction_period: Duration::from_millis(100),
             labels: Default::default(),
             version: "v1.36.0".to_owned(),
         })
@@ -230,6 +235,27 @@ impl World {
             .filter(|event| event["involvedObject"]["name"] == name)
             .map(|event| event["reason"].as_str().unwrap_or_default().to_owned())
             .collect()
+    }
+
+    /// The file of a container's cgroup that limits its CPU time, in version 1 or 2.
+    pub fn cpu_file(&self, pod: &Value, class: &str) -> Result<PathBuf> {
+        let uid = pod["metadata"]["uid"].as_str().context("a pod has a uid")?;
+        let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().context("a container has an id")?;
+        let first = PathBuf::from("/sys/fs/cgroup/cpu");
+        let (root, file) =
+            if first.is_dir() { (first, "cpu.cfs_quota_us") } else { (PathBuf::from("/sys/fs/cgroup"), "cpu.max") };
+        let group = self.runtime_config.cgroup_parent.trim_start_matches('/');
+        let id = id.trim_start_matches("kobune://");
+        Ok(root.join(group).join(class).join(format!("pod{uid}")).join(id).join(file))
+    }
+
+    /// Changes a pod's resources as the API's `resize` does.
+    pub fn resize(&self, name: &str, resources: Value) {
+        let mut pod = self.api.get(&World::path(name)).expect("the pod");
+        pod["spec"]["containers"][0]["resources"] = resources;
+        let generation = pod["metadata"]["generation"].as_i64().unwrap_or(1);
+        pod["metadata"]["generation"] = json!(generation + 1);
+        self.api.put(&World::path(name), pod);
     }
 
     pub async fn connect(&self) -> Result<Box<dyn Connection>> {

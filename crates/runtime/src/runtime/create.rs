@@ -162,7 +162,7 @@ impl Runtime {
         }
         let pod = &sandbox.record.config;
         let around = Surroundings {
-            namespaces: self.namespaces(sandbox)?,
+            namespaces: self.namespaces(sandbox, config.process_target.as_ref())?,
             shared: self.shared_files(sandbox),
             hostname: hostname(pod),
             group: &group,
@@ -220,7 +220,11 @@ impl Runtime {
         Ok(())
     }
 
-    fn namespaces(&self, sandbox: &Sandbox) -> Result<Vec<(&'static str, Option<PathBuf>)>> {
+    fn namespaces(
+        &self,
+        sandbox: &Sandbox,
+        target: Option<&ContainerId>,
+    ) -> Result<Vec<(&'static str, Option<PathBuf>)>> {
         let config = &sandbox.record.config;
         let shim = sandbox.shim_pid.ok_or_else(|| Error::SandboxNotReady(sandbox.record.id.to_string()))?;
         let of = |pid: i32, kind: &str| Some(PathBuf::from(format!("/proc/{pid}/ns/{kind}")));
@@ -233,7 +237,16 @@ impl Runtime {
             namespaces.push(("ipc", of(shim, "ipc")));
         }
         if !config.host_pid {
-            namespaces.push(("pid", sandbox.pause_pid.and_then(|pid| of(pid, "pid"))));
+            let shared = match (sandbox.pause_pid, target) {
+                (Some(pause), _) => Some(pause),
+                (None, None) => None,
+                (None, Some(target)) => {
+                    let wrong =
+                        || Error::WrongState { id: target.to_string(), state: "not running", wanted: "running" };
+                    Some(self.find(target)?.pid.ok_or_else(wrong)?)
+                }
+            };
+            namespaces.push(("pid", shared.and_then(|pid| of(pid, "pid"))));
         }
         if self.cgroups.unified() {
             namespaces.push(("cgroup", None));

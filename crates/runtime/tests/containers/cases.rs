@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kobune_runtime::{ContainerEventKind, ContainerState, ExecOptions, Mount, Resources, SandboxState, SeccompProfile};
+use kobune_runtime::{
+    ContainerEventKind, ContainerState, ExecOptions, Mount, Resize, ResizeError, Resources, SandboxState,
+    SeccompProfile,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::world::{PATIENCE, World, tool};
@@ -282,7 +285,10 @@ async fn what_a_pod_shares(world: Arc<World>) -> Result<()> {
     ensure!(say(&second, &["list", "/tmp"]).await? == "\n");
     ensure!(say(&first, &["list", "/"]).await?.contains("kobune"));
     let stats = world.runtime.stats(&first)?;
-    ensure!(stats.memory_usage > 0 && stats.pids >= 1 && stats.writable_layer.inodes >= 1, "{stats:?}");
+    ensure!(
+        stats.memory_usage > 0 && stats.pids >= 1 && world.runtime.disk_usage(&first)?.writable_layer.inodes >= 1,
+        "{stats:?}"
+    );
     let private = private_kilobytes(
         world.runtime.pod_sandbox(&sandbox).and_then(|status| status.shim_pid).context("there is no shim")?,
     )?;
@@ -462,11 +468,30 @@ async fn memory_has_a_bound(world: Arc<World>) -> Result<()> {
     let status = world.runtime.container(&id).context("it is gone")?;
     ensure!(code == 137 && status.oom_killed && status.reason == "OOMKilled", "{status:?}");
     let id = world.run(&sandbox, tool(&["hold"])).await?;
-    world
-        .runtime
-        .update_container_resources(&id, Resources { memory_limit: Some(64 << 20), ..Resources::default() })
-        .await?;
+    let memory = |bytes: i64| Resources { memory_limit: Some(bytes), ..Resources::default() };
+    let resize = |pod: i64, container: i64| Resize {
+        pod: Some(Resources { cpu_quota: Some(20_000), cpu_period: Some(100_000), ..memory(pod) }),
+        containers: vec![(
+            id.clone(),
+            Resources { cpu_quota: Some(20_000), cpu_period: Some(100_000), ..memory(container) },
+        )],
+    };
+    world.runtime.resize(&sandbox, resize(128 << 20, 64 << 20)).await?;
     ensure!(world.runtime.stats(&id)?.memory_limit == Some(64 << 20));
+    ensure!(world.runtime.sandbox_stats(&sandbox)?.memory_limit == Some(128 << 20));
+    // All or nothing: what is in use refuses the container, and the pod stays as it was.
+    match world.runtime.resize(&sandbox, resize(256 << 20, 4096)).await {
+        Err(error @ ResizeError::BelowUsage { .. }) => println!("  refused: {error}"),
+        other => anyhow::bail!("{other:?}"),
+    }
+    ensure!(world.runtime.stats(&id)?.memory_limit == Some(64 << 20));
+    ensure!(world.runtime.sandbox_stats(&sandbox)?.memory_limit == Some(128 << 20));
+    world.runtime.resize(&sandbox, resize(32 << 20, 32 << 20)).await?;
+    ensure!(world.runtime.sandbox_stats(&sandbox)?.memory_limit == Some(32 << 20));
+    ensure!(world.runtime.container(&id).is_some_and(|status| status.resources.memory_limit == Some(32 << 20)));
+    // Limits that are no longer asked for go.
+    world.runtime.resize(&sandbox, Resize { pod: Some(Resources::default()), containers: Vec::new() }).await?;
+    ensure!(world.runtime.sandbox_stats(&sandbox)?.memory_limit.is_none());
     Ok(())
 }
 
@@ -482,6 +507,14 @@ async fn a_shared_process_namespace(world: Arc<World>) -> Result<()> {
     config.log_path = Some("own.log".into());
     let (_, log) = world.finish(&other, config).await?;
     ensure!(log == "stdout F 1", "{log}");
+    // One that is to look at another enters its namespace.
+    let mut config = tool(&["hold"]);
+    config.log_path = Some("hold.log".into());
+    let target = world.run(&other, config).await?;
+    let mut config = tool(&["pid"]);
+    (config.log_path, config.process_target) = (Some("debug.log".into()), Some(target));
+    let (_, log) = world.finish(&other, config).await?;
+    ensure!(log != "stdout F 1", "{log}");
     Ok(())
 }
 
