@@ -281,7 +281,7 @@ pub(crate) fn version() -> Value {
 }
 
 /// The encoding of a document.
-fn negotiate(request: &Request<RequestBody>, offer: Offer) -> Answer<Accept> {
+pub(crate) fn negotiate(request: &Request<RequestBody>, offer: Offer) -> Answer<Accept> {
     let headers = request.headers();
     let mut accept =
         accept::negotiate(text_header(headers, "accept"), offer).ok_or_else(|| ApiError::not_acceptable(offer))?;

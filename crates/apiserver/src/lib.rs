@@ -62,7 +62,7 @@ mod update;
 mod watch;
 mod webhook;
 
-pub use aggregation::PrepareError;
+pub use aggregation::{Guest, GuestAnswer, PrepareError};
 pub use audit::{AuditError, Auditor, LogOptions};
 pub use body::{Body, BodyError, BoxError};
 pub use config::Config;

@@ -161,7 +161,7 @@ impl ApiServer {
         let tokens =
             ServiceAccountTokens::load_or_create(&pki, &config.service_account_issuer).map_err(BuildError::Keys)?;
         let authority = Authority::load_or_create(&pki).map_err(BuildError::Keys)?;
-        let aggregation = Aggregation::prepare(&pki).map_err(BuildError::Aggregation)?;
+        let aggregation = Aggregation::prepare(&pki, &config.guests).map_err(BuildError::Aggregation)?;
         let node_client = match &config.node_client {
             Some(client) => Arc::clone(client),
             None => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kobune_network::Network;
@@ -16,6 +17,9 @@ use crate::cli::{AgentOptions, Backend};
 use crate::join::{self, Membership, Renewal};
 use crate::settings::{self, Names, NodeSettings};
 use crate::{admin, instance, up};
+
+/// How often the machine is looked at for want of memory, disk, inodes or processes; the kubelet's figure.
+const EVICTION_PERIOD: Duration = Duration::from_secs(10);
 
 /// The parts of a node that need no cluster.
 pub struct Machine {
@@ -115,6 +119,8 @@ pub async fn start(
         cluster_domain: settings.cluster_domain.clone(),
         max_pods: settings.max_pods,
         pod_cidrs: settings.pod_cidrs.iter().map(ToString::to_string).collect(),
+        eviction: settings.eviction.clone(),
+        eviction_period: EVICTION_PERIOD,
         labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         version: settings::VERSION.to_owned(),
     })
@@ -143,6 +149,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         backend: options.node.backend,
         bind_address: options.bind_address,
         port: options.node.node_port,
+        eviction: settings::eviction(&options.node)?,
         labels: options.node.node_label,
         max_pods: options.node.max_pods,
         service_cidrs: or(options.service_cidr, &facts.service_cidrs),

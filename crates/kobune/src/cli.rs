@@ -136,6 +136,16 @@ pub struct NodeOptions {
     /// How many pods the node takes
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
+    /// Below what pods are evicted at once, such as memory.available<100Mi,nodefs.available<5%; "" for never [default:
+    /// memory.available<100Mi, and 5 % of nodefs.available, nodefs.inodesFree and pid.available]
+    #[arg(long, value_name = "THRESHOLDS", env = "KOBUNE_EVICTION_HARD")]
+    pub eviction_hard: Option<String>,
+    /// Below what pods are evicted with their grace period, as in --eviction-hard
+    #[arg(long, value_name = "THRESHOLDS", env = "KOBUNE_EVICTION_SOFT")]
+    pub eviction_soft: Option<String>,
+    /// How many seconds that must last
+    #[arg(long, value_name = "SECONDS", env = "KOBUNE_EVICTION_SOFT_GRACE_PERIOD", default_value_t = 90)]
+    pub eviction_soft_grace_period: u64,
 }
 
 /// The flags of `agent`.

@@ -11,6 +11,7 @@ mod election;
 mod image;
 mod instance;
 mod join;
+mod metrics;
 mod process;
 mod server;
 mod settings;

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kobune_apiserver::ApiServer;
 use kobune_apiserver::security::User;
+use kobune_apiserver::{ApiServer, Guest};
 use kobune_pki::{Authority, San, ServiceAccountTokens, api_server_sans, cluster_info, kubeconfig, tls, write_private};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::election::Candidate;
+use crate::metrics::MetricsGuest;
 use crate::settings::{ServerSettings, address_at, texts};
 
 /// A server that answers in process and whose other parts are not started yet.
@@ -54,6 +55,8 @@ impl Server {
         config.cluster_domain.clone_from(&settings.cluster_domain);
         config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
         settings.api.configure(&mut config)?;
+        let metrics = Arc::new(MetricsGuest::default());
+        config.guests.push(Arc::clone(&metrics) as Arc<dyn Guest>);
         let issuer = config.service_account_issuer.clone();
         let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
         let tokens = ServiceAccountTokens::load_or_create(&data_dir.join("pki"), &issuer)
@@ -71,6 +74,7 @@ impl Server {
             cluster_info,
             tokens: Arc::new(tokens),
         };
+        metrics.begin(server.client_as("system:metrics-server", &["system:masters"]));
         server.write_admin_kubeconfig(node_ip, port)?;
         Ok(server)
     }

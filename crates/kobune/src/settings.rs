@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
+use kobune_node::Threshold;
 use sha2::{Digest, Sha256};
 
 use crate::api_options::ApiOptions;
@@ -81,6 +83,7 @@ pub struct NodeSettings {
     pub service_cidrs: Vec<IpNet>,
     pub cluster_cidrs: Vec<IpNet>,
     pub pod_cidrs: Vec<IpNet>,
+    pub eviction: Vec<Threshold>,
     pub cluster_domain: String,
 }
 
@@ -116,6 +119,10 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         }
     }
     let name = node_name(&options.node)?;
+    let eviction = eviction(&options.node).unwrap_or_else(|error| {
+        mistakes.push(format!("{error:#}"));
+        Vec::new()
+    });
     if !mistakes.is_empty() {
         bail!("{}", mistakes.join("; "));
     }
@@ -142,6 +149,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         service_cidrs: options.service_cidr.clone(),
         cluster_cidrs: options.cluster_cidr.clone(),
         pod_cidrs,
+        eviction,
         cluster_domain: server.cluster_domain.clone(),
     };
     Ok((server, node))
@@ -182,6 +190,22 @@ fn families(ranges: &[IpNet]) -> Vec<bool> {
     let mut families: Vec<bool> = ranges.iter().map(|range| range.addr().is_ipv4()).collect();
     families.sort_unstable();
     families
+}
+
+/// When pods are evicted because the machine runs short.
+pub fn eviction(options: &NodeOptions) -> Result<Vec<Threshold>> {
+    let read = |flag: &str, text: &str, grace: Option<Duration>| -> Result<Vec<Threshold>> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        let read = parts.map(|part| Threshold::parse(part, grace)).collect::<Result<_, _>>();
+        read.with_context(|| format!("--{flag}"))
+    };
+    let mut thresholds = match &options.eviction_hard {
+        Some(text) => read("eviction-hard", text, None)?,
+        None => kobune_node::default_eviction(),
+    };
+    let grace = Duration::from_secs(options.eviction_soft_grace_period);
+    thresholds.extend(read("eviction-soft", options.eviction_soft.as_deref().unwrap_or_default(), Some(grace))?);
+    Ok(thresholds)
 }
 
 fn overlap(one: &IpNet, other: &IpNet) -> bool {
@@ -228,6 +252,7 @@ pub fn show(options: UpOptions) -> Result<()> {
     );
     println!("max-pods: {}", node.max_pods);
     println!("pod-cidr: {}", texts(&node.pod_cidrs));
+    println!("eviction: [{}]", node.eviction.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     Ok(())
 }
 

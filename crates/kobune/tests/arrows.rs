@@ -11,6 +11,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("merge", &["kinds"]),
         ("expressions", &["kinds"]),
         ("apiserver", &["expressions", "kinds", "merge", "pki", "store"]),
+        ("metrics", &[]),
         ("network", &[]),
         ("runtime", &[]),
         ("node", &["network", "runtime"]),

@@ -119,7 +119,9 @@ impl Aggregation {
 impl Follower {
     /// Brings the APIServices of this server itself up to date.
     async fn register(&self, at_start: bool) {
-        if let Err(error) = register::reconcile(&*self.store, &self.catalogue, at_start).await {
+        if let Err(error) =
+            register::reconcile(&*self.store, &self.catalogue, &self.aggregation.guests(), at_start).await
+        {
             tracing::error!(error = &error as &dyn std::error::Error, "cannot keep APIServices current");
         }
     }

@@ -10,6 +10,7 @@
 
 mod availability;
 pub(crate) mod discovery;
+mod guest;
 mod headers;
 mod pass;
 mod register;
@@ -32,6 +33,7 @@ use crate::{
     outgoing::trust::{Identity, Trust, TrustError},
 };
 use discovery::Learned;
+pub use guest::{Guest, GuestAnswer};
 
 pub(crate) use service::{Registry, Remote, Service};
 
@@ -57,6 +59,8 @@ pub(crate) struct Aggregation {
     /// The APIServices whose server has just failed to answer.
     suspects: Mutex<BTreeSet<String>>,
     suspected: Notify,
+    /// Parts of the same process that answer for a group and version, by the name of its APIService.
+    guests: BTreeMap<String, (Arc<dyn Guest>, Arc<Learned>)>,
 }
 
 /// Why aggregation could not be prepared.
@@ -73,10 +77,15 @@ pub enum PrepareError {
 
 impl Aggregation {
     /// Reads or makes the front-proxy authority and certificate under `<pki>/front-proxy`.
-    pub(crate) fn prepare(pki: &Path) -> Result<Arc<Self>, PrepareError> {
+    pub(crate) fn prepare(pki: &Path, guests: &[Arc<dyn Guest>]) -> Result<Arc<Self>, PrepareError> {
         let folder = pki.join("front-proxy");
         let authority = Authority::load_or_create(&folder).map_err(PrepareError::Keys)?;
         let pair = authority.kept_client_certificate(&folder, "client", PROXY_NAME, &[]).map_err(PrepareError::Keys)?;
+        let guests = guests.iter().map(|guest| {
+            let learned = Arc::new(guest::learned(&**guest));
+            (guest::name_of(&**guest), (Arc::clone(guest), learned))
+        });
+        let guests = guests.collect();
         Ok(Arc::new(Self {
             services: Cached::new(COLLECTION, Registry::read),
             identity: Identity::of(&pair).map_err(PrepareError::Identity)?,
@@ -85,6 +94,7 @@ impl Aggregation {
             learned: Mutex::default(),
             suspects: Mutex::default(),
             suspected: Notify::new(),
+            guests,
         }))
     }
 
@@ -121,6 +131,7 @@ impl Aggregation {
 
     /// What a server said of itself when it was last asked.
     pub(crate) fn learned(&self, name: &str) -> Option<Arc<Learned>> {
-        self.learned.lock().get(name).cloned()
+        let of_guest = || self.guests.get(name).map(|(_, learned)| Arc::clone(learned));
+        self.learned.lock().get(name).cloned().or_else(of_guest)
     }
 }

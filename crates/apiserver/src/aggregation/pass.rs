@@ -44,6 +44,9 @@ impl ApiServer {
         service: &Service,
         request: Request<RequestBody>,
     ) -> Answer<Response<Body>> {
+        if service.guest {
+            return self.ask_guest(service, request).await;
+        }
         let Some(remote) = service.remote.as_ref().filter(|_| service.available) else {
             return Ok(plain(StatusCode::SERVICE_UNAVAILABLE, "service unavailable"));
         };

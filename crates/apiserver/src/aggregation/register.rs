@@ -1,13 +1,20 @@
 //! An APIService for every group and version that this server itself serves.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use futures::future::try_join_all;
 use kobune_kinds::{Catalogue, discovery};
 use kobune_store::{At, CommitError, Durability, Key, Op, Range, Record, Store, StoreError, Write};
 use serde_json::{Value, json};
 
-use super::{COLLECTION, service::condition};
+use super::{
+    COLLECTION, Guest,
+    guest::{GUEST, name_of},
+    service::condition,
+};
 use crate::{call::now_text, encode};
 
 /// The label that says who looks after an APIService.
@@ -59,6 +66,19 @@ struct Wanted {
     version: String,
     priorities: (i64, i64),
     managed: &'static str,
+    guest: bool,
+}
+
+/// The groups and versions of guests, with metrics-server's priorities.
+fn guests(guests: &[Arc<dyn Guest>]) -> BTreeMap<String, Wanted> {
+    let wanted = |guest: &Arc<dyn Guest>| Wanted {
+        group: guest.group().to_owned(),
+        version: guest.version().to_owned(),
+        priorities: (100, 100),
+        managed: "onstart",
+        guest: true,
+    };
+    guests.iter().map(|guest| (name_of(&**guest), wanted(guest))).collect()
 }
 
 /// The groups and versions that are built in.
@@ -81,6 +101,7 @@ fn builtin(catalogue: &Catalogue) -> BTreeMap<String, Wanted> {
                 version: version.to_owned(),
                 priorities: (*priority, version_priority),
                 managed: "onstart",
+                guest: false,
             };
             wanted.insert(format!("{version}.{group}"), one);
         }
@@ -108,6 +129,7 @@ fn custom(definitions: &[Record]) -> BTreeMap<String, Wanted> {
                     version: version.to_owned(),
                     priorities: CUSTOM,
                     managed: "true",
+                    guest: false,
                 };
                 wanted.insert(format!("{version}.{group}"), one);
             }
@@ -128,10 +150,17 @@ fn local(old: Option<&Value>) -> Option<Value> {
 
 /// Writes what is missing, and removes what stood for custom resources that are gone. At start, built-in groups are
 /// written too.
-pub(super) async fn reconcile(store: &dyn Store, catalogue: &Catalogue, at_start: bool) -> Result<(), RegisterError> {
+pub(super) async fn reconcile(
+    store: &dyn Store,
+    catalogue: &Catalogue,
+    invited: &[Arc<dyn Guest>],
+    at_start: bool,
+) -> Result<(), RegisterError> {
     let Some(kind) = catalogue.by_resource("apiregistration.k8s.io", "v1", "apiservices") else { return Ok(()) };
     let definitions: Vec<Record> = store.list(&Range::all(DEFINITIONS), At::Latest).await?.iter().cloned().collect();
     let mut wanted = custom(&definitions);
+    // Also when it is taken away later, as with a metrics server that is uninstalled.
+    wanted.extend(guests(invited));
     let builtin = builtin(catalogue);
     if at_start {
         wanted.extend(builtin);
@@ -169,6 +198,9 @@ pub(super) async fn reconcile(store: &dyn Store, catalogue: &Catalogue, at_start
         });
         if !one.group.is_empty() {
             object["spec"]["group"] = one.group.into();
+        }
+        if one.guest {
+            object["metadata"]["labels"][GUEST] = "true".into();
         }
         if let Some(fresh) = local(None) {
             set_condition(&mut object, fresh);

@@ -6,6 +6,7 @@ use base64::Engine;
 use kobune_store::Record;
 use serde_json::Value;
 
+use super::guest::GUEST;
 use crate::outgoing::trust::Trust;
 
 /// The port of a Service reference that names none.
@@ -21,6 +22,8 @@ pub(crate) struct Service {
     pub version_priority: i64,
     /// Who serves it; `None` is this server.
     pub remote: Option<Remote>,
+    /// Another part of this process answers for it.
+    pub guest: bool,
     /// Whether its condition says that it can be asked.
     pub available: bool,
 }
@@ -65,13 +68,15 @@ impl Service {
     pub(crate) fn of(object: &Value) -> Self {
         let spec = &object["spec"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let remote = Remote::of(spec);
         Self {
+            guest: remote.is_none() && object["metadata"]["labels"][GUEST] == "true",
             name: text(&object["metadata"]["name"]),
             group: text(&spec["group"]),
             version: text(&spec["version"]),
             group_priority: spec["groupPriorityMinimum"].as_i64().unwrap_or(0),
             version_priority: spec["versionPriority"].as_i64().unwrap_or(0),
-            remote: Remote::of(spec),
+            remote,
             available: condition(object).is_some_and(|condition| condition["status"] == "True"),
         }
     }
@@ -86,7 +91,7 @@ pub(super) fn condition(object: &Value) -> Option<&Value> {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     services: Vec<Service>,
-    /// The foreign ones by group and version.
+    /// Those of other servers and of guests, by group and version.
     remotes: HashMap<String, usize>,
 }
 
@@ -106,7 +111,7 @@ impl Registry {
         let remotes = services
             .iter()
             .enumerate()
-            .filter(|(_, service)| service.remote.is_some())
+            .filter(|(_, service)| service.remote.is_some() || service.guest)
             .map(|(index, service)| (format!("{}/{}", service.group, service.version), index))
             .collect();
         Self { services, remotes }
@@ -137,6 +142,10 @@ impl Registry {
 
     /// The priority of a group: the highest that one of its APIServices claims.
     pub(crate) fn priority(&self, group: &str) -> i64 {
+        // It has no APIService and comes before all others, as upstream's.
+        if group == "apiregistration.k8s.io" {
+            return 20_000;
+        }
         self.services
             .iter()
             .filter(|service| service.group == group)
