@@ -8,6 +8,7 @@ mod idle;
 mod load;
 mod pods;
 mod process;
+mod resize;
 mod statistics;
 
 use std::time::{Duration, Instant};
@@ -28,6 +29,7 @@ fn main() -> Result<()> {
     print("ready_from_empty", idle::ready_time(&cluster)?, "ms");
     idle::measure(&cluster, Duration::from_secs(idle_seconds))?;
     pods::measure(&cluster)?;
+    resize::measure(&cluster)?;
     load::measure(&cluster, objects)?;
     Ok(())
 }
