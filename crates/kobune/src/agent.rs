@@ -49,7 +49,9 @@ impl Machine {
             [] => network.node_addresses().await.context("find the node's address; give one with --node-ip")?,
             given => given.to_vec(),
         };
-        let runtime = Runtime::open(names.runtime()).await.context("open the container runtime")?;
+        let mut config = names.runtime();
+        config.handlers.clone_from(&node.runtime_handlers);
+        let runtime = Runtime::open(config).await.context("open the container runtime")?;
         Ok(Self { runtime, network, ips })
     }
 }
@@ -143,13 +145,16 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
     };
     let facts = membership.network();
     let or = |given: Vec<ipnet::IpNet>, known: &[ipnet::IpNet]| if given.is_empty() { known.to_vec() } else { given };
+    let eviction = settings::eviction(&options.node)?;
+    let runtime_handlers = settings::runtime_handlers(&options.node);
     let settings = NodeSettings {
         name,
+        eviction,
+        runtime_handlers,
         ips: options.node.node_ip,
         backend: options.node.backend,
         bind_address: options.bind_address,
         port: options.node.node_port,
-        eviction: settings::eviction(&options.node)?,
         labels: options.node.node_label,
         max_pods: options.node.max_pods,
         service_cidrs: or(options.service_cidr, &facts.service_cidrs),

@@ -136,6 +136,9 @@ pub struct NodeOptions {
     /// How many pods the node takes
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
+    /// OCI runtimes for RuntimeClasses, NAME=PATH [default: runc, crun and youki where they are installed]
+    #[arg(long, value_name = "NAME=PATH", env = "KOBUNE_RUNTIME_HANDLERS", value_delimiter = ',', value_parser = parse_handler)]
+    pub runtime_handler: Vec<(String, PathBuf)>,
     /// Below what pods are evicted at once, such as memory.available<100Mi,nodefs.available<5%; "" for never [default:
     /// memory.available<100Mi, and 5 % of nodefs.available, nodefs.inodesFree and pid.available]
     #[arg(long, value_name = "THRESHOLDS", env = "KOBUNE_EVICTION_HARD")]
@@ -282,6 +285,12 @@ impl std::fmt::Display for PortRange {
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_handler(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=PATH")?;
+    let path = PathBuf::from(path);
+    if path.is_absolute() { Ok((name.to_owned(), path)) } else { Err("expected an absolute path".to_owned()) }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Settings in force: flags, environment and defaults resolved once into plain values.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -84,6 +85,7 @@ pub struct NodeSettings {
     pub cluster_cidrs: Vec<IpNet>,
     pub pod_cidrs: Vec<IpNet>,
     pub eviction: Vec<Threshold>,
+    pub runtime_handlers: BTreeMap<String, PathBuf>,
     pub cluster_domain: String,
 }
 
@@ -150,6 +152,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         cluster_cidrs: options.cluster_cidr.clone(),
         pod_cidrs,
         eviction,
+        runtime_handlers: runtime_handlers(&options.node),
         cluster_domain: server.cluster_domain.clone(),
     };
     Ok((server, node))
@@ -190,6 +193,13 @@ fn families(ranges: &[IpNet]) -> Vec<bool> {
     let mut families: Vec<bool> = ranges.iter().map(|range| range.addr().is_ipv4()).collect();
     families.sort_unstable();
     families
+}
+
+/// OCI runtimes by name: those that are installed, and those that are given.
+pub fn runtime_handlers(options: &NodeOptions) -> BTreeMap<String, PathBuf> {
+    let mut handlers = kobune_runtime::installed_handlers();
+    handlers.extend(options.runtime_handler.iter().cloned());
+    handlers
 }
 
 /// When pods are evicted because the machine runs short.
@@ -252,6 +262,8 @@ pub fn show(options: UpOptions) -> Result<()> {
     );
     println!("max-pods: {}", node.max_pods);
     println!("pod-cidr: {}", texts(&node.pod_cidrs));
+    let handlers = node.runtime_handlers.iter().map(|(name, path)| format!("{name}={}", path.display()));
+    println!("runtime-handler: [{}]", handlers.collect::<Vec<_>>().join(", "));
     println!("eviction: [{}]", node.eviction.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     Ok(())
 }

@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
-    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeSpec, NodeStatus,
-    NodeSystemInfo,
+    ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints, NodeFeatures,
+    NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus, NodeSystemInfo,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
@@ -69,6 +69,18 @@ struct Facts<'a> {
     max_pods: u32,
     version: &'a str,
     machine: &'a Machine,
+    handlers: &'a [String],
+}
+
+/// What the status says of an OCI runtime.
+fn runtime_handler(name: &str) -> NodeRuntimeHandler {
+    NodeRuntimeHandler {
+        name: Some(name.to_owned()),
+        features: Some(NodeRuntimeHandlerFeatures {
+            recursive_read_only_mounts: Some(true),
+            user_namespaces: Some(false),
+        }),
+    }
 }
 
 /// The node's status. Pure.
@@ -171,6 +183,8 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
             swap: None,
         }),
         images: Some(images),
+        features: Some(NodeFeatures { supplemental_groups_policy: Some(true) }),
+        runtime_handlers: Some(node.handlers.iter().map(|name| runtime_handler(name)).collect()),
         ..old.clone()
     }
 }
@@ -239,6 +253,7 @@ async fn pass(
 ) -> Result<(), kube::Error> {
     let config = &context.config;
     let look = look(context);
+    let handlers = config.runtime.handlers();
     let compute = |old: &NodeStatus| {
         let facts = Facts {
             ips: &config.node_ips,
@@ -247,6 +262,7 @@ async fn pass(
             max_pods: config.max_pods,
             version: &config.version,
             machine: &context.machine,
+            handlers: &handlers,
         };
         node_status(&facts, &look, old)
     };
@@ -414,6 +430,7 @@ mod tests {
             max_pods: 110,
             version: "v1.36.0",
             machine: &machine,
+            handlers: &[],
         };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
         let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };

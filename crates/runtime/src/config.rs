@@ -1,6 +1,7 @@
 //! What the runtime is told when it is opened.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 /// Where the runtime keeps its things and how it starts a shim.
 #[derive(Clone, Debug)]
@@ -17,6 +18,22 @@ pub struct Config {
     pub shim_args: Vec<String>,
     /// How many layers are downloaded at a time.
     pub pull_concurrency: usize,
+    /// OCI runtimes beside the linked-in one, by the handler's name that a RuntimeClass gives.
+    pub handlers: BTreeMap<String, PathBuf>,
+}
+
+/// Handlers that mean the linked-in runtime (libcontainer).
+pub const OWN_HANDLERS: [&str; 3] = ["", "kobune", "libcontainer"];
+
+/// OCI runtimes that are taken when they are installed. Those that make machines or kernels of their own (`runsc`, `kata`)
+/// are not: commands enter containers by their namespaces.
+const KNOWN: [&str; 3] = ["runc", "crun", "youki"];
+const PLACES: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/// The OCI runtimes that are installed in the usual places.
+pub fn installed_handlers() -> BTreeMap<String, PathBuf> {
+    let find = |name: &str| PLACES.iter().map(|place| Path::new(place).join(name)).find(|path| path.is_file());
+    KNOWN.iter().filter_map(|name| Some(((*name).to_owned(), find(name)?))).collect()
 }
 
 impl Config {
@@ -30,6 +47,7 @@ impl Config {
             executable: PathBuf::from("/proc/self/exe"),
             shim_args: vec!["shim".to_owned()],
             pull_concurrency: 2,
+            handlers: installed_handlers(),
         }
     }
 }

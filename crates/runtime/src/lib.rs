@@ -43,7 +43,7 @@ mod streams;
 mod unpack;
 mod users;
 
-pub use config::Config;
+pub use config::{Config, OWN_HANDLERS, installed_handlers};
 pub use container::{
     ContainerConfig, ContainerState, ContainerStatus, Device, Mount, MountPropagation, Resources, SeccompProfile,
     SecurityContext,

@@ -58,6 +58,9 @@ pub(crate) struct ContainerPlan {
     pub(crate) oom_score_adj: Option<i32>,
     /// Some mount passes mounts out to the host.
     pub(crate) mounts_out: bool,
+    /// The OCI runtime to call; the linked-in one without it.
+    #[serde(default)]
+    pub(crate) runtime: Option<PathBuf>,
 }
 
 /// How a container ended: `exit.json` in its folder.

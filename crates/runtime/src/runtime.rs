@@ -65,6 +65,12 @@ impl Runtime {
         adopt::open(config).await
     }
 
+    /// Names by which a RuntimeClass can choose an OCI runtime; the empty one is the default.
+    pub fn handlers(&self) -> Vec<String> {
+        let own = crate::config::OWN_HANDLERS.iter().map(|name| (*name).to_owned());
+        own.chain(self.config.handlers.keys().cloned()).collect()
+    }
+
     /// The image store.
     pub fn images(&self) -> &Arc<Images> {
         &self.images

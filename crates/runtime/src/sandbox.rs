@@ -47,6 +47,8 @@ pub struct SandboxConfig {
     pub labels: BTreeMap<String, String>,
     /// Annotations, kept for the caller.
     pub annotations: BTreeMap<String, String>,
+    /// Which OCI runtime runs the pod's containers: one of [`crate::Config::handlers`], or empty for the linked-in one.
+    pub runtime_handler: String,
     /// Path of the pod's network namespace; needed unless `host_network`.
     pub network_namespace: Option<PathBuf>,
 }

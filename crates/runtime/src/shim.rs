@@ -9,6 +9,7 @@
 //! (folder, rights to be dumped, memory) and the shim must stay as it is for months.
 
 mod exec;
+mod external;
 mod held;
 mod launch;
 mod program;

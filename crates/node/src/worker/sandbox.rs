@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::node::v1::RuntimeClass;
 use kobune_network::policy::objects::PodFacts;
 use kobune_network::{HostPort, Protocol};
 use kobune_runtime::{SandboxConfig, SandboxId};
+use kube::Api;
 use tokio::sync::Mutex;
 
 use crate::context::Context;
@@ -157,6 +159,18 @@ pub async fn attach_again(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Ve
     Ok(attachment.ips.iter().map(ToString::to_string).collect())
 }
 
+/// What the pod's RuntimeClass says its containers run with.
+async fn runtime_handler(context: &Context, owner: &Pod) -> Result<String, String> {
+    let name = pod::spec(owner).runtime_class_name.as_deref().filter(|name| !name.is_empty());
+    let Some(name) = name else { return Ok(String::new()) };
+    let api: Api<RuntimeClass> = Api::all(context.config.client.clone());
+    match api.get_opt(name).await {
+        Ok(Some(class)) => Ok(class.handler),
+        Ok(None) => Err(format!("failed to get runtime class: RuntimeClass \"{name}\" not found")),
+        Err(error) => Err(format!("failed to get runtime class: {}", chain(&error))),
+    }
+}
+
 async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<(SandboxId, Vec<String>), String> {
     let spec = pod::spec(owner);
     let config = &context.config;
@@ -178,7 +192,9 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
     let sysctls = spec.security_context.iter().flat_map(|security| security.sysctls.iter().flatten());
     let log_dir = context.log_dir(owner);
     std::fs::create_dir_all(&log_dir).map_err(|error| format!("failed to make the log folder: {error}"))?;
+    let runtime_handler = runtime_handler(context, owner).await?;
     let sandbox = SandboxConfig {
+        runtime_handler,
         uid: pod::uid(owner).to_owned(),
         name: pod::name(owner).to_owned(),
         namespace: pod::namespace(owner).to_owned(),

@@ -541,6 +541,17 @@ async fn evicts_when_the_machine_runs_short(world: &mut World) -> Result<()> {
 }
 
 async fn says_what_is_wrong(world: &mut World) -> Result<()> {
+    let class = json!({"metadata": {"name": "strange"}, "handler": "nobody"});
+    world.api.put("/apis/node.k8s.io/v1/runtimeclasses/strange", class);
+    world.create("strange", json!({"runtimeClassName": "strange", "containers": [{"name": "c", "run": "hold"}]}));
+    let begun = Instant::now();
+    while !world.reasons("strange").contains(&"FailedCreatePodSandBox".to_owned()) {
+        ensure!(begun.elapsed() < crate::world::PATIENCE, "{:?}", world.reasons("strange"));
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    ensure!(world.api.get(&World::path("strange")).unwrap_or_default()["status"]["phase"] != "Running");
+    world.delete("strange", 0);
+    world.gone("strange").await?;
     let waiting = |pod: &Value| {
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned()
     };

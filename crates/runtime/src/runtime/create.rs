@@ -10,6 +10,7 @@ use super::Runtime;
 use super::adopt::blocking;
 use super::mounts;
 use super::records::{Container, ContainerRecord, Sandbox, SandboxRecord};
+use crate::config::OWN_HANDLERS;
 use crate::container::{ContainerConfig, MountPropagation};
 use crate::disk::{self, Durability};
 use crate::error::{Error, Result};
@@ -32,6 +33,7 @@ impl Runtime {
         if !config.host_network && config.network_namespace.is_none() {
             return Err(Error::Invalid("a sandbox needs a network namespace or the host's network".to_owned()));
         }
+        self.handler(&config.runtime_handler)?;
         let id = SandboxId::random();
         let record = SandboxRecord {
             id: id.clone(),
@@ -55,6 +57,20 @@ impl Runtime {
             return Err(error);
         }
         Ok(id)
+    }
+
+    /// The program of a handler; `None` for the linked-in runtime. The error's words are containerd's.
+    fn handler(&self, name: &str) -> Result<Option<PathBuf>> {
+        if OWN_HANDLERS.contains(&name) {
+            return Ok(None);
+        }
+        let found = self.config.handlers.get(name).cloned();
+        let missing = || {
+            let known: Vec<&str> =
+                OWN_HANDLERS[1..].iter().copied().chain(self.config.handlers.keys().map(String::as_str)).collect();
+            Error::Invalid(format!("no runtime for {name:?} is configured; there are {}", known.join(", ")))
+        };
+        found.map(Some).ok_or_else(missing)
     }
 
     fn start_shim(&self, record: &SandboxRecord) -> Result<()> {
@@ -187,6 +203,7 @@ impl Runtime {
             lowers: lowers.names.clone(),
             group: group.clone(),
             oom_score_adj: config.resources.oom_score_adj,
+            runtime: self.handler(&pod.runtime_handler)?,
             mounts_out: config.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional),
         };
         let image_ref = lowers.image.digests.first().cloned().unwrap_or_else(|| lowers.image.id.clone());

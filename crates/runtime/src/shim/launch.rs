@@ -18,6 +18,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, fork};
 
+use super::external;
 use super::program::Program;
 use super::setup::{chain, default_signals};
 use crate::disk;
@@ -97,6 +98,12 @@ fn build(plan: &ContainerPlan, folder: &Path, stdio: Option<[OwnedFd; 3]>, repor
     let oom_score_refused =
         plan.oom_score_adj.is_some_and(|score| std::fs::write("/proc/self/oom_score_adj", score.to_string()).is_err());
     mount_root(plan, folder)?;
+    if let Some(runtime) = &plan.runtime {
+        let (pid, terminal) = external::run(runtime, &plan.id, folder, stdio)?;
+        let descriptors: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+        return protocol::send(report.as_fd(), &Message::Started { pid, oom_score_refused }, &descriptors)
+            .map_err(|error| error.to_string());
+    }
     let mut builder = ContainerBuilder::new(plan.id.clone(), SyscallType::default())
         .with_root_path(folder.join("oci"))
         .map_err(|error| chain(&error))?
@@ -166,7 +173,7 @@ fn mount_root(plan: &ContainerPlan, folder: &Path) -> Result<(), String> {
     std::env::set_current_dir("/").map_err(|error| format!("failed to leave the snapshots: {error}"))
 }
 
-fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, String> {
+pub(super) fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, String> {
     let (stream, _) = listener.accept().map_err(|error| format!("failed to receive the terminal: {error}"))?;
     protocol::receive_descriptor(stream.as_fd()).map_err(|error| format!("failed to receive the terminal: {error}"))
 }

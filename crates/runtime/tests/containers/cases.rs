@@ -25,7 +25,7 @@ macro_rules! cases {
 
 /// Runs all tests, or those whose name contains a text.
 pub fn run(filter: Option<&str>) -> ExitCode {
-    let all: [(&str, Case); 15] = cases![
+    let all: [(&str, Case); 16] = cases![
         an_archive_runs,
         a_registry_is_pulled_from,
         exit_codes_and_logs,
@@ -39,6 +39,7 @@ pub fn run(filter: Option<&str>) -> ExitCode {
         stopping_asks_first,
         memory_has_a_bound,
         a_shared_process_namespace,
+        other_runtimes_run_the_same,
         a_killed_kobune_changes_nothing,
         a_killed_shim_is_noticed,
     ];
@@ -515,6 +516,68 @@ async fn a_shared_process_namespace(world: Arc<World>) -> Result<()> {
     (config.log_path, config.process_target) = (Some("debug.log".into()), Some(target));
     let (_, log) = world.finish(&other, config).await?;
     ensure!(log != "stdout F 1", "{log}");
+    Ok(())
+}
+
+/// What a container does must not depend on who starts it.
+async fn other_runtimes_run_the_same(world: Arc<World>) -> Result<()> {
+    let wrong = kobune_runtime::SandboxConfig { runtime_handler: "nobody".to_owned(), ..world.sandbox_config() };
+    let error = world.runtime.run_pod_sandbox(wrong).await.err().context("it was taken")?.to_string();
+    ensure!(error.starts_with("no runtime for \"nobody\" is configured; there are kobune, libcontainer"), "{error}");
+    if world.config.handlers.is_empty() {
+        println!("  SKIPPED: no other OCI runtime is installed");
+    }
+    for handler in world.config.handlers.keys() {
+        let config = kobune_runtime::SandboxConfig {
+            uid: handler.clone(),
+            runtime_handler: handler.clone(),
+            ..world.sandbox_config()
+        };
+        let sandbox = world.runtime.run_pod_sandbox(config).await?;
+        let named = |name: &str, words: &[&str]| {
+            let mut config = tool(words);
+            config.log_path = Some(format!("{handler}-{name}.log").into());
+            config
+        };
+        let begun = Instant::now();
+        let first = world.finish(&sandbox, named("exit", &["print", "out", "err"])).await;
+        // crun cannot work where version 2 of cgroups is mounted beside version 1 with a controller in it.
+        if let Err(error) = &first
+            && handler == "crun"
+            && format!("{error:#}").contains("hybrid")
+        {
+            println!("  SKIPPED: {error:#}");
+            continue;
+        }
+        let (code, log) = first?;
+        ensure!(code == 0 && log.contains("stdout F out") && log.contains("stderr F err"), "{handler}: {code} {log}");
+        println!("  {handler}: {:?} from nothing to the end", begun.elapsed());
+        let hold = world.run(&sandbox, named("hold", &["hold"])).await?;
+        let said =
+            world.runtime.exec_sync(&hold, vec!["/kobune".into(), "tool".into(), "pid".into()], PATIENCE).await?;
+        ensure!(said.exit_code == 0 && said.stdout != b"1\n", "{handler}: {said:?}");
+        world
+            .runtime
+            .resize(
+                &sandbox,
+                Resize {
+                    pod: None,
+                    containers: vec![(
+                        hold.clone(),
+                        Resources { memory_limit: Some(32 << 20), ..Resources::default() },
+                    )],
+                },
+            )
+            .await?;
+        ensure!(world.runtime.stats(&hold)?.memory_limit == Some(32 << 20), "{handler}");
+        world.runtime.stop_container(&hold, Duration::ZERO, None).await?;
+        ensure!(world.runtime.container(&hold).is_some_and(|status| status.exit_code == Some(137)), "{handler}");
+        let mut missing = named("missing", &[]);
+        missing.command = Some(vec!["/nowhere".to_owned()]);
+        let error = world.run(&sandbox, missing).await.err().context("it runs")?.to_string();
+        ensure!(error.contains("no such file or directory"), "{handler}: {error}");
+        world.runtime.remove_pod_sandbox(&sandbox).await?;
+    }
     Ok(())
 }
 

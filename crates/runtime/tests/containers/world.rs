@@ -1,7 +1,7 @@
 //! A data folder, a network namespace and a runtime of a test's own, taken away at its end.
 
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +23,19 @@ pub struct World {
 pub fn config(data: &Path) -> Config {
     // Named after the folder, so that tests beside each other do not meet.
     let name = data.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy().replace('.', "");
-    Config::new(data, format!("/kobune-test-{name}"))
+    let mut config = Config::new(data, format!("/kobune-test-{name}"));
+    // Runtimes that are not in the usual places: a PATH of folders.
+    let more = std::env::var_os("KOBUNE_TEST_RUNTIMES").unwrap_or_default();
+    for folder in std::env::split_paths(&more) {
+        for name in ["runc", "crun", "youki"] {
+            let path = folder.join(name);
+            let works = Command::new(&path).arg("--version").output().is_ok_and(|output| output.status.success());
+            if works {
+                config.handlers.entry(name.to_owned()).or_insert(path);
+            }
+        }
+    }
+    config
 }
 
 impl World {
