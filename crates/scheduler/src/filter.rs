@@ -85,9 +85,14 @@ impl<'c> Question<'c> {
     /// The answer for one node; `state` may differ from the cluster's when preemption tries things out.
     pub fn ask(&self, name: &str, state: &NodeState, facts: &NodeFacts) -> Result<(), Rejection> {
         self.node_itself(name, facts)?;
-        self.ports(state)?;
-        resources(self.pod, state, facts)?;
-        if self.claim_taken {
+        let profile = &self.pod.profile;
+        if profile.filters("NodePorts") {
+            self.ports(state)?;
+        }
+        if profile.filters("NodeResourcesFit") {
+            resources(self.pod, state, facts)?;
+        }
+        if self.claim_taken && profile.filters("VolumeRestrictions") {
             return Err(Rejection {
                 reasons: vec![volumes::IN_USE.into()],
                 obstacle: obstacle::VOLUMES,
@@ -99,12 +104,14 @@ impl<'c> Question<'c> {
         {
             return Err(Rejection { reasons: vec![reason.into()], obstacle: obstacle::VOLUMES, resolvable: false });
         }
-        if !self.spread.satisfied(name, facts) {
+        if profile.filters("PodTopologySpread") && !self.spread.satisfied(name, facts) {
             let reasons = vec![self.spread.reason(facts).into()];
             let resolvable = !self.spread.lacks_label(facts);
             return Err(Rejection { reasons, obstacle: obstacle::SPREAD, resolvable });
         }
-        if let Some((reason, resolvable)) = self.pod_affinity.obstacle(&facts.labels) {
+        if profile.filters("InterPodAffinity")
+            && let Some((reason, resolvable)) = self.pod_affinity.obstacle(&facts.labels)
+        {
             return Err(Rejection { reasons: vec![reason.into()], obstacle: obstacle::POD_AFFINITY, resolvable });
         }
         Ok(())
@@ -112,7 +119,8 @@ impl<'c> Question<'c> {
 
     fn node_itself(&self, name: &str, facts: &NodeFacts) -> Result<(), Rejection> {
         let tolerations = &self.constraints.tolerations;
-        if facts.unschedulable {
+        let profile = &self.pod.profile;
+        if facts.unschedulable && profile.filters("NodeUnschedulable") {
             let taint = k8s_openapi::api::core::v1::Taint {
                 key: node_match::TAINT_UNSCHEDULABLE.to_owned(),
                 effect: "NoSchedule".to_owned(),
@@ -122,9 +130,17 @@ impl<'c> Question<'c> {
                 return Err(Rejection::node("node(s) were unschedulable"));
             }
         }
-        if let Some(taint) = node_match::untolerated(&facts.taints, tolerations, &["NoSchedule", "NoExecute"]) {
+        if profile.filters("TaintToleration")
+            && let Some(taint) = node_match::untolerated(&facts.taints, tolerations, &["NoSchedule", "NoExecute"])
+        {
             let value = taint.value.as_deref().unwrap_or_default();
             return Err(Rejection::node(format!("node(s) had untolerated taint {{{}: {value}}}", taint.key)));
+        }
+        if !profile.filters("NodeAffinity") {
+            return Ok(());
+        }
+        if !node_match::node_selected(None, profile.added_affinity.as_ref(), name, &facts.labels) {
+            return Err(Rejection::node("node(s) didn't match scheduler-enforced node affinity"));
         }
         let affinity = self.constraints.affinity.as_ref().and_then(|affinity| affinity.node_affinity.as_ref());
         if !node_match::node_selected(self.constraints.node_selector.as_ref(), affinity, name, &facts.labels) {
@@ -176,7 +192,7 @@ fn resources(pod: &PodInfo, state: &NodeState, facts: &NodeFacts) -> Result<(), 
         total.ephemeral_storage,
         used.ephemeral_storage,
     );
-    for (name, amount) in &asked.others {
+    for (name, amount) in asked.others.iter().filter(|(name, _)| !pod.profile.ignores(name)) {
         check(format!("Insufficient {name}").into(), *amount, total.other(name), used.other(name));
     }
     if reasons.is_empty() { Ok(()) } else { Err(Rejection { reasons, obstacle: obstacle::RESOURCES, resolvable }) }

@@ -18,6 +18,7 @@ mod filter;
 mod pod;
 mod pod_affinity;
 mod preempt;
+mod profile;
 mod queue;
 mod resources;
 mod scheduler;
@@ -27,18 +28,7 @@ mod volumes;
 
 use tokio_util::sync::CancellationToken;
 
-/// How the scheduler behaves.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Pods whose `spec.schedulerName` is this are ours.
-    pub scheduler_name: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self { scheduler_name: "default-scheduler".to_owned() }
-    }
-}
+pub use profile::{Config, Mistakes, Profile, SpreadDefaults, Strategy};
 
 /// What ends the scheduler before it is asked to stop.
 #[derive(Debug, thiserror::Error)]

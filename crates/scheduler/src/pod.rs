@@ -18,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
 
 use crate::labels::Labels;
+use crate::profile::Profile;
 use crate::resources::Resources;
 use crate::volumes::ClaimUse;
 
@@ -179,6 +180,8 @@ pub struct PodInfo {
     pub uid: Arc<str>,
     /// Labels.
     pub labels: Labels,
+    /// What it is judged by.
+    pub profile: Arc<Profile>,
     /// The uid of the ReplicaSet, ReplicationController or StatefulSet that it belongs to.
     pub owner: Option<Arc<str>>,
     /// The node it is bound to.
@@ -249,11 +252,16 @@ pub struct Shown {
 
 impl PodInput {
     /// Where the pod is, what it is and what it shows.
-    pub fn read(self, scheduler_name: &str) -> (Stage, PodInfo, Shown) {
+    ///
+    /// Pods of schedulers that are not ours only take room; the first profile stands for theirs.
+    pub fn read(self, profiles: &[Arc<Profile>]) -> (Stage, PodInfo, Shown) {
         let Self { metadata, spec, status } = self;
         let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
         let node = spec.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
-        let ours = spec.scheduler_name.as_deref().unwrap_or("default-scheduler") == scheduler_name;
+        let scheduler = spec.scheduler_name.as_deref().unwrap_or("default-scheduler");
+        let profile = profiles.iter().find(|profile| profile.name == scheduler);
+        let ours = profile.is_some();
+        let profile = profile.or(profiles.first()).cloned().unwrap_or_default();
         let terminating = metadata.deletion_timestamp.is_some();
         let stage = match (&node, ended) {
             (_, true) => Stage::Over,
@@ -301,6 +309,7 @@ impl PodInput {
             claims,
             uid: metadata.uid.unwrap_or_default().into(),
             labels: metadata.labels.as_ref().into(),
+            profile,
             owner,
             node,
             requests,
@@ -430,7 +439,7 @@ pub(crate) mod tests {
     pub(crate) fn labelled(name: &str, labels: serde_json::Value, spec: serde_json::Value) -> PodInfo {
         let object = serde_json::json!({"metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels}, "spec": spec});
         let input: PodInput = serde_json::from_value(object).expect("a pod");
-        input.read("default-scheduler").1
+        input.read(&[Arc::default()]).1
     }
 
     #[test]
@@ -459,7 +468,7 @@ pub(crate) mod tests {
                     "conditions": [{"type": "PodResizePending", "status": "True", "reason": pending}]},
             });
             let input: PodInput = serde_json::from_value(object).expect("a pod");
-            assert_eq!(input.read("default-scheduler").1.requests.cpu, expected, "{asked} {has} {pending}");
+            assert_eq!(input.read(&[Arc::default()]).1.requests.cpu, expected, "{asked} {has} {pending}");
         };
         check("1", "1", "", 1000);
         check("2", "1", "Deferred", 2000);
@@ -491,7 +500,7 @@ pub(crate) mod tests {
     fn stages() {
         let check = |object: serde_json::Value, expected: Stage| {
             let input: PodInput = serde_json::from_value(object.clone()).expect("a pod");
-            assert_eq!(input.read("default-scheduler").0, expected, "{object}");
+            assert_eq!(input.read(&[Arc::default()]).0, expected, "{object}");
         };
         check(serde_json::json!({"spec": {"containers": []}}), Stage::Pending);
         check(serde_json::json!({"spec": {"nodeName": "n"}}), Stage::Bound);

@@ -8,9 +8,6 @@ use crate::cluster::Cluster;
 use crate::labels;
 use crate::pod::{Constraints, PodInfo};
 
-/// How much the preference of a running pod's required affinity counts, as upstream's `hardPodAffinityWeight`.
-const HARD_AFFINITY_WEIGHT: i64 = 1;
-
 type Domain = (String, String);
 
 /// Whether `term`, which belongs to a pod in `own_namespace`, means `other`.
@@ -152,7 +149,7 @@ pub fn preferences(pod: &PodInfo, constraints: &Constraints, cluster: &Cluster) 
     for (node, other) in cluster.affine() {
         let Some(facts) = cluster.nodes.get(node).and_then(|state| state.facts.as_ref()) else { continue };
         let Some(theirs) = other.constraints.as_deref() else { continue };
-        let hard = required_affinity(theirs).iter().map(|term| (term, HARD_AFFINITY_WEIGHT));
+        let hard = required_affinity(theirs).iter().map(|term| (term, pod.profile.hard_pod_affinity_weight));
         for (term, weight) in
             preferred(theirs).chain(hard).filter(|(term, _)| means(term, &other.namespace, pod, cluster))
         {

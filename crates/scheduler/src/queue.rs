@@ -15,10 +15,6 @@ use std::time::{Duration, Instant};
 
 use crate::pod::{PodInfo, Shown};
 
-/// First wait after a failure, as upstream; it doubles with each.
-const FIRST_BACKOFF: Duration = Duration::from_secs(1);
-/// Longest wait after a failure, as upstream.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
 /// After this long a pod is tried again although nothing happened, as upstream.
 const GIVE_ANOTHER_TRY: Duration = Duration::from_secs(300);
 
@@ -48,8 +44,12 @@ pub struct Waiting {
 }
 
 /// The queue. Time is an argument, so that tests need none.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    /// First wait after a failure; it doubles with each.
+    first_backoff: Duration,
+    /// Longest wait after a failure.
+    longest_backoff: Duration,
     pods: HashMap<Arc<str>, Waiting>,
     active: BTreeMap<(Reverse<i32>, u64), Arc<str>>,
     backing_off: BTreeMap<(Instant, u64), Arc<str>>,
@@ -58,6 +58,19 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// An empty queue with these waits after failures.
+    pub fn new(first_backoff: Duration, longest_backoff: Duration) -> Self {
+        Self {
+            first_backoff,
+            longest_backoff,
+            pods: HashMap::new(),
+            active: BTreeMap::new(),
+            backing_off: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            serial: 0,
+        }
+    }
+
     /// Uids of all pods that wait.
     pub fn uids(&self) -> impl Iterator<Item = &Arc<str>> {
         self.pods.keys()
@@ -179,8 +192,8 @@ impl Queue {
         let Some(waiting) = self.pods.get_mut(uid) else { return };
         waiting.attempts += 1;
         waiting.obstacles = obstacles;
-        let factor = 1_u32 << (waiting.attempts - 1).min(4);
-        waiting.not_before = now + (FIRST_BACKOFF * factor).min(LONGEST_BACKOFF);
+        let factor = 1_u32 << (waiting.attempts - 1).min(16);
+        waiting.not_before = now + self.first_backoff.saturating_mul(factor).min(self.longest_backoff);
         let helped = waiting.missed & obstacles != 0;
         let gated = waiting.pod.gated;
         if gated {
@@ -223,6 +236,9 @@ mod tests {
     use crate::filter::obstacle;
     use crate::pod::tests::pod;
 
+    const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+    const LONGEST_BACKOFF: Duration = Duration::from_secs(10);
+
     fn waiting(queue: &mut Queue, name: &str, priority: i32, now: Instant) {
         queue.set(pod(name, json!({"priority": priority})), Shown::default(), now);
     }
@@ -233,7 +249,7 @@ mod tests {
 
     #[test]
     fn order_and_back_off() {
-        let (mut queue, start) = (Queue::default(), Instant::now());
+        let (mut queue, start) = (Queue::new(FIRST_BACKOFF, LONGEST_BACKOFF), Instant::now());
         for (name, priority) in [("a", 0), ("b", 0), ("c", 5)] {
             waiting(&mut queue, name, priority, start);
         }
@@ -252,7 +268,7 @@ mod tests {
 
     #[test]
     fn events_in_flight_are_not_lost() {
-        let (mut queue, start) = (Queue::default(), Instant::now());
+        let (mut queue, start) = (Queue::new(FIRST_BACKOFF, LONGEST_BACKOFF), Instant::now());
         waiting(&mut queue, "a", 0, start);
         assert!(popped(&mut queue, start).is_some());
         queue.helped(obstacle::NODE, start);
@@ -262,7 +278,7 @@ mod tests {
 
     #[test]
     fn gates_hold_and_let_go() {
-        let (mut queue, start) = (Queue::default(), Instant::now());
+        let (mut queue, start) = (Queue::new(FIRST_BACKOFF, LONGEST_BACKOFF), Instant::now());
         queue.set(pod("g", json!({"schedulingGates": [{"name": "x"}]})), Shown::default(), start);
         queue.helped(u16::MAX, start);
         assert_eq!((popped(&mut queue, start), queue.next_wake()), (None, None));
@@ -272,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_status_change_wakes_nothing() {
-        let (mut queue, start) = (Queue::default(), Instant::now());
+        let (mut queue, start) = (Queue::new(FIRST_BACKOFF, LONGEST_BACKOFF), Instant::now());
         waiting(&mut queue, "a", 0, start);
         assert!(popped(&mut queue, start).is_some());
         queue.failed(&"a".into(), obstacle::RESOURCES, start);

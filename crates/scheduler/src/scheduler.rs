@@ -28,7 +28,7 @@ use crate::pod::{PodInfo, PodInput, Shown, Stage};
 use crate::preempt::Preemption;
 use crate::queue::Queue;
 use crate::recorder::{Recorder, Severity};
-use crate::{Config, Error};
+use crate::{Config, Error, Profile};
 
 mod volume_events;
 
@@ -49,7 +49,7 @@ struct Outcome {
 
 struct Scheduler {
     client: kube::Client,
-    config: Config,
+    profiles: Vec<Arc<Profile>>,
     recorder: Recorder,
     cluster: Cluster,
     queue: Queue,
@@ -96,10 +96,10 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
     let (recorder, writer) = Recorder::new(client.clone(), "default-scheduler");
     let mut scheduler = Scheduler {
         client,
-        config,
+        profiles: config.profiles.into_iter().map(Arc::new).collect(),
         recorder,
         cluster: Cluster::default(),
-        queue: Queue::default(),
+        queue: Queue::new(config.first_backoff, config.longest_backoff),
         bindings: JoinSet::new(),
         writes: JoinSet::new(),
         assumed: HashSet::new(),
@@ -219,7 +219,7 @@ impl Scheduler {
             Event::Init => self.listed_pods.clear(),
             Event::InitApply(pod) => self.pod_applied(pod, true),
             Event::Apply(pod) => self.pod_applied(pod, false),
-            Event::Delete(pod) => self.pod_gone(&pod.read(&self.config.scheduler_name).1.uid),
+            Event::Delete(pod) => self.pod_gone(&pod.read(&self.profiles).1.uid),
             Event::InitDone => {
                 let known = self.cluster.placed_uids().chain(self.queue.uids());
                 // An assumed pod may be younger than the list; its own events will tell.
@@ -233,7 +233,7 @@ impl Scheduler {
     }
 
     fn pod_applied(&mut self, pod: PodInput, listing: bool) {
-        let (stage, info, shown) = pod.read(&self.config.scheduler_name);
+        let (stage, info, shown) = pod.read(&self.profiles);
         if listing {
             self.listed_pods.insert(info.uid.clone());
         }
@@ -429,7 +429,7 @@ impl Scheduler {
             let message = format!("Preempted by pod {} on node {}", pod.uid, preemption.node);
             self.recorder.event(&victim.reference(), Severity::Normal, "Preempted", message);
             let api = Api::<Pod>::namespaced(self.client.clone(), &victim.namespace);
-            let by = self.config.scheduler_name.clone();
+            let by = pod.profile.name.clone();
             self.writes.spawn(async move {
                 let now = Timestamp::now();
                 let condition = serde_json::json!({"metadata": {"uid": &*victim.uid}, "status": {"conditions": [{

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cluster::{Cluster, NodeFacts, NodeState};
 use crate::node_match;
 use crate::pod::{Constraints, PodInfo};
+use crate::profile::Strategy;
 use crate::{pod_affinity, spread};
 
 const BEST: i64 = 100;
@@ -30,11 +31,48 @@ fn normalize_range(scores: &mut [i64]) {
     }
 }
 
-fn least_allocated(pod: &PodInfo, state: &NodeState, facts: &NodeFacts) -> i64 {
-    let free = |wanted: i64, total: i64| if total <= 0 || wanted > total { 0 } else { (total - wanted) * BEST / total };
-    let cpu = free(state.weight.0 + pod.weight.0, facts.allocatable.cpu);
-    let memory = free(state.weight.1 + pod.weight.1, facts.allocatable.memory);
-    i64::midpoint(cpu, memory)
+/// What of a resource would be in use on a node with the pod there, and what there is; `None` when it plays no part.
+fn in_use(name: &str, pod: &PodInfo, state: &NodeState, facts: &NodeFacts) -> Option<(i64, i64)> {
+    let (used, total) = match name {
+        "cpu" => (state.weight.0 + pod.weight.0, facts.allocatable.cpu),
+        "memory" => (state.weight.1 + pod.weight.1, facts.allocatable.memory),
+        "ephemeral-storage" => {
+            (state.used.ephemeral_storage + pod.requests.ephemeral_storage, facts.allocatable.ephemeral_storage)
+        }
+        // Those that the pod does not ask for say nothing about it.
+        other if pod.requests.other(other) == 0 => return None,
+        other => (state.used.other(other) + pod.requests.other(other), facts.allocatable.other(other)),
+    };
+    (total > 0).then_some((used, total))
+}
+
+/// How well a node's fill suits the profile.
+fn fit(pod: &PodInfo, state: &NodeState, facts: &NodeFacts) -> i64 {
+    let (mut sum, mut weights) = (0, 0);
+    for (name, weight) in &pod.profile.resources {
+        let Some((used, total)) = in_use(name, pod, state, facts) else { continue };
+        let score = match &pod.profile.strategy {
+            Strategy::LeastAllocated if used > total => 0,
+            Strategy::LeastAllocated => (total - used) * BEST / total,
+            Strategy::MostAllocated => used.min(total) * BEST / total,
+            Strategy::RequestedToCapacityRatio(shape) => along(shape, (used * BEST / total).min(BEST)),
+        };
+        if score > 0 || !matches!(pod.profile.strategy, Strategy::RequestedToCapacityRatio(_)) {
+            sum += score * weight;
+            weights += weight;
+        }
+    }
+    if weights == 0 { 0 } else { sum / weights }
+}
+
+/// The score at a utilization, straight between the points of a shape.
+fn along(shape: &[(i64, i64)], utilization: i64) -> i64 {
+    let after = shape.partition_point(|(at, _)| *at < utilization);
+    match (after.checked_sub(1).and_then(|before| shape.get(before)), shape.get(after)) {
+        (Some((from, low)), Some((to, high))) => low + (high - low) * (utilization - from) / (to - from),
+        (Some((_, only)), None) | (None, Some((_, only))) => *only,
+        (None, None) => 0,
+    }
 }
 
 fn balanced(pod: &PodInfo, state: &NodeState, facts: &NodeFacts) -> i64 {
@@ -104,14 +142,22 @@ pub fn best<'c>(
         liked.iter().filter(|((key, value), _)| facts.labels.get(key) == Some(value)).map(|(_, weight)| weight).sum()
     });
     normalize_range(&mut near);
-    let free = each(&|_, state, facts| least_allocated(pod, state, facts));
+    let free = each(&|_, state, facts| fit(pod, state, facts));
     let balance = each(&|_, state, facts| balanced(pod, state, facts));
     let local = each(&|_, state, _| images(constraints, state, cluster));
-    let totals: Vec<i64> = (0..fitting.len())
-        .map(|at| {
-            3 * taints[at] + 2 * preferred[at] + 2 * crowd[at] + 2 * near[at] + free[at] + balance[at] + local[at]
-        })
-        .collect();
+    let parts = [
+        ("TaintToleration", taints),
+        ("NodeAffinity", preferred),
+        ("PodTopologySpread", crowd),
+        ("InterPodAffinity", near),
+        ("NodeResourcesFit", free),
+        ("NodeResourcesBalancedAllocation", balance),
+        ("ImageLocality", local),
+    ];
+    let weighed: Vec<(i64, Vec<i64>)> =
+        parts.into_iter().map(|(plugin, scores)| (pod.profile.weight(plugin), scores)).collect();
+    let totals: Vec<i64> =
+        (0..fitting.len()).map(|at| weighed.iter().map(|(weight, scores)| weight * scores[at]).sum()).collect();
     let greatest = totals.iter().copied().max()?;
     let equal: Vec<usize> = (0..totals.len()).filter(|at| totals[*at] == greatest).collect();
     let chosen = equal.get(pick(equal.len())).or(equal.first())?;
@@ -120,11 +166,13 @@ pub fn best<'c>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
     use crate::cluster::tests::node;
     use crate::pod::tests::pod;
+    use crate::profile::Strategy;
 
     #[test]
     fn choices() {
@@ -149,5 +197,35 @@ mod tests {
             {"weight": 1, "preference": {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}}]}}});
         check(prefers_ssd, json!({}), "n2", "n2");
         check(json!({"containers": [{}]}), json!({"taints": [{"key": "k", "effect": "PreferNoSchedule"}]}), "n1", "n1");
+    }
+
+    #[test]
+    fn strategies() {
+        let mut cluster = Cluster::default();
+        let allocatable = json!({"cpu": "4", "memory": "4Gi", "pods": "10"});
+        cluster.set_node(&node("n", json!({}), json!({}), allocatable));
+        let asks = json!({"containers": [{"resources": {"requests": {"cpu": "1", "memory": "2Gi"}}}]});
+        let check = |strategy: Strategy, expected: i64| {
+            let mut pod = pod("p", asks.clone());
+            let mut profile = crate::Profile::default();
+            profile.strategy.clone_from(&strategy);
+            pod.profile = Arc::new(profile);
+            let (_, state, facts) = cluster.known().next().expect("a node");
+            assert_eq!(fit(&pod, state, facts), expected, "{strategy:?}");
+        };
+        check(Strategy::LeastAllocated, 62);
+        check(Strategy::MostAllocated, 37);
+        check(Strategy::RequestedToCapacityRatio(vec![(0, 0), (100, 100)]), 37);
+        check(Strategy::RequestedToCapacityRatio(vec![(0, 100), (50, 0)]), 50);
+    }
+
+    proptest! {
+        #[test]
+        fn shapes_stay_between_their_points(middle in 1_i64..100, scores in prop::array::uniform3(0_i64..=100), at in 0_i64..=100) {
+            let shape = [(0, scores[0]), (middle, scores[1]), (100, scores[2])];
+            let (from, to) = if at <= middle { (scores[0], scores[1]) } else { (scores[1], scores[2]) };
+            let found = along(&shape, at);
+            prop_assert!((from.min(to)..=from.max(to)).contains(&found), "{found} at {at} of {shape:?}");
+        }
     }
 }

@@ -10,6 +10,7 @@ use crate::cluster::{Cluster, NodeFacts};
 use crate::labels;
 use crate::node_match;
 use crate::pod::{Constraints, PodInfo};
+use crate::profile::SpreadDefaults;
 
 const HOSTNAME: &str = "kubernetes.io/hostname";
 const ZONE: &str = "topology.kubernetes.io/zone";
@@ -50,12 +51,30 @@ impl<'c> Counts<'c> {
             let keys: Vec<&str> = wanted().map(|constraint| constraint.topology_key.as_str()).collect();
             wanted().map(|constraint| Self::count(constraint, &keys, pod, constraints, cluster)).collect()
         };
-        let hard = count("DoNotSchedule");
-        let mut soft = count("ScheduleAnyway");
+        let (mut hard, mut soft) = (count("DoNotSchedule"), count("ScheduleAnyway"));
         if constraints.spread.is_empty()
             && let Some(owner) = &pod.owner
         {
-            soft = DEFAULTS.iter().map(|(key, max_skew)| Self::of_owner(owner, key, *max_skew, cluster)).collect();
+            match &pod.profile.spread {
+                SpreadDefaults::System => {
+                    soft.extend(DEFAULTS.map(|(key, max_skew)| Self::of_owner(owner, key, max_skew, cluster)));
+                }
+                SpreadDefaults::List(list) => {
+                    for one in list {
+                        let mut counted = Self::of_owner(owner, &one.topology_key, one.max_skew, cluster);
+                        if one.when_unsatisfiable != "DoNotSchedule" {
+                            soft.push(counted);
+                            continue;
+                        }
+                        // Domains without a pod count as well: they are the least crowded.
+                        let domains = cluster.known().filter_map(|(_, _, facts)| facts.labels.get(&one.topology_key));
+                        for value in domains {
+                            counted.by_value.entry(value).or_default();
+                        }
+                        hard.push(counted);
+                    }
+                }
+            }
         }
         Self { hard, soft }
     }
@@ -99,7 +118,7 @@ impl<'c> Counts<'c> {
 
     /// Where the pods of one owner are. Upstream also counts pods that only a Service has in common; one owner's are nearly
     /// always the same, and cost no watch of Services.
-    fn of_owner(owner: &str, key: &'static str, max_skew: i32, cluster: &'c Cluster) -> Counted<'c> {
+    fn of_owner(owner: &str, key: &'c str, max_skew: i32, cluster: &'c Cluster) -> Counted<'c> {
         let mut by_value: HashMap<&'c str, i64> = HashMap::new();
         for (node, number) in cluster.owned(owner) {
             let facts = cluster.nodes.get(node).and_then(|state| state.facts.as_ref());
