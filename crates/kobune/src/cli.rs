@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::api_options::ApiOptions;
+use crate::scheduler_options::SchedulerOptions;
 use crate::snapshot::SnapshotCommand;
 use crate::storage::StorageOptions;
 
@@ -110,6 +111,8 @@ pub struct UpOptions {
     pub storage: StorageOptions,
     #[command(flatten)]
     pub api: ApiOptions,
+    #[command(flatten)]
+    pub scheduler: SchedulerOptions,
     #[command(flatten)]
     pub node: NodeOptions,
 }

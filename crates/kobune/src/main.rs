@@ -13,6 +13,7 @@ mod instance;
 mod join;
 mod metrics;
 mod process;
+mod scheduler_options;
 mod server;
 mod settings;
 mod snapshot;

@@ -28,11 +28,13 @@ pub struct Server {
     /// Where joining machines find this server.
     cluster_info: String,
     tokens: Arc<ServiceAccountTokens>,
+    scheduling: kobune_scheduler::Config,
 }
 
 impl Server {
     /// Opens the store, makes or reads keys and binds the socket.
     pub async fn build(settings: ServerSettings, host_name: &str, node_ip: IpAddr) -> Result<Self> {
+        let scheduling = settings.scheduler.config()?;
         let listener = listen(settings.bind_address, settings.port).await?;
         let port = listener.local_addr().context("read the API server's address")?.port();
         let data_dir = &settings.names.data_dir;
@@ -73,6 +75,7 @@ impl Server {
             tls,
             cluster_info,
             tokens: Arc::new(tokens),
+            scheduling,
         };
         metrics.begin(server.client_as("system:metrics-server", &["system:masters"]));
         server.write_admin_kubeconfig(node_ip, port)?;
@@ -154,8 +157,9 @@ impl Server {
         });
         parts.spawn(async { ("controllers", controllers.await) });
         let client = self.client_as("system:kube-scheduler", &[]);
+        let scheduling = self.scheduling.clone();
         let scheduler = self.lead("kube-scheduler", client.clone(), token, move |token| {
-            let run = kobune_scheduler::run(client.clone(), kobune_scheduler::Config::default(), token);
+            let run = kobune_scheduler::run(client.clone(), scheduling.clone(), token);
             async { run.await.context("scheduler") }
         });
         parts.spawn(async { ("scheduler", scheduler.await) });

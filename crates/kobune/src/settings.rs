@@ -14,6 +14,7 @@ use crate::api_options::ApiOptions;
 use clap::ValueEnum;
 
 use crate::cli::{Backend, NodeOptions, PortRange, UpOptions};
+use crate::scheduler_options::SchedulerOptions;
 use crate::storage::StorageOptions;
 
 /// The Kubernetes version that kobune speaks, with its own behind it.
@@ -67,6 +68,7 @@ pub struct ServerSettings {
     pub cluster_cidrs: Vec<IpNet>,
     pub cluster_domain: String,
     pub api: ApiOptions,
+    pub scheduler: SchedulerOptions,
     pub storage: StorageOptions,
 }
 
@@ -138,6 +140,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         cluster_cidrs: options.cluster_cidr.clone(),
         cluster_domain: options.cluster_domain.trim_matches('.').to_owned(),
         api: options.api.clone(),
+        scheduler: options.scheduler.clone(),
         storage: options.storage.clone(),
     };
     let node = NodeSettings {
@@ -243,7 +246,7 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("service-node-port-range: {}", server.node_ports);
     println!("cluster-cidr: {}", texts(&server.cluster_cidrs));
     println!("cluster-domain: {}", server.cluster_domain);
-    for (key, value) in server.storage.show().into_iter().chain(server.api.show()) {
+    for (key, value) in server.storage.show().into_iter().chain(server.api.show()).chain(server.scheduler.show()) {
         println!("{key}: {value}");
     }
     println!("node-name: {}", node.name);
