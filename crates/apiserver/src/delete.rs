@@ -185,20 +185,6 @@ fn has_namespace_finalizers(namespace: &Value) -> bool {
     namespace.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|list| !list.is_empty())
 }
 
-/// Kinds whose deletion answers with the object instead of a `Status`.
-fn answers_with_object(kind: &Kind) -> bool {
-    matches!(
-        &*kind.collection,
-        "core/pods"
-            | "core/services"
-            | "core/serviceaccounts"
-            | "core/persistentvolumeclaims"
-            | "core/persistentvolumes"
-            | "core/podtemplates"
-            | "core/resourcequotas"
-    )
-}
-
 /// What is to be done with an object that a client wants gone.
 #[derive(Debug, PartialEq)]
 enum Plan {
@@ -448,7 +434,11 @@ impl ApiServer {
 
     /// The answer when the object is gone.
     fn removed(&self, kind: &Kind, name: &str, uid: &str, produced: Produced) -> Produced {
-        if answers_with_object(kind) { produced } else { Produced::Object(respond::success(kind, name, Some(uid))) }
+        if kind.deletion_answers_with_object() {
+            produced
+        } else {
+            Produced::Object(respond::success(kind, name, Some(uid)))
+        }
     }
 
     /// Deletes an object whose definition goes, without asking anybody; whether it stays for its finalizers. It stays in the

@@ -3,6 +3,7 @@
 //! One file a controller. A controller decides in a pure function (`plan`) over what the shared caches (`informer`) hold, and a
 //! thin pass carries the decision out. Events only put keys into a `queue`; a pass takes no hint.
 
+mod attach_detach;
 mod bootstrap_tokens;
 mod certificates;
 mod cluster_role_aggregation;
@@ -147,6 +148,7 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     volume_protection::start(&context);
     ephemeral_volume::start(&context);
     local_provisioner::start(&context);
+    attach_detach::start(&context);
     garbage_collector::start(&context);
     bootstrap_tokens::start(&context);
     if let Some(tokens) = &context.config.service_account_tokens {

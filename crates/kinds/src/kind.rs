@@ -106,6 +106,30 @@ pub(crate) enum Body {
 }
 
 impl Kind {
+    /// Whether the deletion of an object answers with the object instead of a `Status`, as upstream's OpenAPI says it.
+    pub fn deletion_answers_with_object(&self) -> bool {
+        matches!(
+            &*self.collection,
+            "core/persistentvolumeclaims"
+                | "core/persistentvolumes"
+                | "core/pods"
+                | "core/podtemplates"
+                | "core/resourcequotas"
+                | "core/serviceaccounts"
+                | "core/services"
+                | "resource.k8s.io/deviceclasses"
+                | "resource.k8s.io/devicetaintrules"
+                | "resource.k8s.io/resourceclaims"
+                | "resource.k8s.io/resourceclaimtemplates"
+                | "resource.k8s.io/resourceslices"
+                | "storage.k8s.io/csidrivers"
+                | "storage.k8s.io/csinodes"
+                | "storage.k8s.io/storageclasses"
+                | "storage.k8s.io/volumeattachments"
+                | "storage.k8s.io/volumeattributesclasses"
+        )
+    }
+
     /// The `apiVersion` of objects: `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         join(&self.group, &self.version)

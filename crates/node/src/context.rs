@@ -7,6 +7,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::Config;
+use crate::csi::drivers::Drivers;
 use crate::env::Surroundings;
 use crate::events::Recorder;
 use crate::eviction::Pressure;
@@ -45,6 +46,8 @@ pub struct Context {
     pub probe_tls: Arc<rustls::ClientConfig>,
     /// Volumes on the node's own disk.
     pub locals: LocalVolumes,
+    /// Storage drivers that have registered.
+    pub drivers: Drivers,
 }
 
 impl Context {

@@ -14,6 +14,7 @@ mod allocation;
 mod backoff;
 mod config;
 mod context;
+mod csi;
 mod env;
 mod errors;
 mod events;

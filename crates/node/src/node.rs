@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::context::Context;
+use crate::csi::drivers::{self, Drivers};
 use crate::events;
 use crate::eviction::{self, Pressure};
 use crate::http::Server;
@@ -97,6 +98,7 @@ impl Node {
             machine,
             probe_tls,
             locals: LocalVolumes::of(&config.data_dir),
+            drivers: Drivers::default(),
             config,
         });
         Ok(Arc::new(Node { context, pods: Arc::default(), port, parts: Mutex::new(Some((listener, writer))) }))
@@ -129,6 +131,7 @@ impl Node {
             ("the event writer", tokio::spawn(writer.run(client.clone(), context.config.name.clone(), token.clone()))),
             ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
             ("the clean-up of local volumes", deletions),
+            ("the registration of storage drivers", tokio::spawn(drivers::run(Arc::clone(context), token.clone()))),
             ("the pods", tokio::spawn(pods::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
             ("eviction", tokio::spawn(eviction::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
             ("the HTTP API", tokio::spawn(server.run(listener, token.clone()))),

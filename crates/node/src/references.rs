@@ -5,11 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::Api;
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
@@ -186,6 +188,31 @@ impl Lookup for Held {
     }
 }
 
+/// Delays between tries of a watch. The first are short: a node may hear of a pod a moment before the API server's
+/// authorizer knows that the node needs what the pod mentions, and the pod waits for that.
+struct Patience(Duration);
+
+/// First and longest delay.
+const DELAYS: (Duration, Duration) = (Duration::from_millis(25), Duration::from_secs(30));
+
+impl Iterator for Patience {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let delay = self.0;
+        self.0 = (delay * 2).min(DELAYS.1);
+        // Up to half as much again, by chance, so that watches that failed together do not come back together.
+        let more = u32::from(uuid::Uuid::new_v4().as_bytes()[0]);
+        Some(delay + delay / 2 * more / 256)
+    }
+}
+
+impl Backoff for Patience {
+    fn reset(&mut self) {
+        self.0 = DELAYS.0;
+    }
+}
+
 async fn follow(client: kube::Client, key: Key, entry: Weak<Entry>, token: CancellationToken) {
     let (kind, namespace, name) = key;
     let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
@@ -206,7 +233,7 @@ async fn follow_as<K>(
 ) where
     K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug + Send + 'static,
 {
-    let mut events = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut events = std::pin::pin!(watcher(api, config).backoff(Patience(DELAYS.0)));
     let mut found = None;
     loop {
         // Dropping either future loses nothing: the stream keeps its place.
@@ -311,6 +338,17 @@ pub mod tests {
         fn secret(&self, _: &str, name: &str) -> Result<Option<Content>, String> {
             Ok(self.secrets.get(name).map(|pairs| content(pairs)))
         }
+    }
+
+    #[test]
+    fn patience_grows_to_its_end_and_starts_anew() {
+        let mut patience = Patience(DELAYS.0);
+        let first = patience.next().expect("no end");
+        assert!(first >= DELAYS.0 && first < DELAYS.0 * 2, "{first:?}");
+        let last = patience.nth(20).expect("no end");
+        assert!(last >= DELAYS.1 && last < DELAYS.1 * 2, "{last:?}");
+        patience.reset();
+        assert!(patience.next().expect("no end") < DELAYS.0 * 2);
     }
 
     #[test]

@@ -273,6 +273,7 @@ impl Place<'_> {
         };
         let answer = match verb {
             _ if text => json!({"type": "string"}),
+            Verb::Delete if kind.deletion_answers_with_object() => object(definitions),
             Verb::Delete | Verb::DeleteCollection => definitions.reference(STATUS),
             Verb::List => definitions.list(kind),
             _ => object(definitions),

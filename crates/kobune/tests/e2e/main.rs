@@ -13,6 +13,7 @@ mod pods;
 mod servers;
 mod split;
 mod storage;
+mod storage_driver;
 mod streams;
 mod workloads;
 

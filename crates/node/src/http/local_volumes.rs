@@ -1,8 +1,10 @@
-//! Volumes on the node's own disk, as the provisioner `local.kobune.dev` grows and deletes them.
+//! Volumes on the node's own disk, as the provisioner `local.kobune.dev` grows and deletes them; and which volumes of drivers
+//! pods still have, for whoever wants to detach one.
 //!
 //! `PUT /localVolumes/<name>` with `{"capacity": bytes, "block": bool}` makes or grows one, `DELETE` takes it away; `409` says
 //! that a pod still has it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use http::{Method, Request, Response, StatusCode};
@@ -24,6 +26,24 @@ struct Wanted {
     capacity: u64,
     #[serde(default)]
     block: bool,
+}
+
+/// The volumes of drivers that pods have, from before they are mounted until they are unmounted, as `volumesInUse` of a
+/// node's status names them.
+pub(super) async fn in_use(server: &Server) -> Result<Response<Body>, Refusal> {
+    let pods_dir = server.context.config.node_dir().join("pods");
+    let listed = tokio::task::spawn_blocking(move || {
+        let mut names = BTreeSet::new();
+        claims::any_pod_has(&pods_dir, None, |found| {
+            if let claims::Source::Csi(volume) = &found.source {
+                names.insert(format!("kubernetes.io/csi/{}^{}", volume.driver, volume.handle));
+            }
+            false
+        });
+        names
+    });
+    let names = listed.await.map_err(|error| Refusal::internal(error.to_string()))?;
+    Ok(answer(StatusCode::OK, "application/json", json!(names).to_string()))
 }
 
 /// Makes, grows or deletes a volume.

@@ -170,6 +170,7 @@ impl Server {
             (_, [verb @ ("exec" | "attach"), namespace, name, .., container]) if parts.len() >= 4 => {
                 streaming::remote(&self, request, verb, namespace, name, container, &query).await
             }
+            (&Method::GET, ["volumesInUse"]) => local_volumes::in_use(&self).await,
             (&Method::PUT | &Method::DELETE, ["localVolumes", name]) => {
                 local_volumes::change(&self, request, name).await
             }

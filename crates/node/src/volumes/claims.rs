@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::local::{self, LocalVolumes};
 use super::{VolumeError, host_path, loops, ownership};
+use crate::csi::mount::CsiVolume;
 use crate::errors::chain;
 use crate::pod;
 use crate::quantity::Amount;
@@ -41,6 +42,8 @@ pub enum Source {
         /// The size it is to have at least.
         bytes: u64,
     },
+    /// A volume of a CSI driver.
+    Csi(CsiVolume),
 }
 
 /// A claim's volume on this node.
@@ -69,8 +72,19 @@ pub fn claim_name(owner: &Pod, volume: &Volume) -> Option<String> {
     }
 }
 
-/// Asks the API server for a claim and its volume. The texts of failures are upstream's.
+/// What a volume of a pod stands for, `None` for volumes of other kinds: asks the API server for a claim and its volume. The
+/// texts of failures are upstream's.
 pub async fn look_up(client: &kube::Client, owner: &Pod, volume: &Volume) -> Result<Option<Found>, String> {
+    if let Some(source) = &volume.csi {
+        return Ok(Some(Found {
+            volume: volume.name.clone(),
+            block: false,
+            read_only: source.read_only.unwrap_or(false),
+            source: Source::Csi(CsiVolume::inline(source, owner, &volume.name)),
+            path: PathBuf::new(),
+            group: None,
+        }));
+    }
     let Some(name) = claim_name(owner, volume) else { return Ok(None) };
     let namespace = pod::namespace(owner);
     let claims = Api::<PersistentVolumeClaim>::namespaced(client.clone(), namespace);
@@ -127,7 +141,10 @@ fn interpret(claim: &PersistentVolumeClaim, volume: &PersistentVolume, only_read
         let bytes = capacity.map(Amount::of).map_or(0, Amount::value);
         Source::Own { name: own.volume_handle.clone(), bytes: u64::try_from(bytes).unwrap_or(0) }
     } else if let Some(csi) = &spec.csi {
-        return Err(format!("driver name {} not found in the list of registered CSI drivers", csi.driver));
+        if spec.volume_mode.as_deref() == Some("Block") {
+            return Err("block volumes of CSI drivers are not available on this node".to_owned());
+        }
+        Source::Csi(CsiVolume::persistent(csi, spec))
     } else {
         return Err(format!("no volume plugin matched for volume {name}"));
     };
@@ -166,18 +183,29 @@ pub fn set_up(
             let made = locals.ensure(name, *bytes, found.block)?;
             if found.block { device(&made.path)? } else { made.path }
         }
+        // The driver has mounted it.
+        Source::Csi(_) => found.path,
     };
     let security = pod::spec(owner).security_context.as_ref();
     let group = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
-    let takes_group = !found.block && !found.read_only && !matches!(found.source, Source::HostPath { .. });
+    let takes_group = match found.source {
+        Source::Local { .. } | Source::Own { .. } => !found.block && !found.read_only,
+        // Nobody changes whose the host's files are; drivers have a policy, which was followed already.
+        Source::HostPath { .. } | Source::Csi(_) => false,
+    };
     if let Some(group) = group.filter(|group| takes_group && found.group != Some(*group)) {
-        let on_mismatch =
-            security.and_then(|security| security.fs_group_change_policy.as_deref()) == Some("OnRootMismatch");
-        ownership::give_to_group(&found.path, group, on_mismatch)
-            .map_err(super::failed("give the files to the group in", &found.path))?;
+        give_to_group(owner, &found.path, group)?;
         found.group = Some(group);
     }
     keep(pod_dir, &volume.name, &found).map_err(super::failed("keep what is known of", &found.path))
+}
+
+/// Gives a volume's files to the pod's group, by the pod's policy. Blocks.
+pub fn give_to_group(owner: &Pod, path: &Path, group: u32) -> Result<(), VolumeError> {
+    let security = pod::spec(owner).security_context.as_ref();
+    let policy = security.and_then(|security| security.fs_group_change_policy.as_deref());
+    ownership::give_to_group(path, group, policy == Some("OnRootMismatch"))
+        .map_err(super::failed("give the files to the group in", path))
 }
 
 /// The block device at a path, or one that stands for the file there.
@@ -194,7 +222,8 @@ fn record(pod_dir: &Path, volume: &str) -> PathBuf {
     pod_dir.join(FOLDER).join(format!("{volume}.json"))
 }
 
-fn keep(pod_dir: &Path, volume: &str, found: &Found) -> io::Result<()> {
+/// Keeps what was found for a volume of a pod. Blocks.
+pub fn keep(pod_dir: &Path, volume: &str, found: &Found) -> io::Result<()> {
     let path = record(pod_dir, volume);
     let text = serde_json::to_vec(found)?;
     if fs::read(&path).is_ok_and(|known| known == text) {
@@ -240,7 +269,7 @@ pub fn all(pod_dir: &Path) -> Vec<Found> {
 }
 
 /// Whether any pod of the node has a volume that the question is true for. Blocks.
-pub fn any_pod_has(pods_dir: &Path, except: Option<&Path>, question: impl Fn(&Found) -> bool) -> bool {
+pub fn any_pod_has(pods_dir: &Path, except: Option<&Path>, mut question: impl FnMut(&Found) -> bool) -> bool {
     let entries = fs::read_dir(pods_dir).into_iter().flatten().flatten();
     let others = entries.map(|entry| entry.path()).filter(|path| Some(path.as_path()) != except);
     others.flat_map(|path| all(&path)).any(|found| question(&found))
@@ -342,8 +371,8 @@ mod tests {
             Ok(Source::Own { name: "pvc-1".to_owned(), bytes: 1 << 20 }),
         );
         check(
-            json!({"csi": {"driver": "x", "volumeHandle": "h"}}),
-            Err("driver name x not found in the list of registered CSI drivers"),
+            json!({"csi": {"driver": "x", "volumeHandle": "h"}, "volumeMode": "Block"}),
+            Err("block volumes of CSI drivers are not available on this node"),
         );
         check(
             json!({"hostPath": {"path": "/a"}, "claimRef": {"uid": "other"}}),

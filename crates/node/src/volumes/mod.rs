@@ -75,7 +75,11 @@ fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeErro
         "kubernetes.io~downward-api"
     } else if volume.projected.is_some() {
         "kubernetes.io~projected"
-    } else if volume.host_path.is_some() || volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some() {
+    } else if volume.host_path.is_some()
+        || volume.persistent_volume_claim.is_some()
+        || volume.ephemeral.is_some()
+        || volume.csi.is_some()
+    {
         return Ok(None);
     } else {
         return Err(VolumeError::Unsupported(plugin_name(volume)));
@@ -84,9 +88,7 @@ fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeErro
 }
 
 fn plugin_name(volume: &Volume) -> &'static str {
-    if volume.csi.is_some() {
-        "csi"
-    } else if volume.nfs.is_some() {
+    if volume.nfs.is_some() {
         "nfs"
     } else if volume.image.is_some() {
         "image"

@@ -11,6 +11,7 @@ use kube::Api;
 use tokio::sync::Mutex;
 
 use crate::context::Context;
+use crate::csi::{self, mount::CsiVolume};
 use crate::errors::chain;
 use crate::events::Severity;
 use crate::pod;
@@ -18,7 +19,7 @@ use crate::references::Held;
 use crate::resolv::{host_name, hosts_file, pod_dns};
 use crate::resources::{pod_resources, qos_class};
 use crate::security::common_user;
-use crate::volumes::claims::{Found, claim_name};
+use crate::volumes::claims::{Found, Source, claim_name};
 use crate::volumes::content::Sources;
 use crate::volumes::tokens::Tokens;
 use crate::volumes::{self};
@@ -44,7 +45,16 @@ pub async fn set_up_volumes(
         context.events.pod(owner, Severity::Warning, "FailedMount", message.clone());
         return Err(message);
     }
-    let found = look_up_claims(context, owner).await?;
+    let mut found = look_up_claims(context, owner).await?;
+    for (name, found) in &mut found {
+        if let Source::Csi(volume) = found.source.clone()
+            && let Err(error) = mount_by_driver(context, owner, name, &volume, found).await
+        {
+            let message = format!("MountVolume.SetUp failed for volume \"{}\" : {error}", found.volume);
+            context.events.pod(owner, Severity::Warning, "FailedMount", message.clone());
+            return Err(message);
+        }
+    }
     let texts = tokens.texts();
     let (context_, owner_, held_) = (Arc::clone(context), Arc::clone(owner), held.clone());
     let around = context.surroundings(owner, pod_ips);
@@ -83,7 +93,7 @@ async fn look_up_claims(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Vec<
     let pod_dir = context.pod_dir(pod::uid(owner));
     let mut all = Vec::new();
     for volume in pod::spec(owner).volumes.iter().flatten() {
-        if claim_name(owner, volume).is_none() {
+        if claim_name(owner, volume).is_none() && volume.csi.is_none() {
             continue;
         }
         let (folder, name) = (pod_dir.clone(), volume.name.clone());
@@ -108,6 +118,28 @@ async fn look_up_claims(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Vec<
         }
     }
     Ok(all)
+}
+
+/// Has a CSI driver mount a volume. What is to be undone at the pod's end is kept before anything is done.
+async fn mount_by_driver(
+    context: &Arc<Context>,
+    owner: &Arc<Pod>,
+    name: &str,
+    volume: &CsiVolume,
+    found: &mut Found,
+) -> Result<(), String> {
+    let pod_dir = context.pod_dir(pod::uid(owner));
+    found.path = csi::mount::target(&pod_dir, &found.volume);
+    let (kept, name) = (found.clone(), name.to_owned());
+    let keep = tokio::task::spawn_blocking(move || volumes::claims::keep(&pod_dir, &name, &kept)).await;
+    keep.map_err(|error| error.to_string())?.map_err(|error| format!("what is known of it can't be kept: {error}"))?;
+    let group = csi::mount::set_up(context, owner, volume, found).await?;
+    let Some(group) = group.filter(|group| found.group != Some(*group)) else { return Ok(()) };
+    let (owner, path) = (Arc::clone(owner), found.path.clone());
+    let given = tokio::task::spawn_blocking(move || volumes::claims::give_to_group(&owner, &path, group)).await;
+    given.map_err(|error| error.to_string())?.map_err(|error| chain(&error))?;
+    found.group = Some(group);
+    Ok(())
 }
 
 fn host_ports(owner: &Pod) -> Vec<HostPort> {

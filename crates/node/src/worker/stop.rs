@@ -112,6 +112,7 @@ pub async fn clean_up(context: &Context, uid: &str) -> Result<(), String> {
     }
     context.config.network.detach(uid).await.map_err(|error| crate::errors::chain(&error))?;
     let pod_dir = context.pod_dir(uid);
+    crate::csi::mount::tear_down(context, &pod_dir).await?;
     let torn = tokio::task::spawn_blocking(move || volumes::tear_down(&pod_dir)).await;
     torn.map_err(|error| error.to_string())?.map_err(|error| crate::errors::chain(&error))
 }

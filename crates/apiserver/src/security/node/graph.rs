@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 const PODS: &str = "core/pods";
 const VOLUMES: &str = "core/persistentvolumes";
+const ATTACHMENTS: &str = "storage.k8s.io/volumeattachments";
 
 /// A kind of object that pods refer to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -28,12 +29,31 @@ struct Edges {
     pods: HashMap<Target, HashMap<Arc<str>, u32>>,
     /// The claim (namespace and name) that a volume is bound to.
     claims: HashMap<String, (String, String)>,
+    /// The secrets (namespace and name) that the node needs for a volume.
+    volume_secrets: HashMap<String, Vec<(String, String)>>,
+    /// The node that a volume is to be attached to, by the attachment's name.
+    attachments: HashMap<String, String>,
 }
 
 /// The references of all bound pods, counted by node.
 #[derive(Debug, Default)]
 pub(crate) struct NodeGraph {
     edges: RwLock<Edges>,
+}
+
+impl Edges {
+    fn uses_volume(&self, node: &str, volume: &str) -> bool {
+        let Some((namespace, claim)) = self.claims.get(volume) else { return false };
+        let target = (Referred::Claim, namespace.clone(), claim.clone());
+        self.pods.get(&target).is_some_and(|nodes| nodes.contains_key(node))
+    }
+
+    /// Whether a volume that a pod on the node uses can only be mounted with this secret.
+    fn needs_secret(&self, node: &str, namespace: &str, name: &str) -> bool {
+        let names =
+            |secrets: &[(String, String)]| secrets.iter().any(|secret| secret.0 == namespace && secret.1 == name);
+        self.volume_secrets.iter().any(|(volume, secrets)| names(secrets) && self.uses_volume(node, volume))
+    }
 }
 
 impl NodeGraph {
@@ -60,19 +80,22 @@ impl NodeGraph {
         let edges = self.edges.read();
         let target = (kind, namespace.to_owned(), name.to_owned());
         edges.pods.get(&target).is_some_and(|nodes| nodes.contains_key(node))
+            || (kind == Referred::Secret && edges.needs_secret(node, namespace, name))
+    }
+
+    /// Whether the attachment is one to the node.
+    pub(crate) fn attaches(&self, node: &str, attachment: &str) -> bool {
+        self.edges.read().attachments.get(attachment).is_some_and(|to| to == node)
     }
 
     /// Whether a pod on the node uses a claim that is bound to the volume.
     pub(crate) fn uses_volume(&self, node: &str, volume: &str) -> bool {
-        let edges = self.edges.read();
-        let Some((namespace, claim)) = edges.claims.get(volume) else { return false };
-        let target = (Referred::Claim, namespace.clone(), claim.clone());
-        edges.pods.get(&target).is_some_and(|nodes| nodes.contains_key(node))
+        self.edges.read().uses_volume(node, volume)
     }
 
-    async fn fill(&self, store: &dyn Store) -> Result<[Watch; 2], StoreError> {
+    async fn fill(&self, store: &dyn Store) -> Result<[Watch; 3], StoreError> {
         let fresh = NodeGraph::default();
-        let (pods, volumes) = (Range::all(PODS), Range::all(VOLUMES));
+        let (pods, volumes, attachments) = (Range::all(PODS), Range::all(VOLUMES), Range::all(ATTACHMENTS));
         let bound_pods = store.list(&pods, At::Latest).await?;
         for record in bound_pods.iter() {
             fresh.count_pod(record, 1);
@@ -81,18 +104,27 @@ impl NodeGraph {
         for record in bound_volumes.iter() {
             fresh.put_volume(record);
         }
-        let watches = [store.watch(&pods, bound_pods.revision())?, store.watch(&volumes, bound_volumes.revision())?];
+        let known_attachments = store.list(&attachments, At::Latest).await?;
+        for record in known_attachments.iter() {
+            fresh.put_attachment(record);
+        }
+        let watches = [
+            store.watch(&pods, bound_pods.revision())?,
+            store.watch(&volumes, bound_volumes.revision())?,
+            store.watch(&attachments, known_attachments.revision())?,
+        ];
         *self.edges.write() = fresh.edges.into_inner();
         Ok(watches)
     }
 
-    async fn keep_current(&self, store: Arc<dyn Store>, mut watches: [Watch; 2]) {
+    async fn keep_current(&self, store: Arc<dyn Store>, mut watches: [Watch; 3]) {
         loop {
-            let [pods, volumes] = &mut watches;
-            // Each arm only waits for an event and takes it when it is there: dropping the other loses none.
+            let [pods, volumes, attachments] = &mut watches;
+            // Each arm only waits for an event and takes it when it is there: dropping the others loses none.
             let event = tokio::select! {
                 event = pods.next() => event,
                 event = volumes.next() => event,
+                event = attachments.next() => event,
             };
             match event {
                 Ok(event) => self.take(&event),
@@ -112,9 +144,20 @@ impl NodeGraph {
         if &*event.record.key.collection == VOLUMES {
             match event.kind {
                 EventKind::Deleted => {
-                    self.edges.write().claims.remove(&*event.record.key.name);
+                    let mut edges = self.edges.write();
+                    edges.claims.remove(&*event.record.key.name);
+                    edges.volume_secrets.remove(&*event.record.key.name);
                 }
                 EventKind::Created | EventKind::Updated => self.put_volume(&event.record),
+            }
+            return;
+        }
+        if &*event.record.key.collection == ATTACHMENTS {
+            match event.kind {
+                EventKind::Deleted => {
+                    self.edges.write().attachments.remove(&*event.record.key.name);
+                }
+                EventKind::Created | EventKind::Updated => self.put_attachment(&event.record),
             }
             return;
         }
@@ -160,6 +203,16 @@ impl NodeGraph {
         }
     }
 
+    fn put_attachment(&self, record: &Record) {
+        match serde_json::from_slice::<Value>(&record.value) {
+            Ok(attachment) => {
+                let node = attachment["spec"]["nodeName"].as_str().unwrap_or_default().to_owned();
+                self.edges.write().attachments.insert(record.key.name.to_string(), node);
+            }
+            Err(error) => tracing::error!(key = %record.key, %error, "a stored attachment is unreadable"),
+        }
+    }
+
     fn put_volume(&self, record: &Record) {
         let volume: Value = match serde_json::from_slice(&record.value) {
             Ok(volume) => volume,
@@ -169,7 +222,13 @@ impl NodeGraph {
             }
         };
         let text = |key: &str| volume.pointer(&format!("/spec/claimRef/{key}")).and_then(Value::as_str);
+        let secrets = secrets_of(&volume);
         let mut edges = self.edges.write();
+        if secrets.is_empty() {
+            edges.volume_secrets.remove(&*record.key.name);
+        } else {
+            edges.volume_secrets.insert(record.key.name.to_string(), secrets);
+        }
         match (text("namespace"), text("name")) {
             (Some(namespace), Some(name)) => {
                 edges.claims.insert(record.key.name.to_string(), (namespace.to_owned(), name.to_owned()));
@@ -179,6 +238,16 @@ impl NodeGraph {
             }
         }
     }
+}
+
+/// The secrets with which a node stages, publishes and grows a volume.
+fn secrets_of(volume: &Value) -> Vec<(String, String)> {
+    let references = ["nodeStageSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"];
+    let named = references.iter().filter_map(|reference| {
+        let reference = volume.pointer(&format!("/spec/csi/{reference}"))?;
+        Some((reference["namespace"].as_str()?.to_owned(), reference["name"].as_str()?.to_owned()))
+    });
+    named.collect()
 }
 
 /// The objects of its namespace that a pod refers to, each once.
@@ -240,6 +309,22 @@ fn walk(value: &Value, found: &mut Vec<(Referred, String)>) {
 
 #[cfg(test)]
 impl NodeGraph {
+    /// Adds a volume that is bound to a claim and needs a secret, and an attachment.
+    pub(crate) fn with_volume(
+        self,
+        volume: &str,
+        claim: (&str, &str),
+        secret: (&str, &str),
+        attached: (&str, &str),
+    ) -> NodeGraph {
+        let own = |(first, second): (&str, &str)| (first.to_owned(), second.to_owned());
+        let mut edges = self.edges.into_inner();
+        edges.claims.insert(volume.to_owned(), own(claim));
+        edges.volume_secrets.insert(volume.to_owned(), vec![own(secret)]);
+        edges.attachments.insert(attached.0.to_owned(), attached.1.to_owned());
+        NodeGraph { edges: RwLock::new(edges) }
+    }
+
     /// A graph of these pods (node, namespace, pod).
     pub(crate) fn of(pods: &[(&str, &str, Value)]) -> NodeGraph {
         let graph = NodeGraph::default();

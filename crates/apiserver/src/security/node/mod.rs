@@ -49,6 +49,11 @@ pub(crate) fn authorize(graph: &NodeGraph, node: &str, attributes: &Attributes<'
             _ => Err("can only create tokens for individual service accounts".to_owned()),
         },
         ("coordination.k8s.io", "leases") => own_lease(node, attributes),
+        ("storage.k8s.io", "volumeattachments") => plain(attributes).and_then(|()| match attributes.verb {
+            "get" if graph.attaches(node, attributes.name) => Ok(()),
+            "get" => Err(no_relationship(node)),
+            _ => Err("can only get individual resources of this type".to_owned()),
+        }),
         ("storage.k8s.io", "csinodes") => own(node, attributes, &["get", "create", "update", "patch", "delete"]),
         ("", "nodes") if attributes.subresource.is_empty() && matches!(attributes.verb, "get" | "update" | "patch") => {
             own(node, attributes, &["get", "update", "patch"])
@@ -138,7 +143,8 @@ mod tests {
             "serviceAccountName": "bot",
             "volumes": [{"secret": {"secretName": "tls"}}, {"persistentVolumeClaim": {"claimName": "data"}}],
         }});
-        let graph = NodeGraph::of(&[("n1", "a", pod)]);
+        let graph =
+            NodeGraph::of(&[("n1", "a", pod)]).with_volume("v", ("a", "data"), ("vault", "key"), ("csi-1", "n1"));
         let check = |verb: &str, group: &str, resource: &str, namespace: &str, name: &str, expected: bool| {
             let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
             let attributes =
@@ -153,6 +159,13 @@ mod tests {
         check("list", "", "secrets", "a", "", false);
         check("update", "", "secrets", "a", "tls", false);
         check("get", "", "persistentvolumeclaims", "a", "data", true);
+        check("get", "", "persistentvolumes", "", "v", true);
+        check("get", "", "persistentvolumes", "", "w", false);
+        check("get", "", "secrets", "vault", "key", true);
+        check("get", "", "secrets", "vault", "other", false);
+        check("get", "storage.k8s.io", "volumeattachments", "", "csi-1", true);
+        check("get", "storage.k8s.io", "volumeattachments", "", "csi-2", false);
+        check("delete", "storage.k8s.io", "volumeattachments", "", "csi-1", false);
         check("create", "", "serviceaccounts/token", "a", "bot", true);
         check("create", "", "serviceaccounts/token", "a", "default", false);
         check("update", "coordination.k8s.io", "leases", "kube-node-lease", "n1", true);

@@ -1,0 +1,59 @@
+//! gRPC to a plugin's socket.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use http::Uri;
+use http::uri::PathAndQuery;
+use hyper_util::rt::TokioIo;
+use tokio::net::UnixStream;
+use tonic::client::Grpc;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+
+/// How long a question may take, as upstream.
+pub const QUESTION: Duration = Duration::from_secs(15);
+/// How long work on a volume may take, as upstream: formatting takes its time.
+pub const WORK: Duration = Duration::from_secs(120);
+
+/// A plugin behind a socket. Connects when first used, and again after the plugin was started anew.
+#[derive(Clone)]
+pub struct Client {
+    grpc: Grpc<Channel>,
+}
+
+impl Client {
+    /// A client of the plugin behind this socket; nothing is sent.
+    pub fn new(socket: PathBuf) -> Client {
+        // The address names nothing: all connections go to the socket.
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        Client { grpc: Grpc::new(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)) }
+    }
+
+    /// One call.
+    pub async fn call<Q, A>(&self, method: &'static str, request: Q, patience: Duration) -> Result<A, Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc.clone();
+        let call = async {
+            grpc.ready().await.map_err(|error| Status::unavailable(crate::errors::chain(&error)))?;
+            let path = PathAndQuery::from_static(method);
+            grpc.unary(Request::new(request), path, ProstCodec::<Q, A>::default()).await
+        };
+        match tokio::time::timeout(patience, call).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
+        }
+    }
+}
+
+/// A failed call in the words of events: `rpc error: code = Internal desc = ...`.
+pub fn words(status: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+}

@@ -1,0 +1,274 @@
+//! Which drivers there are: sockets that appear in the registry are asked, those that vanish are forgotten.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use parking_lot::Mutex;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, QUESTION, words};
+use super::objects;
+use super::proto::{
+    NodeGetCapabilitiesResponse, NodeGetInfoResponse, Nothing, PluginInfo, RegistrationStatus, STAGE_UNSTAGE_VOLUME,
+    VOLUME_MOUNT_GROUP,
+};
+use crate::context::Context;
+
+/// How often a plugin that does not answer is asked again while its socket is there, first and last.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
+
+/// A registered driver.
+#[derive(Clone)]
+pub struct Driver {
+    /// Its name.
+    pub name: String,
+    /// Its socket.
+    pub client: Client,
+    /// How it calls this node.
+    pub node_id: String,
+    /// Where it says this node is.
+    pub topology: BTreeMap<String, String>,
+    /// How many volumes it takes here; 0 for no limit.
+    pub most: i64,
+    /// Whether volumes are staged before they are published.
+    pub stages: bool,
+    /// Whether it gives files to the pod's group by itself.
+    pub gives_to_group: bool,
+}
+
+/// The drivers of this node.
+#[derive(Default)]
+pub struct Drivers {
+    /// By the socket that registered them.
+    known: Mutex<BTreeMap<PathBuf, Arc<Driver>>>,
+}
+
+impl Drivers {
+    /// A driver by its name.
+    pub fn get(&self, name: &str) -> Option<Arc<Driver>> {
+        self.known.lock().values().find(|driver| driver.name == name).cloned()
+    }
+
+    /// All drivers.
+    pub fn all(&self) -> Vec<Arc<Driver>> {
+        self.known.lock().values().cloned().collect()
+    }
+}
+
+struct Watch(Inotify);
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+fn watch(folder: &Path) -> io::Result<AsyncFd<Watch>> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
+    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+    let changes =
+        AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
+    inotify.add_watch(folder, changes)?;
+    #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor of another library")]
+    // SAFETY: `Watch` owns the descriptor, never exchanges it, and closes it only when it is dropped itself.
+    let watch = unsafe { AsyncFd::register_with_interest(Watch(inotify), Interest::READABLE) };
+    watch.map_err(io::Error::from)
+}
+
+/// Returns when something has changed in the folder.
+async fn changed(watch: &AsyncFd<Watch>) -> io::Result<()> {
+    let mut ready = watch.readable().await?;
+    // Which file it was does not matter: the folder is looked at anew.
+    while let Ok(events) = watch.get_ref().0.read_events() {
+        if events.is_empty() {
+            break;
+        }
+    }
+    ready.clear_ready();
+    Ok(())
+}
+
+fn sockets(folder: &Path) -> BTreeSet<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_socket = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
+    entries.filter(is_socket).map(|entry| entry.path()).collect()
+}
+
+/// Follows the registry until the token is cancelled.
+pub async fn run(context: Arc<Context>, token: CancellationToken) {
+    let folder = context.config.node_dir().join("plugins_registry");
+    let watch = match watch(&folder) {
+        Ok(watch) => watch,
+        Err(error) => {
+            tracing::error!(
+                folder = %folder.display(),
+                error = &error as &dyn std::error::Error,
+                "storage drivers can't register: the folder can't be watched"
+            );
+            token.cancelled().await;
+            return;
+        }
+    };
+    let mut asked: BTreeMap<PathBuf, CancellationToken> = BTreeMap::new();
+    let mut questions = JoinSet::new();
+    loop {
+        let there = sockets(&folder);
+        let gone: Vec<PathBuf> = asked.keys().filter(|path| !there.contains(*path)).cloned().collect();
+        let mut fewer = false;
+        for path in gone {
+            if let Some(question) = asked.remove(&path) {
+                question.cancel();
+            }
+            if let Some(driver) = context.drivers.known.lock().remove(&path) {
+                tracing::info!(driver = driver.name, "a storage driver has gone");
+                fewer = true;
+            }
+        }
+        if fewer {
+            objects::write(&context).await;
+        }
+        for path in there {
+            if !asked.contains_key(&path) {
+                let question = token.child_token();
+                asked.insert(path.clone(), question.clone());
+                questions.spawn(introduce(Arc::clone(&context), path, question));
+            }
+        }
+        // Dropping any of these loses nothing: the folder is looked at anew each time.
+        tokio::select! {
+            () = token.cancelled() => break,
+            changed = changed(&watch) => if let Err(error) = changed {
+                tracing::error!(error = &error as &dyn std::error::Error, "storage drivers are not followed any longer");
+                token.cancelled().await;
+                break;
+            },
+            Some(ended) = questions.join_next(), if !questions.is_empty() => if let Err(error) = ended {
+                tracing::error!(error = &error as &dyn std::error::Error, "the registration of a storage driver panicked");
+            },
+        }
+    }
+    while questions.join_next().await.is_some() {}
+}
+
+/// Asks a plugin who it is until it says so or its socket is gone.
+async fn introduce(context: Arc<Context>, socket: PathBuf, token: CancellationToken) {
+    let mut wait = ASK_AGAIN.0;
+    loop {
+        let asked = tokio::select! {
+            () = token.cancelled() => return,
+            asked = ask(&socket) => asked,
+        };
+        match asked {
+            Ok(None) => return,
+            Ok(Some(driver)) => {
+                tracing::info!(driver = driver.name, node_id = driver.node_id, "a storage driver has registered");
+                context.drivers.known.lock().insert(socket, Arc::new(driver));
+                objects::write(&context).await;
+                return;
+            }
+            Err(message) => {
+                tracing::warn!(socket = %socket.display(), message, "a plugin could not be registered, trying again");
+            }
+        }
+        tokio::select! {
+            () = token.cancelled() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(ASK_AGAIN.1);
+    }
+}
+
+/// One try; `None` for plugins of other kinds.
+async fn ask(socket: &Path) -> Result<Option<Driver>, String> {
+    let registrar = Client::new(socket.to_owned());
+    let said: Result<PluginInfo, _> =
+        registrar.call("/pluginregistration.Registration/GetInfo", Nothing {}, QUESTION).await;
+    let info = said.map_err(|status| words(&status))?;
+    if info.kind != "CSIPlugin" {
+        return Ok(None);
+    }
+    let made = meet(socket, &info).await;
+    let status =
+        RegistrationStatus { plugin_registered: made.is_ok(), error: made.as_ref().err().cloned().unwrap_or_default() };
+    let told: Result<Nothing, _> =
+        registrar.call("/pluginregistration.Registration/NotifyRegistrationStatus", status, QUESTION).await;
+    told.map_err(|status| words(&status))?;
+    made.map(Some)
+}
+
+async fn meet(socket: &Path, info: &PluginInfo) -> Result<Driver, String> {
+    check(info)?;
+    let endpoint = if info.endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(&info.endpoint) };
+    let client = Client::new(endpoint);
+    let node: Result<NodeGetInfoResponse, _> = client.call("/csi.v1.Node/NodeGetInfo", Nothing {}, QUESTION).await;
+    let node = node.map_err(|status| format!("NodeGetInfo failed: {}", words(&status)))?;
+    if node.node_id.is_empty() {
+        return Err("NodeGetInfo gave no node id".to_owned());
+    }
+    let able: Result<NodeGetCapabilitiesResponse, _> =
+        client.call("/csi.v1.Node/NodeGetCapabilities", Nothing {}, QUESTION).await;
+    let able = able.map_err(|status| format!("NodeGetCapabilities failed: {}", words(&status)))?;
+    let can = |kind: i32| able.capabilities.iter().any(|able| able.rpc.as_ref().is_some_and(|rpc| rpc.kind == kind));
+    Ok(Driver {
+        name: info.name.clone(),
+        client,
+        node_id: node.node_id,
+        topology: node.accessible_topology.map(|place| place.segments.into_iter().collect()).unwrap_or_default(),
+        most: node.max_volumes_per_node.max(0),
+        stages: can(STAGE_UNSTAGE_VOLUME),
+        gives_to_group: can(VOLUME_MOUNT_GROUP),
+    })
+}
+
+/// What a plugin says of itself has to make sense: its name becomes part of paths and of API objects.
+fn check(info: &PluginInfo) -> Result<(), String> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || matches!(letter, '-' | '.');
+    let ends = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+    let name = &info.name;
+    if name.len() > 63 || !name.chars().all(plain) || !ends(name.chars().next()) || !ends(name.chars().last()) {
+        return Err(format!("{name:?} is not a driver name"));
+    }
+    if name == crate::volumes::local::DRIVER {
+        return Err(format!("the driver name {name} is kobune's own"));
+    }
+    let first = |version: &String| version.trim_start_matches('v').split('.').next() == Some("1");
+    if !info.supported_versions.iter().any(first) {
+        return Err(format!("none of the versions {:?} is supported", info.supported_versions));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn introductions() {
+        let judge = |name: &str, versions: &[&str], expected: bool| {
+            let info = PluginInfo {
+                kind: "CSIPlugin".to_owned(),
+                name: name.to_owned(),
+                endpoint: String::new(),
+                supported_versions: versions.iter().map(ToString::to_string).collect(),
+            };
+            assert_eq!(check(&info).is_ok(), expected, "{name} {versions:?}");
+        };
+        judge("disk.example.com", &["1.0.0"], true);
+        judge("disk.example.com", &["v1.5", "0.3"], true);
+        judge("disk.example.com", &["0.3.0"], false);
+        judge("disk.example.com", &[], false);
+        judge("../../etc", &["1.0.0"], false);
+        judge("", &["1.0.0"], false);
+        judge("a/b", &["1.0.0"], false);
+        judge("local.kobune.dev", &["1.0.0"], false);
+    }
+}
