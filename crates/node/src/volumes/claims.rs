@@ -95,7 +95,8 @@ pub async fn look_up(client: &kube::Client, owner: &Pod, volume: &Volume) -> Res
     let found = volumes.get_opt(&volume_name).await.map_err(|error| chain(&error))?;
     let found = found.ok_or_else(|| format!("persistentvolume \"{volume_name}\" not found"))?;
     let only_read = volume.persistent_volume_claim.as_ref().and_then(|source| source.read_only).unwrap_or(false);
-    interpret(&claim, &found, only_read).map(Some)
+    let node = pod::spec(owner).node_name.as_deref().unwrap_or_default();
+    interpret(&claim, &found, only_read, node).map(Some)
 }
 
 /// The name of the volume that a claim is bound to, if the pod may use it.
@@ -120,7 +121,12 @@ fn check_claim(owner: &Pod, volume: &Volume, claim: &PersistentVolumeClaim) -> R
     named.filter(|_| bound).ok_or_else(|| "PVC is not bound".to_owned())
 }
 
-fn interpret(claim: &PersistentVolumeClaim, volume: &PersistentVolume, only_read: bool) -> Result<Found, String> {
+fn interpret(
+    claim: &PersistentVolumeClaim,
+    volume: &PersistentVolume,
+    only_read: bool,
+    node: &str,
+) -> Result<Found, String> {
     let name = volume.metadata.name.clone().unwrap_or_default();
     let none = PersistentVolumeSpec::default();
     let spec = volume.spec.as_ref().unwrap_or(&none);
@@ -138,6 +144,13 @@ fn interpret(claim: &PersistentVolumeClaim, volume: &PersistentVolume, only_read
     } else if let Some(local) = &spec.local {
         Source::Local { path: local.path.clone().into() }
     } else if let Some(own) = spec.csi.as_ref().filter(|source| source.driver == local::DRIVER) {
+        // A pod that was bound past the scheduler must not find an empty volume here while its data are elsewhere.
+        let place = own.volume_attributes.as_ref().and_then(|attributes| attributes.get("node"));
+        if let Some(place) = place.filter(|place| **place != node) {
+            return Err(format!(
+                "MountVolume.NodeAffinity check failed for volume \"{name}\": it is on node \"{place}\""
+            ));
+        }
         let bytes = capacity.map(Amount::of).map_or(0, Amount::value);
         Source::Own { name: own.volume_handle.clone(), bytes: u64::try_from(bytes).unwrap_or(0) }
     } else if let Some(csi) = &spec.csi {
@@ -361,7 +374,7 @@ mod tests {
                 whole[key] = value.clone();
             }
             let volume = serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": whole})).expect("a volume");
-            let found = interpret(&claim(|_| {}), &volume, false).map(|found| found.source);
+            let found = interpret(&claim(|_| {}), &volume, false, "n").map(|found| found.source);
             assert_eq!(found, expected.map_err(str::to_owned), "{spec}");
         };
         check(json!({"hostPath": {"path": "/a"}}), Ok(Source::HostPath { path: "/a".into(), kind: String::new() }));
@@ -369,6 +382,10 @@ mod tests {
         check(
             json!({"csi": {"driver": "local.kobune.dev", "volumeHandle": "pvc-1"}}),
             Ok(Source::Own { name: "pvc-1".to_owned(), bytes: 1 << 20 }),
+        );
+        check(
+            json!({"csi": {"driver": "local.kobune.dev", "volumeHandle": "pvc-1", "volumeAttributes": {"node": "m"}}}),
+            Err("MountVolume.NodeAffinity check failed for volume \"v\": it is on node \"m\""),
         );
         check(
             json!({"csi": {"driver": "x", "volumeHandle": "h"}, "volumeMode": "Block"}),
