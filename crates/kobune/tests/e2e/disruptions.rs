@@ -150,6 +150,18 @@ fn owners_and_namespaces_that_go() {
         if left.is_empty() { Ok(()) } else { Err(left) }
     });
 
+    // An autoscaler brings its target into bounds before it asks for any metric.
+    get(&["create", "deployment", "crew", "--image=kobune.local/kobune", "--", "sleep", "infinity"]);
+    get(&["autoscale", "deployment", "crew", "--min=2", "--max=3", "--cpu-percent=50"]);
+    wait_for(&cluster, &["deployment", "crew"], ".spec.replicas", "2");
+    wait_for(
+        &cluster,
+        &["horizontalpodautoscaler", "crew"],
+        r#".status.conditions[?(@.type=="AbleToScale")].reason"#,
+        "SucceededRescale",
+    );
+    get(&["delete", "horizontalpodautoscaler/crew", "deployment/crew"]);
+
     // Pods go before all else, and the namespace says what it waits for.
     get(&["create", "namespace", "tide"]);
     get(&["create", "configmap", "kept", "-n", "tide"]);
