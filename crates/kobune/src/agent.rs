@@ -21,6 +21,9 @@ use crate::{admin, instance, up};
 /// How often the machine is looked at for want of memory, disk, inodes or processes; the kubelet's figure.
 const EVICTION_PERIOD: Duration = Duration::from_secs(10);
 
+/// Pods on disk are started when the API server has not answered after this long.
+const OFFLINE_AFTER: Duration = Duration::from_secs(5);
+
 /// The parts of a node that need no cluster.
 pub struct Machine {
     /// Containers and images.
@@ -123,6 +126,8 @@ pub async fn start(
         pod_cidrs: settings.pod_cidrs.iter().map(ToString::to_string).collect(),
         eviction: settings.eviction.clone(),
         eviction_period: EVICTION_PERIOD,
+        offline_after: OFFLINE_AFTER,
+        offline_records: settings.offline_records,
         labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         version: settings::VERSION.to_owned(),
     })
@@ -151,6 +156,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         name,
         eviction,
         runtime_handlers,
+        offline_records: true,
         ips: options.node.node_ip,
         backend: options.node.backend,
         bind_address: options.bind_address,

@@ -88,6 +88,8 @@ pub struct NodeSettings {
     pub pod_cidrs: Vec<IpNet>,
     pub eviction: Vec<Threshold>,
     pub runtime_handlers: BTreeMap<String, PathBuf>,
+    /// The API server is elsewhere: what pods need of it is kept for times without it.
+    pub offline_records: bool,
     pub cluster_domain: String,
 }
 
@@ -156,6 +158,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         pod_cidrs,
         eviction,
         runtime_handlers: runtime_handlers(&options.node),
+        offline_records: false,
         cluster_domain: server.cluster_domain.clone(),
     };
     Ok((server, node))

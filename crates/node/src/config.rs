@@ -42,6 +42,11 @@ pub struct Config {
     pub eviction: Vec<Threshold>,
     /// How often the machine is looked at for that.
     pub eviction_period: Duration,
+    /// After this long without an answer of the API server, pods are started from what is on disk.
+    pub offline_after: Duration,
+    /// Keeps ConfigMaps, Secrets and Services of the node's pods on disk for that. Of no use where the API server is in the
+    /// same process.
+    pub offline_records: bool,
     /// Labels to register the node with besides the usual ones.
     pub labels: BTreeMap<String, String>,
     /// The Kubernetes version to report, like `v1.36.0+kobune0.1.0`.

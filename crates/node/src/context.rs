@@ -13,6 +13,7 @@ use crate::events::Recorder;
 use crate::eviction::Pressure;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
+use crate::offline::Offline;
 use crate::pod;
 use crate::probe_counts::ProbeCounts;
 use crate::quantity::Amount;
@@ -36,6 +37,8 @@ pub struct Context {
     pub services: Services,
     /// What of the node is granted to which pod.
     pub ledger: Ledger,
+    /// What is kept for a start without the API server.
+    pub offline: Offline,
     /// What the machine is short of.
     pub pressure: Pressure,
     /// What containers have on disk.

@@ -27,6 +27,7 @@ mod ledger;
 mod log;
 mod machine;
 mod node;
+mod offline;
 mod plan;
 mod pod;
 mod pods;

@@ -17,6 +17,7 @@ use crate::eviction::{self, Pressure};
 use crate::http::Server;
 use crate::ledger::{Ledger, Totals};
 use crate::machine::read_machine;
+use crate::offline::Offline;
 use crate::pods::{self, Pods};
 use crate::references::References;
 use crate::services::Services;
@@ -87,8 +88,10 @@ impl Node {
             memory: machine.memory,
             storage: i64::try_from(disk.size).unwrap_or(i64::MAX),
         };
+        let offline = Offline::new(config.offline_records.then(|| config.node_dir().join("offline")));
         let context = Arc::new(Context {
-            references: References::new(config.client.clone()),
+            references: References::new(config.client.clone(), offline.clone(), config.offline_after),
+            offline,
             services: Services::default(),
             events: recorder,
             ledger: Ledger::new(capacity, config.max_pods),
@@ -147,5 +150,5 @@ impl Node {
 }
 
 async fn watch_services(context: Arc<Context>, client: kube::Client, token: CancellationToken) {
-    context.services.run(client, token).await;
+    context.services.run(client, &context.offline, context.config.offline_after, token).await;
 }

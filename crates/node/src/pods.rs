@@ -18,9 +18,6 @@ use crate::eviction::Eviction;
 use crate::pod;
 use crate::worker::{self, Desired, manifest};
 
-/// Pods on disk are started when the API server has not answered after this long.
-const OFFLINE_AFTER: Duration = Duration::from_secs(5);
-
 struct Entry {
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
@@ -107,7 +104,7 @@ impl Source {
         let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut listed: HashSet<String> = HashSet::new();
         let mut synced = false;
-        let offline = tokio::time::sleep(OFFLINE_AFTER);
+        let offline = tokio::time::sleep(self.context.config.offline_after);
         let mut offline = std::pin::pin!(offline);
         let mut tried_disk = false;
         loop {
@@ -222,6 +219,7 @@ impl Source {
     fn remove_orphans(&mut self, listed: &HashSet<String>) {
         let known: HashSet<String> = self.pods.entries.lock().keys().cloned().collect();
         let context = Arc::clone(&self.context);
+        let pods = self.pods.all();
         let listed = listed.clone();
         self.workers.spawn(async move {
             let mut orphans: HashSet<String> =
@@ -233,6 +231,13 @@ impl Source {
                 entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
             });
             orphans.extend(folders.await.unwrap_or_default());
+            let (references, offline_pods) = (Arc::clone(&context.references), pods);
+            let tidied = tokio::task::spawn_blocking(move || {
+                references.keep_only(offline_pods.iter().map(|pod| &**pod));
+            });
+            if let Err(error) = tidied.await {
+                tracing::error!(error = &error as &dyn std::error::Error, "tidying what is kept panicked");
+            }
             for uid in orphans.into_iter().filter(|uid| !listed.contains(uid) && !known.contains(uid)) {
                 let logs = context
                     .config

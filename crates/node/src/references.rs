@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
@@ -14,9 +16,11 @@ use kube::Api;
 use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::offline::Offline;
 use crate::pod;
 
 /// What kind of object is meant.
@@ -26,6 +30,23 @@ pub enum Kind {
     ConfigMap,
     /// A Secret.
     Secret,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Kind::ConfigMap => "configmap",
+            Kind::Secret => "secret",
+        }
+    }
+}
+
+/// A ConfigMap or Secret on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    type_: Option<String>,
+    /// In base64.
+    entries: BTreeMap<String, String>,
 }
 
 /// The data of a ConfigMap or Secret.
@@ -47,6 +68,18 @@ impl Content {
     fn of_secret(object: Secret) -> Content {
         let entries = object.data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value.0))).collect();
         Content { entries: Arc::new(entries), type_: object.type_.map(Into::into) }
+    }
+
+    /// As it is kept for a start without the API server.
+    fn keep(&self) -> Kept {
+        let encode = |(key, value): (&String, &Bytes)| (key.clone(), BASE64.encode(value));
+        Kept { type_: self.type_.as_deref().map(str::to_owned), entries: self.entries.iter().map(encode).collect() }
+    }
+
+    fn of_kept(kept: Kept) -> Content {
+        let decode = |(key, value): (String, String)| Some((key, Bytes::from(BASE64.decode(value).ok()?)));
+        let entries = kept.entries.into_iter().filter_map(decode).collect();
+        Content { entries: Arc::new(entries), type_: kept.type_.map(Into::into) }
     }
 
     /// Content from plain pairs.
@@ -82,10 +115,17 @@ pub trait Lookup {
 
 type Key = (Kind, String, String);
 
+/// The name of an object's record for a start without the API server.
+fn record_name((kind, namespace, name): &Key) -> String {
+    // A namespace has no dot in it.
+    format!("{}.{namespace}.{name}", kind.as_str())
+}
+
 struct Entry {
     key: Key,
     state: watch::Sender<Option<Option<Content>>>,
     waiting: Mutex<Vec<Weak<Notify>>>,
+    offline: Offline,
     _stop: DropGuard,
 }
 
@@ -97,15 +137,42 @@ impl Entry {
             changed
         });
         if changed {
+            self.keep();
             let mut waiting = self.waiting.lock();
             waiting.retain(|notify| notify.upgrade().inspect(|notify| notify.notify_one()).is_some());
         }
     }
 }
 
+impl Entry {
+    /// Takes what an earlier run of kobune has kept, unless the API server has answered.
+    fn restore(&self) {
+        if self.state.borrow().is_some() {
+            return;
+        }
+        if let Some(kept) = self.offline.read::<Kept>(&record_name(&self.key)) {
+            let (_, namespace, name) = &self.key;
+            tracing::info!(namespace, name, "the API server does not answer, going on with what was kept of an object");
+            self.set(Some(Content::of_kept(kept)));
+        }
+    }
+
+    fn keep(&self) {
+        if !self.offline.keeps() {
+            return;
+        }
+        let (offline, name) = (self.offline.clone(), record_name(&self.key));
+        let kept = self.state.borrow().as_ref().and_then(Option::as_ref).map(Content::keep);
+        tokio::task::spawn_blocking(move || offline.write(&name, kept.as_ref()));
+    }
+}
+
 /// All watched objects of the node.
 pub struct References {
     client: kube::Client,
+    offline: Offline,
+    /// After this long without an answer, what was kept is taken.
+    patience: Duration,
     entries: Mutex<HashMap<Key, Weak<Entry>>>,
 }
 
@@ -117,8 +184,16 @@ pub struct Held {
 
 impl References {
     /// Nothing is watched yet.
-    pub fn new(client: kube::Client) -> Arc<References> {
-        Arc::new(References { client, entries: Mutex::default() })
+    pub fn new(client: kube::Client, offline: Offline, patience: Duration) -> Arc<References> {
+        Arc::new(References { client, offline, patience, entries: Mutex::default() })
+    }
+
+    /// Takes away what is kept for pods that are no more. Blocks.
+    pub fn keep_only<'a>(&self, pods: impl Iterator<Item = &'a Pod>) {
+        let needed = pods.flat_map(mentioned).map(|key| record_name(&key)).collect();
+        for kind in [Kind::ConfigMap, Kind::Secret] {
+            self.offline.keep_only(&format!("{}.", kind.as_str()), &needed);
+        }
     }
 
     /// Holds everything that the pod mentions; `wake` is notified when something of it changes.
@@ -137,10 +212,12 @@ impl References {
                     key: key.clone(),
                     state: watch::Sender::new(None),
                     waiting: Mutex::default(),
+                    offline: self.offline.clone(),
                     _stop: token.clone().drop_guard(),
                 });
                 entries.retain(|_, known| known.strong_count() > 0);
                 entries.insert(key.clone(), Arc::downgrade(&entry));
+                tokio::spawn(restore_late(Arc::downgrade(&entry), self.patience, token.clone()));
                 tokio::spawn(follow(self.client.clone(), key, Arc::downgrade(&entry), token));
                 entry
             }
@@ -170,10 +247,7 @@ impl Held {
         let entry =
             self.entries.iter().find(|entry| entry.key.0 == kind && entry.key.1 == namespace && entry.key.2 == name);
         let state = entry.and_then(|entry| entry.state.borrow().clone());
-        let word = match kind {
-            Kind::ConfigMap => "configmap",
-            Kind::Secret => "secret",
-        };
+        let word = kind.as_str();
         state.ok_or_else(|| format!("failed to sync {word} cache: timed out waiting for the condition"))
     }
 }
@@ -211,6 +285,17 @@ impl Backoff for Patience {
     fn reset(&mut self) {
         self.0 = DELAYS.0;
     }
+}
+
+/// Takes what was kept when the API server has not answered in time.
+async fn restore_late(entry: Weak<Entry>, patience: Duration, token: CancellationToken) {
+    tokio::select! {
+        () = token.cancelled() => return,
+        () = tokio::time::sleep(patience) => {}
+    }
+    let Some(entry) = entry.upgrade().filter(|entry| entry.offline.keeps()) else { return };
+    // The read is small, and a pod waits for it.
+    tokio::task::spawn_blocking(move || entry.restore());
 }
 
 async fn follow(client: kube::Client, key: Key, entry: Weak<Entry>, token: CancellationToken) {

@@ -1,17 +1,24 @@
 //! Service variables (`KUBERNETES_SERVICE_HOST` and so on): one watch of the Services, only what the variables need is kept.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use k8s_openapi::api::core::v1::Service;
 use kube::Api;
 use kube::runtime::{WatchStreamExt, watcher};
 use parking_lot::RwLock;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::offline::Offline;
+
+/// The record for a start without the API server.
+const RECORD: &str = "services";
+
 /// What of a Service becomes variables.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     address: String,
     ports: Vec<(Option<String>, i32, String)>,
@@ -48,16 +55,29 @@ impl Default for Services {
 
 impl Services {
     /// Keeps the table current until the token is cancelled.
-    pub async fn run(&self, client: kube::Client, token: CancellationToken) {
+    /// What is kept in `offline` stands in when the API server has not answered after `patience`.
+    pub async fn run(&self, client: kube::Client, offline: &Offline, patience: Duration, token: CancellationToken) {
         let api: Api<Service> = Api::all(client);
         let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
         let mut fresh = BTreeMap::new();
+        let late = tokio::time::sleep(patience);
+        let mut late = std::pin::pin!(late);
+        let mut waits = offline.keeps();
         loop {
             // Dropping either future loses nothing: the stream keeps its place.
             let event = tokio::select! {
                 () = token.cancelled() => return,
                 event = events.try_next() => event,
+                () = &mut late, if waits => {
+                    waits = false;
+                    self.restore(offline);
+                    continue;
+                }
             };
+            let changes = matches!(
+                event,
+                Ok(Some(watcher::Event::InitDone | watcher::Event::Apply(_) | watcher::Event::Delete(_)))
+            );
             match event {
                 Ok(Some(watcher::Event::Init)) => fresh.clear(),
                 Ok(Some(watcher::Event::InitApply(service))) => {
@@ -83,6 +103,26 @@ impl Services {
                     tracing::warn!(error = &error as &dyn std::error::Error, "watching services failed, trying again")
                 }
             }
+            if changes && offline.keeps() {
+                waits = false;
+                let known: Vec<((String, String), Endpoint)> = self.known.read().clone().into_iter().collect();
+                let offline = offline.clone();
+                tokio::task::spawn_blocking(move || offline.write(RECORD, Some(&known)));
+            }
+        }
+    }
+
+    fn restore(&self, offline: &Offline) {
+        if *self.synced.borrow() {
+            return;
+        }
+        if let Some(kept) = offline.read::<Vec<((String, String), Endpoint)>>(RECORD) {
+            tracing::info!(
+                count = kept.len(),
+                "the API server does not answer, going on with the services that were kept"
+            );
+            *self.known.write() = kept.into_iter().collect();
+            self.synced.send_replace(true);
         }
     }
 

@@ -54,6 +54,10 @@ fn fail(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupEr
 const REMOVE_ATTEMPTS: u32 = 400;
 const REMOVE_PAUSE: Duration = Duration::from_millis(25);
 
+/// Stands for the tree of version 2 on a machine of version 1: kobune keeps nothing there, but runc does, and it is removed
+/// with the rest.
+const HYBRID: &str = "cgroup2";
+
 impl Cgroups {
     /// Finds the trees in the mount table.
     pub(crate) fn detect() -> Result<Self> {
@@ -90,6 +94,7 @@ impl Cgroups {
             }
         }
         if trees.iter().any(|(names, _)| names.iter().any(|name| name == "memory" || name == "cpu" || name == "pids")) {
+            trees.extend(unified.map(|mount| (vec![HYBRID.to_owned()], mount)));
             return Some(Self::V1 { trees });
         }
         unified.map(|root| Self::V2 { root })
@@ -115,11 +120,9 @@ impl Cgroups {
     pub(crate) fn folders(&self, group: &str) -> Vec<PathBuf> {
         match self {
             Self::V2 { root } => vec![below(root, group)],
-            Self::V1 { trees } => trees
-                .iter()
-                .filter(|(names, _)| !names.iter().any(|name| name.starts_with("name=")))
-                .map(|(_, mount)| below(mount, group))
-                .collect(),
+            Self::V1 { trees } => {
+                trees.iter().filter(|(names, _)| has_limits(names)).map(|(_, mount)| below(mount, group)).collect()
+            }
         }
     }
 
@@ -129,7 +132,7 @@ impl Cgroups {
             Self::V2 { .. } => Vec::new(),
             Self::V1 { trees } => trees
                 .iter()
-                .filter(|(names, _)| !names.iter().any(|name| name.starts_with("name=")))
+                .filter(|(names, _)| has_limits(names))
                 .filter_map(|(_, mount)| Some((mount.file_name()?.to_string_lossy().into_owned(), below(mount, group))))
                 // Programs look for `cpu`; where it shares a tree with another controller the host has a link there.
                 .flat_map(|(name, folder)| {
@@ -438,6 +441,11 @@ fn collect_processes(folder: &Path, pids: &mut Vec<i32>) {
     }
 }
 
+/// Whether a tree of version 1 has controllers.
+fn has_limits(names: &[String]) -> bool {
+    !names.iter().any(|name| name == HYBRID || name.starts_with("name="))
+}
+
 fn remove_tree(folder: &Path) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -478,6 +486,7 @@ mod tests {
         let cgroups = Cgroups::from_mounts(table).expect("there are cgroups");
         assert_eq!(cgroups.folder("cpuacct", "/a/b"), Some("/sys/fs/cgroup/cpu/a/b".into()));
         assert_eq!(cgroups.folders("/x").len(), 2);
+        assert_eq!(cgroups.folder(HYBRID, "/x"), Some("/sys/fs/cgroup/unified/x".into()), "runc leaves groups there");
         assert_eq!(cgroups.folder("hugetlb", "/a"), None);
     }
 

@@ -13,6 +13,9 @@ use tokio::time::Instant;
 use crate::pod;
 use crate::volumes::content::{TokenKey, wanted_tokens};
 
+/// How long the API server may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// No token is used longer than this, whatever its life (upstream's bound).
 const LONGEST_USE: Duration = Duration::from_secs(24 * 3600);
 
@@ -36,7 +39,9 @@ pub fn renew_after(life: Duration) -> Duration {
 
 impl Tokens {
     /// Fetches what is missing or due. An old token that still counts is kept when the server does not answer.
-    pub async fn refresh(&mut self, client: &kube::Client, owner: &Pod) -> Result<(), String> {
+    ///
+    /// `lenient`: an API server that cannot be reached holds up no pod; its token is empty until then.
+    pub async fn refresh(&mut self, client: &kube::Client, owner: &Pod, lenient: bool) -> Result<(), String> {
         let wanted = wanted_tokens(owner);
         self.tokens.retain(|key, _| wanted.contains(key));
         let now = Instant::now();
@@ -45,7 +50,9 @@ impl Tokens {
             if known.is_some_and(|token| token.renew_at > now) {
                 continue;
             }
-            match fetch(client, owner, &key).await {
+            let answer = tokio::time::timeout(PATIENCE, fetch(client, owner, &key)).await;
+            let answer = answer.unwrap_or_else(|_| Err(kube::Error::Service("the API server does not answer".into())));
+            match answer {
                 Ok((text, life)) => {
                     let token = Token { text, renew_at: now + renew_after(life), usable_until: now + life };
                     self.tokens.insert(key, token);
@@ -59,6 +66,10 @@ impl Tokens {
                     if let Some(token) = self.tokens.get_mut(&key) {
                         token.renew_at = now + Duration::from_secs(30);
                     }
+                }
+                Err(error) if lenient && is_unreachable(&error) => {
+                    let renew_at = now + Duration::from_secs(30);
+                    self.tokens.insert(key, Token { text: String::new(), renew_at, usable_until: now });
                 }
                 Err(error) => return Err(error.to_string()),
             }
@@ -74,6 +85,14 @@ impl Tokens {
     /// When the next one is due.
     pub fn next_renewal(&self) -> Option<Instant> {
         self.tokens.values().map(|token| token.renew_at).min()
+    }
+}
+
+/// Whether nobody has judged the request.
+fn is_unreachable(error: &kube::Error) -> bool {
+    match error {
+        kube::Error::Api(status) => status.code >= 500,
+        _ => true,
     }
 }
 

@@ -35,7 +35,7 @@ pub async fn set_up_volumes(
     held.read().await;
     let spec = pod::spec(owner);
     let mut tokens = tokens.lock().await;
-    if let Err(error) = tokens.refresh(&context.config.client, owner).await {
+    if let Err(error) = tokens.refresh(&context.config.client, owner, context.offline.keeps()).await {
         let volume =
             spec.volumes.iter().flatten().find(|volume| volume.projected.is_some()).map(|volume| volume.name.as_str());
         let message = format!(

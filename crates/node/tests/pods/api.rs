@@ -26,6 +26,8 @@ struct State {
 /// The objects and whoever watches them.
 pub struct Api {
     state: Mutex<State>,
+    /// It cannot be reached.
+    down: std::sync::atomic::AtomicBool,
     changes: broadcast::Sender<(String, &'static str, Value)>,
 }
 
@@ -61,7 +63,7 @@ fn merge(into: &mut Value, patch: &Value) {
 
 impl Api {
     pub fn new() -> Arc<Api> {
-        Arc::new(Api { state: Mutex::default(), changes: broadcast::channel(4096).0 })
+        Arc::new(Api { state: Mutex::default(), down: Default::default(), changes: broadcast::channel(4096).0 })
     }
 
     pub fn client(self: &Arc<Self>) -> kube::Client {
@@ -71,6 +73,11 @@ impl Api {
             async move { Ok::<_, Infallible>(api.answer(request).await) }
         });
         kube::Client::new(service, "default")
+    }
+
+    /// Lets every request fail, or no longer.
+    pub fn set_down(&self, down: bool) {
+        self.down.store(down, std::sync::atomic::Ordering::Relaxed);
     }
 
     pub fn get(&self, path: &str) -> Option<Value> {
@@ -113,6 +120,12 @@ impl Api {
     }
 
     async fn answer(&self, request: Request<Body>) -> Answer {
+        if self.down.load(std::sync::atomic::Ordering::Relaxed) {
+            return json_answer(
+                503,
+                &json!({"kind": "Status", "status": "Failure", "code": 503, "message": "away", "reason": "ServiceUnavailable"}),
+            );
+        }
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default().replace("%3D", "=").replace("%2F", "/");
         let method = request.method().clone();

@@ -85,6 +85,7 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         evicts_when_the_machine_runs_short,
         says_what_is_wrong,
         survives_a_restart,
+        comes_back_without_the_api_server,
     );
     world.end().await?;
     Ok(failed)
@@ -538,6 +539,40 @@ async fn evicts_when_the_machine_runs_short(world: &mut World) -> Result<()> {
         world.gone(name).await?;
     }
     Ok(())
+}
+
+/// A machine that boots while its API server is away starts its pods from what is on disk.
+async fn comes_back_without_the_api_server(world: &mut World) -> Result<()> {
+    let container = json!({"name": "c", "run": "env KEY KUBERNETES_SERVICE_HOST",
+        "env": [{"name": "KEY", "valueFrom": {"configMapKeyRef": {"name": "cm", "key": "key"}}}]});
+    let hold = json!({"name": "hold", "run": "hold"});
+    world.create("away", json!({"terminationGracePeriodSeconds": 0, "containers": [container, hold]}));
+    world
+        .wait("away", "run once", |pod| pod["status"]["containerStatuses"][0]["lastState"]["terminated"].is_object())
+        .await?;
+    world.stop().await?;
+    world.reboot().await?;
+    world.api.set_down(true);
+    world.start().await?;
+    let begun = Instant::now();
+    loop {
+        let log = world.log("away", "c").await.unwrap_or_default();
+        let pods = world.fetch("/metrics").await?;
+        if pods.contains("kubelet_running_containers{container_state=\"running\"}")
+            && log.contains("KUBERNETES_SERVICE_HOST=10.96.0.1")
+        {
+            ensure!(log.lines().any(|line| line.starts_with("KEY=") && line.len() > 4), "{log}");
+            break;
+        }
+        ensure!(begun.elapsed() < crate::world::PATIENCE, "the pod does not come back: {log}\n{pods}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    world.api.set_down(false);
+    world
+        .wait("away", "told of", |pod| pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1))
+        .await?;
+    world.delete("away", 0);
+    world.gone("away").await
 }
 
 async fn says_what_is_wrong(world: &mut World) -> Result<()> {

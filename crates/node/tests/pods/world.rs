@@ -130,6 +130,8 @@ impl World {
             pod_cidrs: vec!["10.244.0.0/24".to_owned()],
             eviction: self.eviction.clone(),
             eviction_period: Duration::from_millis(100),
+            offline_after: Duration::from_millis(300),
+            offline_records: true,
             labels: Default::default(),
             version: "v1.36.0".to_owned(),
         })
@@ -145,6 +147,15 @@ impl World {
         let running = self.running.take().context("the node does not run")?;
         running.token.cancel();
         tokio::time::timeout(PATIENCE, running.task).await.context("the node does not end")???;
+        Ok(())
+    }
+
+    /// Ends the pods' processes as a reboot would, while the node does not run.
+    pub async fn reboot(&self) -> Result<()> {
+        let runtime = Runtime::open(self.runtime_config.clone()).await?;
+        for sandbox in runtime.pod_sandboxes() {
+            runtime.stop_pod_sandbox(&sandbox.id).await?;
+        }
         Ok(())
     }
 
