@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kobune_network::Network;
+use kobune_network::cluster::Cluster;
 use kobune_node::Node;
 use kobune_pki::{Authority, San, tls};
 use kobune_runtime::Runtime;
@@ -82,7 +83,7 @@ pub fn serving_tls(
     Ok(tls::server_config(tls::ServingCertificate::new(&pair)?, authority.certificate_pem())?)
 }
 
-/// Starts the node on a machine; each part's end is a result in `parts`.
+/// Starts the node on a machine; each part's end is a result in `parts`. Answers what the node knows of Services.
 pub async fn start(
     machine: &Machine,
     identity: Identity,
@@ -90,7 +91,7 @@ pub async fn start(
     settings: &NodeSettings,
     parts: &mut JoinSet<(&'static str, Result<()>)>,
     token: &CancellationToken,
-) -> Result<()> {
+) -> Result<Arc<Cluster>> {
     let runtime = Arc::clone(&machine.runtime);
     let own = tokio::task::spawn_blocking(move || runtime.images().ensure_self().map(drop))
         .await
@@ -99,8 +100,10 @@ pub async fn start(
 
     let dns = settings::dns_addresses(&settings.service_cidrs);
     let names_service = kobune_network::dns::Config::new(dns.clone(), &settings.cluster_domain);
+    let cluster = Cluster::watch(identity.proxy.clone(), token);
     let rules = kobune_network::run(
         Arc::clone(&machine.network),
+        Arc::clone(&cluster),
         identity.proxy,
         settings.name.clone(),
         names_service,
@@ -135,7 +138,7 @@ pub async fn start(
     .context("start the node")?;
     let token = token.clone();
     parts.spawn(async { ("node", node.run(token).await.context("node")) });
-    Ok(())
+    Ok(cluster)
 }
 
 /// `kobune agent`.

@@ -108,6 +108,8 @@ pub struct UpOptions {
     #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
     #[command(flatten)]
+    pub ingress: IngressOptions,
+    #[command(flatten)]
     pub storage: StorageOptions,
     #[command(flatten)]
     pub api: ApiOptions,
@@ -115,6 +117,20 @@ pub struct UpOptions {
     pub scheduler: SchedulerOptions,
     #[command(flatten)]
     pub node: NodeOptions,
+}
+
+/// The flags of the Ingress proxy.
+#[derive(Debug, Clone, Args)]
+pub struct IngressOptions {
+    /// Serve Ingresses of class kobune at this machine's addresses
+    #[arg(long, env = "KOBUNE_INGRESS")]
+    pub ingress: bool,
+    /// The port of plain HTTP for Ingresses
+    #[arg(long, value_name = "PORT", env = "KOBUNE_INGRESS_HTTP_PORT", default_value_t = 80)]
+    pub ingress_http_port: u16,
+    /// The port of HTTPS for Ingresses
+    #[arg(long, value_name = "PORT", env = "KOBUNE_INGRESS_HTTPS_PORT", default_value_t = 443)]
+    pub ingress_https_port: u16,
 }
 
 /// The flags of a machine that runs pods.

@@ -249,6 +249,9 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("service-node-port-range: {}", server.node_ports);
     println!("cluster-cidr: {}", texts(&server.cluster_cidrs));
     println!("cluster-domain: {}", server.cluster_domain);
+    println!("ingress: {}", options.ingress.ingress);
+    println!("ingress-http-port: {}", options.ingress.ingress_http_port);
+    println!("ingress-https-port: {}", options.ingress.ingress_https_port);
     for (key, value) in server.storage.show().into_iter().chain(server.api.show()).chain(server.scheduler.show()) {
         println!("{key}: {value}");
     }

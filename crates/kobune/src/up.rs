@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -28,6 +28,9 @@ pub async fn run(options: UpOptions, wanted: Parts, token: CancellationToken) ->
     let (server_settings, node_settings) = settings::resolve(&options)?;
     let names = server_settings.names.clone();
     let _instance = instance::take(&names.data_dir)?;
+    if options.ingress.ingress && wanted == Parts::Server {
+        bail!("--ingress needs a node: run `kobune up`");
+    }
     let machine = match wanted {
         Parts::All => Some(Machine::open(&names, &node_settings).await?),
         Parts::Server => None,
@@ -43,12 +46,22 @@ pub async fn run(options: UpOptions, wanted: Parts, token: CancellationToken) ->
         }),
         None => None,
     };
+    let ingress_client = server.client_as("system:kobune-ingress", &[]);
 
     let mut parts = JoinSet::new();
     let serving = CancellationToken::new();
     server.start(&mut parts, &token, serving.clone());
     if let (Some(machine), Some(identity)) = (&machine, identity) {
-        agent::start(machine, identity, &names, &node_settings, &mut parts, &token).await?;
+        let cluster = agent::start(machine, identity, &names, &node_settings, &mut parts, &token).await?;
+        if options.ingress.ingress {
+            let config = kobune_ingress::Config {
+                http_port: options.ingress.ingress_http_port,
+                https_port: options.ingress.ingress_https_port,
+                addresses: machine.ips.clone(),
+            };
+            let proxy = kobune_ingress::run(config, ingress_client, cluster, token.clone());
+            parts.spawn(async { ("ingress", proxy.await.context("ingress")) });
+        }
         let admin = admin::serve(&names.data_dir, Arc::clone(&machine.runtime), token.clone())?;
         parts.spawn(async { ("admin socket", admin.await) });
     }

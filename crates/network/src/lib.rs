@@ -31,12 +31,13 @@ use tokio_util::sync::CancellationToken;
 pub use config::Backend;
 pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol};
 
-/// Keeps service rules and DNS current until `token` is cancelled, both fed by one set of watches.
+/// Keeps service rules and DNS current until `token` is cancelled, both fed by `cluster`.
 ///
 /// Problems of the cluster's API or of a single rule are logged and retried; this fails at once when a socket for DNS
 /// cannot be bound, and not later.
 pub async fn run(
     network: Arc<Network>,
+    cluster: Arc<cluster::Cluster>,
     client: kube::Client,
     node_name: String,
     dns: dns::Config,
@@ -44,7 +45,6 @@ pub async fn run(
 ) -> Result<(), dns::DnsError> {
     let own_ranges = network.config().pod_cidrs.iter().chain(&network.config().service_cidrs).copied().collect();
     let server = dns::Server::bind(dns::Config { own_ranges, ..dns }).await?;
-    let cluster = cluster::Cluster::watch(client.clone(), &token);
     let routes = node_routes::run(Arc::clone(&network), Arc::clone(&cluster), client, node_name.clone(), token.clone());
     let services = services::run(network, Arc::clone(&cluster), node_name, token.clone());
     tokio::join!(services, routes, server.run(cluster, token.clone()));

@@ -208,6 +208,7 @@ fn two_families() {
     let cluster = Cluster::builder(env!("CARGO_BIN_EXE_kobune"))
         .argument("--service-cidr=10.96.0.0/16,fd00:96::/112")
         .argument("--cluster-cidr=10.244.0.0/16,fd00:244::/48")
+        .argument("--ingress")
         .start()
         .expect("a cluster starts");
     cluster.apply(&runner("web", "web", None, WEB, ""));
@@ -228,10 +229,50 @@ fn two_families() {
         let said = in_pod(&cluster, "client", &["dns", "web.default.svc.cluster.local", kind]).expect("an answer");
         assert!(said.contains(address), "{kind}: {said}");
     }
+    ingress_serves(&cluster);
+
     // One family is enough after all.
     replace(&cluster, "service/web", |service| service["spec"]["ipFamilyPolicy"] = "SingleStack".into());
     assert_eq!(field(&cluster, "service/web", ".spec.clusterIPs[*]"), v4);
     reaches_not(&cluster, "client", &format!("http://[{v6}]/"));
+}
+
+/// The Service `web` under a host name, with a certificate.
+fn ingress_serves(cluster: &Cluster) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let authority = kobune_pki::Authority::load_or_create(folder.path()).expect("an authority");
+    let names = [kobune_pki::San::Dns("web.example".to_owned())];
+    let pair = authority.kept_server_certificate(folder.path(), "web", &names).expect("a certificate");
+    let trusted = folder.path().join("trusted.pem");
+    std::fs::write(&trusted, authority.certificate_pem()).expect("written");
+    cluster.apply(
+        &serde_json::json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "web"}, "type": "kubernetes.io/tls",
+            "stringData": {"tls.crt": pair.cert_pem, "tls.key": pair.key_pem}})
+        .to_string(),
+    );
+    cluster.apply(
+        r#"{"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}, "spec": {"ingressClassName": "kobune",
+            "tls": [{"hosts": ["web.example"], "secretName": "web"}], "rules": [{"host": "web.example", "http": {"paths": [
+                {"path": "/shop", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}}"#,
+    );
+    let address = cluster.host().address().to_owned();
+    let ask = |url: &str| {
+        let mut command = cluster.client("curl");
+        command.args(["--silent", "--show-error", "--fail", "--max-time", "5", "--cacert"]).arg(&trusted);
+        for port in ["80", "443"] {
+            command.args(["--resolve", &format!("web.example:{port}:{address}")]);
+        }
+        let output = command.arg(url).output().map_err(|error| error.to_string())?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if output.status.success() { Ok(text(&output.stdout)) } else { Err(text(&output.stderr)) }
+    };
+    for scheme in ["http", "https"] {
+        eventually(&format!("{scheme} is served"), SETTLE, || ask(&format!("{scheme}://web.example/shop/x")).map(drop));
+    }
+    let answer = ask("https://web.example/shop/x").expect("an answer");
+    assert!(answer.contains("path   /shop/x"), "{answer}");
+    assert!(ask("http://web.example/other").expect_err("no rule is for it").contains("404"));
+    wait_for(cluster, &["ingress", "web"], ".status.loadBalancer.ingress[0].ip", &address);
 }
 
 #[test]

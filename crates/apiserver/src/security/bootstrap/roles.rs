@@ -133,6 +133,16 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             "list,watch networking.k8s.io servicecidrs",
         ],
     ),
+    // What the Ingress proxy beside a server does. It reads Secrets, which no node may do.
+    role(
+        "kobune:ingress",
+        &[
+            "list,watch networking.k8s.io ingressclasses,ingresses",
+            "create networking.k8s.io ingressclasses",
+            "patch networking.k8s.io ingresses/status",
+            "list,watch core secrets",
+        ],
+    ),
     // What the rules of NetworkPolicies are made from, on every node.
     role("kobune:network", &["list,watch core namespaces,pods", "list,watch networking.k8s.io networkpolicies"]),
     role(
@@ -298,6 +308,7 @@ pub(super) const BINDINGS: &[(&str, &str, &str, &[&str])] = &[
     ("", "system:node-proxier", "system:node-proxier", &["user:system:kube-proxy"]),
     // An agent keeps the rules of services in the name of its node: there is no second program to be kube-proxy.
     ("", "kobune:node-proxier", "system:node-proxier", &["group:system:nodes"]),
+    ("", "kobune:ingress", "kobune:ingress", &["user:system:kobune-ingress"]),
     ("", "kobune:network", "kobune:network", &["user:system:kube-proxy", "group:system:nodes"]),
     ("kube-system", "kobune:network", "kobune:network", &["group:system:nodes"]),
     ("", "system:kube-controller-manager", "system:kube-controller-manager", &["user:system:kube-controller-manager"]),
