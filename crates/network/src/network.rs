@@ -275,6 +275,10 @@ pub struct Network {
 /// Which rules the kernel has.
 #[derive(Clone, Copy, Debug, Default)]
 struct InForce {
+    /// Whether somebody makes rules, and is expected to do so at once.
+    expected: bool,
+    /// Whether rules were made since this program began; before, nobody knows whether there are policies.
+    known: bool,
     /// The state of `pods_changed` that they were made from.
     generation: u64,
     /// Whether there are policies.
@@ -421,18 +425,27 @@ impl Network {
         result
     }
 
-    /// Waits until the rules were made from this node's pods as they are now, if there are policies at all.
+    /// Waits until the rules were made from this node's pods as they are now, if there are policies at all. Where that is
+    /// not known in time, since the server is away, pods come back without it: the rules of the former run still hold.
     async fn isolated(&self) -> Result<(), NetworkError> {
         let wanted = *self.pods_changed.borrow();
         let mut in_force = self.in_force.subscribe();
-        let waiting = in_force.wait_for(|rules| !rules.policies || rules.generation >= wanted);
-        match tokio::time::timeout(RULES_WITHIN, waiting).await {
-            Ok(reached) => {
-                reached.expect("the sender is part of self");
-                Ok(())
-            }
-            Err(_) => Err(NetworkError::Rules),
+        let enough =
+            |rules: &InForce| !rules.expected || (rules.known && (!rules.policies || rules.generation >= wanted));
+        if let Ok(reached) = tokio::time::timeout(RULES_WITHIN, in_force.wait_for(enough)).await {
+            reached.expect("the sender is part of self");
+            return Ok(());
         }
+        let given_up = self.in_force.send_if_modified(|rules| {
+            let unknown = !rules.known;
+            rules.expected &= !unknown;
+            unknown
+        });
+        if !given_up {
+            return Err(NetworkError::Rules);
+        }
+        tracing::warn!("it is not known whether there are network policies: pods start without the newest");
+        Ok(())
     }
 
     fn attach_here(
@@ -456,12 +469,10 @@ impl Network {
         let record = self.reserve(uid, host_ports, facts)?;
         match self.build(uid, &record) {
             Ok(()) => {
-                let matters = !record.host_ports.is_empty() || self.in_force.borrow().policies;
                 let attachment = self.attachment(uid, &record);
                 self.state.lock().pods.insert(uid.to_owned(), record);
-                if matters {
-                    self.pods_changed();
-                }
+                // Also without policies: one may come into force at this moment, from a look at the pods before this one.
+                self.pods_changed();
                 Ok(attachment)
             }
             Err(error) => {
@@ -610,7 +621,12 @@ impl Network {
 
     /// The kernel has the rules that were made from this state of `pod_changes`.
     pub(crate) fn rules_are_in_force(&self, generation: u64, policies: bool) {
-        self.in_force.send_replace(InForce { generation, policies });
+        self.in_force.send_replace(InForce { expected: true, known: true, generation, policies });
+    }
+
+    /// Somebody makes rules from now on: pods wait for the first.
+    pub(crate) fn expect_rules(&self) {
+        self.in_force.send_modify(|rules| rules.expected = true);
     }
 
     /// Leads the ranges of Services to the bridge, where they end: an address that no rule takes must not leave the

@@ -30,6 +30,7 @@ pub async fn run(network: Arc<Network>, cluster: Arc<Cluster>, node_name: String
 }
 
 async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
+    network.expect_rules();
     let config = network.config();
     let place = Place {
         table: config.table.clone(),
