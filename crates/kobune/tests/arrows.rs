@@ -13,6 +13,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("apiserver", &["expressions", "kinds", "merge", "pki", "store"]),
         ("metrics", &[]),
         ("network", &[]),
+        ("ingress", &["network"]),
         ("runtime", &[]),
         ("node", &["network", "runtime"]),
         ("scheduler", &[]),
