@@ -26,6 +26,9 @@ use crate::context::Context;
 /// How often a plugin that does not answer is asked again while its socket is there, first and last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
+/// As many bytes a node's id may have in a CSINode object.
+const LONGEST_NODE_ID: usize = 192;
+
 /// A registered driver.
 #[derive(Clone)]
 pub struct Driver {
@@ -211,9 +214,7 @@ async fn meet(socket: &Path, info: &PluginInfo) -> Result<Driver, String> {
     let client = Client::new(endpoint);
     let node: Result<NodeGetInfoResponse, _> = client.call("/csi.v1.Node/NodeGetInfo", Nothing {}, QUESTION).await;
     let node = node.map_err(|status| format!("NodeGetInfo failed: {}", words(&status)))?;
-    if node.node_id.is_empty() {
-        return Err("NodeGetInfo gave no node id".to_owned());
-    }
+    check_place(&node)?;
     let able: Result<NodeGetCapabilitiesResponse, _> =
         client.call("/csi.v1.Node/NodeGetCapabilities", Nothing {}, QUESTION).await;
     let able = able.map_err(|status| format!("NodeGetCapabilities failed: {}", words(&status)))?;
@@ -227,6 +228,31 @@ async fn meet(socket: &Path, info: &PluginInfo) -> Result<Driver, String> {
         stages: can(STAGE_UNSTAGE_VOLUME),
         gives_to_group: can(VOLUME_MOUNT_GROUP),
     })
+}
+
+/// What a driver says of the node becomes part of objects that all drivers share: one that the API server refuses would keep
+/// the others out too.
+fn check_place(node: &NodeGetInfoResponse) -> Result<(), String> {
+    if node.node_id.is_empty() || node.node_id.len() > LONGEST_NODE_ID {
+        return Err(format!("NodeGetInfo gave {:?}, which is not a node id", node.node_id));
+    }
+    let plain = |text: &str| text.chars().all(|letter| letter.is_ascii_alphanumeric() || "-_.".contains(letter));
+    let ends = |text: &str| {
+        let edge = |letter: Option<char>| letter.is_some_and(|letter| letter.is_ascii_alphanumeric());
+        edge(text.chars().next()) && edge(text.chars().last())
+    };
+    let word = |text: &str| text.len() <= 63 && plain(text) && ends(text);
+    let prefix = |text: &str| {
+        text.len() <= 253 && text == text.to_ascii_lowercase() && !text.contains('_') && plain(text) && ends(text)
+    };
+    for (key, value) in node.accessible_topology.iter().flat_map(|place| &place.segments) {
+        let (before, name) = key.split_once('/').unwrap_or(("", key));
+        let good_key = word(name) && (before.is_empty() != key.contains('/')) && (before.is_empty() || prefix(before));
+        if !good_key || !(value.is_empty() || word(value)) {
+            return Err(format!("NodeGetInfo gave {key:?}: {value:?}, which is not a label"));
+        }
+    }
+    Ok(())
 }
 
 /// What a plugin says of itself has to make sense: its name becomes part of paths and of API objects.
@@ -250,6 +276,30 @@ fn check(info: &PluginInfo) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn places() {
+        let judge = |id: &str, key: &str, value: &str, expected: bool| {
+            let segments = [(key.to_owned(), value.to_owned())].into();
+            let node = NodeGetInfoResponse {
+                node_id: id.to_owned(),
+                max_volumes_per_node: 0,
+                accessible_topology: Some(super::super::proto::Topology { segments }),
+            };
+            assert_eq!(check_place(&node).is_ok(), expected, "{id} {key}={value}");
+        };
+        judge("n", "zone", "a", true);
+        judge("n", "topology.example.com/zone", "a-1", true);
+        judge("n", "topology.example.com/zone", "", true);
+        judge("", "zone", "a", false);
+        judge(&"n".repeat(193), "zone", "a", false);
+        judge("n", "", "a", false);
+        judge("n", "/zone", "a", false);
+        judge("n", "Example.com/zone", "a", false);
+        judge("n", "a/b/c", "a", false);
+        judge("n", "zone", "with space", false);
+        judge("n", "zone", "-a", false);
+    }
 
     #[test]
     fn introductions() {
