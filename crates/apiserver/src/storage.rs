@@ -3,7 +3,7 @@
 use kobune_kinds::Catalogue;
 
 /// Collections of the server's own, which are no resources.
-const OWN: [&str; 2] = [crate::reservations::PORTS, crate::servers::SERVERS];
+const OWN: [&str; 3] = [crate::reservations::PORTS, crate::servers::SERVERS, crate::security::admission::QUOTAS];
 
 /// The path of each collection in etcd, for those that do not keep their own name. Custom resources keep theirs.
 pub fn etcd_paths(catalogue: &Catalogue) -> Vec<(String, String)> {

@@ -25,6 +25,11 @@ pub trait Store: Send + Sync + 'static {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Whether other servers may write to the store too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// The object at a key.
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>>;
 

@@ -173,6 +173,11 @@ impl Lookup {
         Ok(())
     }
 
+    /// The store itself, for records that are the server's own.
+    pub(crate) fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
     async fn record(&self, collection: &str, namespace: &str, name: &str) -> Result<Option<Record>, Refusal> {
         let key = Key::new(collection, namespace, name);
         self.store.get(&key).await.map_err(Refusal::internal)

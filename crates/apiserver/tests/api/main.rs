@@ -13,6 +13,7 @@ mod operation;
 mod policies;
 mod protobuf;
 mod proxies;
+mod quotas;
 mod samples;
 mod services;
 mod verbs;
@@ -23,12 +24,15 @@ mod webhooks;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, future::BoxFuture};
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use kobune_apiserver::{ApiServer, Body, Config, InProcess, facets, security::User};
 use kobune_kinds::Catalogue;
-use kobune_store::{Draft, Durability, Facets, Key, Op, SqliteStore, Store, Write};
+use kobune_store::{
+    At, CommitError, Draft, Durability, Facets, Key, Listing, Op, Range, Record, Revision, SqliteStore, Store,
+    StoreError, Watch, Write,
+};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -134,10 +138,19 @@ impl Cluster {
 
     /// Another server of the same cluster, on the same store and with the same configuration.
     pub(crate) async fn another_server(&self, change: impl FnOnce(&mut Config)) -> InProcess {
+        self.another_server_on(self.store.clone(), change).await
+    }
+
+    /// Servers that know that they are not alone.
+    pub(crate) async fn sharing_server(&self) -> InProcess {
+        self.another_server_on(Arc::new(Shared(self.store.clone())), |_| {}).await
+    }
+
+    async fn another_server_on(&self, store: Arc<dyn Store>, change: impl FnOnce(&mut Config)) -> InProcess {
         let mut config = Config::new(self.folder.path().to_owned(), "192.0.2.1".parse().expect("an address"), 6443);
         config.service_cidrs = vec!["10.96.0.0/24".to_owned()];
         change(&mut config);
-        let built = ApiServer::build(config, self.store.clone(), Catalogue::builtin()).await;
+        let built = ApiServer::build(config, store, Catalogue::builtin()).await;
         built.expect("a server").service_as(User::new("admin", &["system:masters"]))
     }
 
@@ -222,6 +235,51 @@ impl Cluster {
         let response = self.service.clone().oneshot(request).await.expect("an answer");
         assert_eq!(response.status(), 200);
         Events { body: response.into_body(), buffer: Vec::new() }
+    }
+}
+
+/// A store that other servers may write to.
+struct Shared(Arc<SqliteStore>);
+
+impl Store for Shared {
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
+        self.0.get(key)
+    }
+
+    fn list<'a>(&'a self, range: &'a Range, at: At) -> BoxFuture<'a, Result<Listing, StoreError>> {
+        self.0.list(range, at)
+    }
+
+    fn keep(&self, listing: &Listing) {
+        self.0.keep(listing);
+    }
+
+    fn commit(&self, write: Write) -> BoxFuture<'_, Result<Record, CommitError>> {
+        Box::pin(async move {
+            // Whoever else is at work gets on meanwhile: a decision and its write are never one step.
+            if &*write.key.collection == "core/configmaps" {
+                for _ in 0..1000 {
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.0.commit(write).await
+        })
+    }
+
+    fn watch(&self, range: &Range, after: Revision) -> Result<Watch, StoreError> {
+        Store::watch(&*self.0, range, after)
+    }
+
+    fn revision(&self) -> Revision {
+        self.0.revision()
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Store::close(&*self.0)
     }
 }
 

@@ -192,6 +192,10 @@ impl Store for EtcdStore {
         self.inner.fresh().boxed()
     }
 
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Result<Option<Record>, StoreError>> {
         std::future::ready(Ok(self.inner.memory.get(key))).boxed()
     }

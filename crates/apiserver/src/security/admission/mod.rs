@@ -25,6 +25,7 @@ use super::{Refusal, Security, User, rbac};
 use crate::audit::Trail;
 
 pub(super) use resource_quota::QuotaBook;
+pub(crate) use resource_quota::shared::COLLECTION as QUOTAS;
 
 /// What is done to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

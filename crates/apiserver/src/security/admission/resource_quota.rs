@@ -1,15 +1,18 @@
 //! ResourceQuota: a namespace holds no more than its quotas allow.
 //!
 //! What is used is counted from what exists, not from the quota's status, which trails behind. Writes that were admitted but are not
-//! stored yet count too, so that a burst of creations cannot slip past together.
+//! stored yet count too, so that a burst of creations cannot slip past together: those of this server by a note in memory, and
+//! where several servers share the store, those of all by a note there ([`shared`]).
 
-use std::collections::HashMap;
+pub(crate) mod shared;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use kobune_kinds::quantity::Quantity;
 use kobune_kinds::quota::{Measured, Resources, measure, resources};
-use kobune_store::{EventKind, Key, Record, Revision, Watch};
+use kobune_store::{EventKind, Key, Record, Revision, Store, Watch};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -22,6 +25,8 @@ const COLLECTION: &str = "core/resourcequotas";
 /// How long an admitted creation may take to be stored before its share is free again. It takes milliseconds; one that failed blocks
 /// its share for this long.
 const RESERVATION: Duration = Duration::from_secs(2);
+/// How often it is counted again after another server was faster.
+const ATTEMPTS: usize = 64;
 /// How many measured objects are kept: those of the namespaces that have quotas.
 const MEASURED: usize = 8192;
 
@@ -30,7 +35,9 @@ const MEASURED: usize = 8192;
 pub(in crate::security) struct QuotaBook {
     /// Held from counting to reserving, so that of two creations that fit only alone, one is refused. In between only the store's
     /// memory is read. Namespaces without a quota never come here.
-    turn: tokio::sync::Mutex<()>,
+    turn: tokio::sync::Mutex<shared::Sightings>,
+    /// Entries of what all servers know about whose object was stored, or will not be.
+    over: Mutex<HashSet<String>>,
     entries: Mutex<Entries>,
 }
 
@@ -49,9 +56,24 @@ struct Reservation {
     measured: Arc<Measured>,
 }
 
+/// Waits until an object is stored, for [`RESERVATION`] at most.
+async fn appears(mut watch: Watch, name: &str) {
+    let stored = async {
+        // A watch that breaks frees the share early: then the store is closing.
+        while let Ok(event) = watch.next().await {
+            if event.kind == EventKind::Created && *event.record.key.name == *name {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(RESERVATION, stored).await.is_err() {
+        tracing::debug!(name, "an admitted object was not stored");
+    }
+}
+
 impl QuotaBook {
     /// Reserves a share until the object shows up in `watch`, or for [`RESERVATION`] at most.
-    fn reserve(self: &Arc<QuotaBook>, reservation: Reservation, mut watch: Watch) {
+    fn reserve(self: &Arc<QuotaBook>, reservation: Reservation, watch: Watch) {
         let name = reservation.name.clone();
         let number = {
             let mut entries = self.entries.lock();
@@ -62,18 +84,27 @@ impl QuotaBook {
         };
         let book = self.clone();
         tokio::spawn(async move {
-            let stored = async {
-                // A watch that breaks frees the share early: then the store is closing.
-                while let Ok(event) = watch.next().await {
-                    if event.kind == EventKind::Created && *event.record.key.name == *name {
-                        return;
-                    }
-                }
-            };
-            if tokio::time::timeout(RESERVATION, stored).await.is_err() {
-                tracing::debug!(name, "an admitted object was not stored");
-            }
+            appears(watch, &name).await;
             book.entries.lock().reserved.remove(&number);
+        });
+    }
+
+    /// Takes an entry of what all servers know about out when its object shows up in `watch`, or after [`RESERVATION`].
+    fn follow(self: &Arc<QuotaBook>, store: Arc<dyn Store>, namespace: String, name: String, id: String, watch: Watch) {
+        let book = self.clone();
+        tokio::spawn(async move {
+            appears(watch, &name).await;
+            book.over.lock().insert(id);
+            // Whoever comes first takes out what is over for all who wait here.
+            let mut sightings = book.turn.lock().await;
+            sightings.are_over(&mut book.over.lock());
+            let tidied = match shared::Page::read(&*store, &namespace).await {
+                Ok(page) => page.tidy(&*store, &mut sightings).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = tidied {
+                tracing::debug!(namespace, error = error.message, "what was admitted is not taken out yet");
+            }
         });
     }
 
@@ -96,21 +127,23 @@ impl QuotaBook {
         Ok(measured)
     }
 
-    /// What the objects of the collection in the namespace use, with what is on its way into the store.
+    /// What the objects of the collection in the namespace use, with what is on its way into the store: by the reservations
+    /// here, and by `waiting`.
     async fn existing(
         &self,
         lookup: &Lookup,
         request: &Request<'_>,
         collection: &str,
+        mut waiting: Vec<(String, Arc<Measured>)>,
     ) -> Result<Vec<Arc<Measured>>, Refusal> {
         // The reservations are read before the store: what is stored in between is found in both and counted once.
-        let mut waiting: Vec<(String, Arc<Measured>)> = {
+        {
             let entries = self.entries.lock();
             let of_place = entries.reserved.values().filter(|reservation| {
                 &*reservation.collection == collection && &*reservation.namespace == request.namespace
             });
-            of_place.map(|reservation| (reservation.name.clone(), reservation.measured.clone())).collect()
-        };
+            waiting.extend(of_place.map(|reservation| (reservation.name.clone(), reservation.measured.clone())));
+        }
         let mut found = Vec::new();
         for record in lookup.records(collection, Some(request.namespace)).await? {
             waiting.retain(|(name, _)| **name != *record.key.name);
@@ -161,16 +194,40 @@ pub(super) async fn validate(
 
     let group = if request.group.is_empty() { "core" } else { request.group };
     let collection = format!("{group}/{}", request.resource);
-    let _turn = book.turn.lock().await;
-    let existing = book.existing(lookup, request, &collection).await?;
-    for (quota, hard, grown) in growing {
-        let of_quota = existing.iter().filter(|measured| measured.in_scope(quota));
-        if let Some(excess) = excess(&hard, &grown, of_quota.map(Arc::as_ref)) {
-            let name = text(&quota["metadata"], "name");
-            return Err(request.forbid(Some(object), format!("exceeded quota: {name}, {excess}")));
+    let reserves = request.creates() && !request.dry_run;
+    let mut sightings = book.turn.lock().await;
+    for attempt in 1.. {
+        let mut page = None;
+        let mut waiting = Vec::new();
+        let store = lookup.store();
+        if store.is_shared() {
+            sightings.are_over(&mut book.over.lock());
+            let page = page.insert(shared::Page::read(&**store, request.namespace).await?);
+            waiting = page.waiting(&**store, &mut sightings, request).await?;
+        }
+        let existing = book.existing(lookup, request, &collection, waiting).await?;
+        for (quota, hard, grown) in &growing {
+            let of_quota = existing.iter().filter(|measured| measured.in_scope(quota));
+            if let Some(excess) = excess(hard, grown, of_quota.map(Arc::as_ref)) {
+                let name = text(&quota["metadata"], "name");
+                return Err(request.forbid(Some(object), format!("exceeded quota: {name}, {excess}")));
+            }
+        }
+        let Some(page) = page else { break };
+        if !reserves {
+            return Ok(());
+        }
+        let watch = lookup.watch(&collection, request.namespace)?;
+        if let Some(id) = page.admit(&**store, request, object).await? {
+            let name = text(&object["metadata"], "name").to_owned();
+            book.follow(Arc::clone(store), request.namespace.to_owned(), name, id, watch);
+            return Ok(());
+        }
+        if attempt == ATTEMPTS {
+            return Err(Refusal::internal("the quotas are counted by other servers all the time"));
         }
     }
-    if request.creates() && !request.dry_run {
+    if reserves {
         let reservation = Reservation {
             collection: collection.as_str().into(),
             namespace: request.namespace.into(),
