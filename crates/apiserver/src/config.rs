@@ -2,7 +2,11 @@
 
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
-use crate::{Guest, audit::Auditor, security::jwt::Authentication};
+use crate::{
+    Guest,
+    audit::Auditor,
+    security::{TokenWebhook, jwt::Authentication},
+};
 
 /// The settings of an [`crate::ApiServer`].
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Config {
     pub event_ttl: Duration,
     /// The other issuers of tokens, as in OpenID Connect.
     pub authentication: Arc<Authentication>,
+    /// Who is asked about tokens that nothing here knows.
+    pub token_webhook: Option<Arc<TokenWebhook>>,
     /// Parts of the same process that answer for groups of their own.
     pub guests: Vec<Arc<dyn Guest>>,
     /// What writes the audit trail.
@@ -67,6 +73,7 @@ impl Config {
             request_timeout: Duration::from_secs(60),
             event_ttl: Duration::from_secs(60 * 60),
             authentication: Arc::default(),
+            token_webhook: None,
             guests: Vec::new(),
             auditor: None,
         }

@@ -71,7 +71,7 @@ pub use duration::{format_duration, parse_duration};
 pub use encode::stored_facets as facets;
 pub use listener::ServeError;
 pub use metrics::MetricsSource;
-pub use outgoing::trust::TrustError;
+pub use outgoing::{kubeconfig::KubeconfigError, trust::TrustError};
 pub use server::{ApiServer, BuildError};
 pub use service::{Answering, InProcess};
 pub use storage::etcd_paths;

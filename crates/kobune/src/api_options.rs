@@ -116,6 +116,7 @@ impl ApiOptions {
         if let Some(authentication) = self.authentication.load(&config.service_account_issuer)? {
             config.authentication = authentication;
         }
+        config.token_webhook = self.authentication.token_webhook()?;
         if let (Some(policy), Some(log)) = (&self.audit_policy_file, &self.audit_log_path) {
             let options = LogOptions {
                 path: log.clone(),
@@ -133,6 +134,7 @@ fn file(path: Option<&Path>) -> String {
     path.map_or_else(|| "none".to_owned(), |path| path.display().to_string())
 }
 
-fn duration(text: &str) -> std::result::Result<Duration, String> {
+/// A duration as Go writes it.
+pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
     kobune_apiserver::parse_duration(text).ok_or_else(|| "expected a duration such as 1h30m or 90s".to_owned())
 }

@@ -2,10 +2,19 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::Args;
-use kobune_apiserver::security::jwt::{Authentication, OidcOptions};
+use kobune_apiserver::{
+    format_duration,
+    security::{
+        TokenWebhook,
+        jwt::{Authentication, OidcOptions},
+    },
+};
+
+use crate::api_options::duration;
 
 /// The issuers of tokens beside the cluster itself.
 #[derive(Debug, Clone, Args)]
@@ -47,6 +56,18 @@ pub struct AuthenticationOptions {
         default_value = "RS256"
     )]
     pub oidc_signing_algs: Vec<String>,
+    /// Ask the webhook that this kubeconfig leads to about tokens that nobody else knows
+    #[arg(long, value_name = "FILE", env = "KOBUNE_AUTHENTICATION_TOKEN_WEBHOOK_CONFIG_FILE")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// How long what the webhook says of a token is good
+    #[arg(
+        long,
+        value_name = "DURATION",
+        env = "KOBUNE_AUTHENTICATION_TOKEN_WEBHOOK_CACHE_TTL",
+        default_value = "2m",
+        value_parser = duration
+    )]
+    pub authentication_token_webhook_cache_ttl: Duration,
 }
 
 impl AuthenticationOptions {
@@ -69,7 +90,16 @@ impl AuthenticationOptions {
             ("oidc-groups-prefix", text(&self.oidc_groups_prefix)),
             ("oidc-required-claim", format!("[{}]", required.join(", "))),
             ("oidc-signing-algs", format!("[{}]", self.oidc_signing_algs.join(", "))),
+            ("authentication-token-webhook-config-file", file(&self.authentication_token_webhook_config_file)),
+            ("authentication-token-webhook-cache-ttl", format_duration(self.authentication_token_webhook_cache_ttl)),
         ]
+    }
+
+    /// Who is asked about tokens that nobody else knows, if anybody is.
+    pub fn token_webhook(&self) -> Result<Option<Arc<TokenWebhook>>> {
+        let Some(path) = &self.authentication_token_webhook_config_file else { return Ok(None) };
+        let webhook = TokenWebhook::load(path, self.authentication_token_webhook_cache_ttl);
+        Ok(Some(Arc::new(webhook.context("use the webhook of tokens")?)))
     }
 
     /// The issuers, if there are any. `own` is the issuer of this cluster's own tokens.

@@ -2,10 +2,11 @@
 //!
 //! A Service is resolved to one of its ready endpoints ([`endpoints`]) and dialled there: that works on machines without
 //! service rules as well, and needs no cluster DNS. [`trust`] says whose certificates are good, [`dial`] connects,
-//! [`forward`] passes requests on, [`fetch`] reads documents.
+//! [`forward`] passes requests on, [`fetch`] exchanges documents with servers that a [`kubeconfig`] or an URL names.
 
 pub(crate) mod dial;
 pub(crate) mod endpoints;
 pub(crate) mod fetch;
 pub(crate) mod forward;
+pub(crate) mod kubeconfig;
 pub(crate) mod trust;

@@ -143,6 +143,24 @@ pub(super) async fn authenticate(security: &Security, credentials: Credentials<'
 
 /// The user of a token that is good for one of the wanted audiences.
 pub(super) async fn token_user(security: &Security, token: &str, wanted: &[String]) -> Result<TokenUser, TokenRefusal> {
+    let refusal = match known_user(security, token, wanted).await {
+        Err(refusal) if !matches!(refusal, TokenRefusal::Store(_)) => refusal,
+        outcome => return outcome,
+    };
+    let Some(webhook) = &security.config.token_webhook else { return Err(refusal) };
+    match webhook.user(token, wanted).await {
+        // A webhook that does not look at audiences speaks for this server alone.
+        Ok((user, None)) => Ok(TokenUser { user, audiences: own_audiences(security, wanted)? }),
+        Ok((user, Some(audiences))) => Ok(TokenUser { user, audiences }),
+        Err(words) => Err(TokenRefusal::Unbound(match refusal {
+            TokenRefusal::Token(_) => words,
+            refusal => format!("{refusal}, {words}"),
+        })),
+    }
+}
+
+/// The user of a token that this server can judge by itself.
+async fn known_user(security: &Security, token: &str, wanted: &[String]) -> Result<TokenUser, TokenRefusal> {
     if let Some((id, secret)) = bootstrap_token::parse(token) {
         let audiences = own_audiences(security, wanted)?;
         let user = bootstrap_token::user(&security.lookup, id, secret).await?;

@@ -29,6 +29,7 @@ mod review;
 #[cfg(test)]
 mod tests;
 mod token_request;
+mod token_webhook;
 mod user;
 
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 pub use attributes::{Attributes, Decision};
 pub use authenticate::Credentials;
 pub use refusal::Refusal;
+pub use token_webhook::TokenWebhook;
 pub use user::User;
 
 use authenticate::VerifiedTokens;
@@ -60,12 +62,19 @@ pub struct Config {
     pub anonymous: bool,
     /// The other issuers of tokens.
     pub authentication: Arc<jwt::Authentication>,
+    /// Who is asked about tokens that nothing here knows.
+    pub token_webhook: Option<Arc<TokenWebhook>>,
 }
 
 impl Config {
     /// Upstream's defaults for this issuer.
     pub fn new(issuer: &str) -> Config {
-        Config { api_audiences: vec![issuer.to_owned()], anonymous: true, authentication: Arc::default() }
+        Config {
+            api_audiences: vec![issuer.to_owned()],
+            anonymous: true,
+            authentication: Arc::default(),
+            token_webhook: None,
+        }
     }
 }
 

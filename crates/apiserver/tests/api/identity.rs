@@ -2,11 +2,18 @@
 
 use std::{
     path::Path,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use jiff::Timestamp;
-use kobune_apiserver::security::jwt::{Authentication, OidcOptions};
+use kobune_apiserver::security::{
+    TokenWebhook,
+    jwt::{Authentication, OidcOptions},
+};
 use kobune_pki::{Bound, Claims, Reference, ServiceAccountTokens};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -211,5 +218,78 @@ async fn issuers_that_do_not_answer() {
         assert!(error.contains("oidc: authenticator not initialized: fetching keys 404 from"), "{error}");
     }
     assert_eq!(provider.server.seen().len(), 1, "a failure is remembered for a while");
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn webhooks_know_tokens() {
+    let failures = Arc::new(AtomicUsize::new(1));
+    let server = WebhookServer::start({
+        let failures = Arc::clone(&failures);
+        move |_, question| {
+            if failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+                return Said::Raw(503, Vec::new());
+            }
+            let status = match question["spec"]["token"].as_str().expect("a token") {
+                "jane" => json!({"authenticated": true, "user": {"username": "jane", "groups": ["crew"]}}),
+                "elsewhere" => json!({"authenticated": true, "audiences": ["x"], "user": {"username": "jane"}}),
+                "broken" => return Said::Raw(400, Vec::new()),
+                _ => json!({"authenticated": false, "error": "never heard of it"}),
+            };
+            let api = "authentication.k8s.io/v1";
+            Said::Json(json!({"apiVersion": api, "kind": "TokenReview", "status": status}))
+        }
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("webhook.yaml");
+    let text = format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: hook\ncontexts: [{{name: hook, context: {{cluster: hook, user: \
+         api}}}}]\nclusters: [{{name: hook, cluster: {{server: 'https://127.0.0.1:{}/who?x=y', \
+         certificate-authority-data: {}}}}}]\nusers: [{{name: api, user: {{token: secret}}}}]\n",
+        server.port,
+        server.bundle()
+    );
+    std::fs::write(&path, text).expect("a file");
+    let webhook = TokenWebhook::load(&path, Duration::from_secs(600)).expect("a webhook");
+    let cluster = Cluster::start_with(|config| config.token_webhook = Some(Arc::new(webhook))).await;
+    let status = cluster.review("jane").await;
+    assert_eq!(status["user"], json!({"username": "jane", "groups": ["crew", "system:authenticated"]}), "{status}");
+    assert_eq!(status["audiences"], json!(["https://kubernetes.default.svc.cluster.local"]));
+    cluster.review("jane").await;
+    let seen = server.seen();
+    assert_eq!(seen.len(), 2, "a failure is tried again, an answer is kept");
+    assert_eq!((&seen[1]["path"], &seen[1]["headers"]["authorization"]), (&json!("/who?x=y"), &json!("Bearer secret")));
+    assert_eq!(seen[1]["body"]["apiVersion"], "authentication.k8s.io/v1");
+    assert_eq!(
+        seen[1]["body"]["spec"],
+        json!({"token": "jane", "audiences": ["https://kubernetes.default.svc.cluster.local"]})
+    );
+
+    let refused = |token: &'static str| {
+        let cluster = &cluster;
+        async move {
+            let status = cluster.review(token).await;
+            assert!(status.get("authenticated").is_none(), "{status}");
+            status["error"].as_str().unwrap_or_default().to_owned()
+        }
+    };
+    assert_eq!(refused("nobody").await, "[invalid bearer token, never heard of it]");
+    refused("nobody").await;
+    assert_eq!(server.seen().len(), 3, "refusals are kept too");
+    let elsewhere = refused("elsewhere").await;
+    assert!(elsewhere.contains(r#"the token is for ["x"]"#), "{elsewhere}");
+    for _ in 0..2 {
+        let broken = refused("broken").await;
+        assert!(broken.contains("400 from"), "{broken}");
+    }
+    assert_eq!(server.seen().len(), 6, "failures are not");
+    // This cluster's own tokens need nobody else.
+    cluster.post("/api/v1/namespaces/default/serviceaccounts", r#"{"metadata":{"name":"robot"}}"#).await.expect(201);
+    let path = "/api/v1/namespaces/default/serviceaccounts/robot/token";
+    let token = cluster.post(path, r#"{"spec":{}}"#).await.expect(201)["status"]["token"].clone();
+    let status = cluster.review(token.as_str().expect("a token")).await;
+    assert_eq!(status["user"]["username"], "system:serviceaccount:default:robot");
+    assert_eq!(server.seen().len(), 6);
     cluster.stop().await;
 }
