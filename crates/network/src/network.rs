@@ -55,6 +55,10 @@ const USUAL_MTU: u32 = 1500;
 /// How long a pod waits for the rules that isolate it. They take milliseconds, unless the kernel refuses them.
 const RULES_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long pods wait after a start to hear whether there are policies at all. A server that is there says so in a
+/// fraction of a second; one that is not must not keep pods down.
+const KNOWN_WITHIN: Duration = Duration::from_secs(3);
+
 /// A transport protocol of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Protocol {
@@ -432,7 +436,8 @@ impl Network {
         let mut in_force = self.in_force.subscribe();
         let enough =
             |rules: &InForce| !rules.expected || (rules.known && (!rules.policies || rules.generation >= wanted));
-        if let Ok(reached) = tokio::time::timeout(RULES_WITHIN, in_force.wait_for(enough)).await {
+        let limit = if self.in_force.borrow().known { RULES_WITHIN } else { KNOWN_WITHIN };
+        if let Ok(reached) = tokio::time::timeout(limit, in_force.wait_for(enough)).await {
             reached.expect("the sender is part of self");
             return Ok(());
         }
