@@ -17,6 +17,7 @@ mod scheduler_options;
 mod server;
 mod settings;
 mod snapshot;
+mod spare_memory;
 mod storage;
 mod up;
 

@@ -7,6 +7,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use crate::spare_memory;
+
 /// How long parts may take to finish after the first signal.
 pub const DRAIN: Duration = Duration::from_secs(20);
 
@@ -34,6 +36,7 @@ pub fn run<F: Future<Output = Result<()>>>(body: impl FnOnce(CancellationToken) 
             tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
             tracing::warn!("told to stop twice: ending without waiting");
         };
+        tokio::spawn(spare_memory::give_back(token.clone()));
         tokio::select! {
             result = body(token) => result,
             () = signals => Ok(()),
