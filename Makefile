@@ -7,7 +7,7 @@ endif
 # Where Debian keeps libseccomp.a differs by architecture.
 export LIBSECCOMP_LIB_PATH ?= /usr/lib/$(shell uname -m)-linux-gnu
 
-.PHONY: help run test lint unit fuzz e2e bench build deps test-tools clean
+.PHONY: help run test lint unit fuzz fuzz-seeds e2e bench build deps test-tools clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,7 +21,7 @@ build: deps ## Builds the release executable.
 run: deps ## Builds, starts a one-node cluster, deploys examples/hello and shows its answers. Ctrl-C stops it.
 	@scripts/run.sh
 
-test: lint unit fuzz e2e ## Formatting, clippy, unit, property and doc tests, fuzzing, then end-to-end tests.
+test: lint unit fuzz-seeds e2e ## Formatting, clippy, unit, property and doc tests, fuzz inputs, then end-to-end tests.
 
 lint: deps
 	cargo fmt --all --check
@@ -36,6 +36,9 @@ e2e: deps test-tools ## Real containers, kubectl, helm, kube-rs and the Python c
 
 fuzz: deps ## Feeds every decoder for a minute each what libFuzzer makes up.
 	@scripts/fuzz.sh 60
+
+fuzz-seeds: deps ## Replays the inputs that are kept in crates/fuzz/seeds.
+	@scripts/fuzz.sh 0
 
 test-tools:
 	@scripts/install-test-tools.sh

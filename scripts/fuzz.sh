@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Runs every fuzz target for some seconds (60), as many at once as there are cores; fails when one finds anything.
+# With 0 seconds only what is kept in crates/fuzz/seeds is replayed, which always does the same.
 # usage: fuzz.sh [SECONDS] [TARGET...]
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -26,7 +27,9 @@ run() {
   mkdir -p "$work/$target"
   local corpus=("$work/$target")
   [ ! -d "crates/fuzz/seeds/$target" ] || corpus+=("crates/fuzz/seeds/$target")
-  if FUZZ_TARGET=$target "$binary" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=8192 \
+  local bound=-max_total_time=$seconds
+  [ "$seconds" -gt 0 ] || bound=-runs=0
+  if FUZZ_TARGET=$target "$binary" "$bound" -timeout=10 -rss_limit_mb=1024 -max_len=8192 \
     -dict=crates/fuzz/seeds/words.dict -artifact_prefix="$findings/$target-" "${corpus[@]}" >"$work/$target.log" 2>&1; then
     echo "fuzz $target: $(grep -E '^Done' "$work/$target.log")"
   else

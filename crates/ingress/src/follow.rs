@@ -69,9 +69,10 @@ pub async fn run(table: Arc<Table>, client: kube::Client, addresses: Vec<IpAddr>
     );
 }
 
-/// Makes the class, so that an Ingress can name it. One of this name that is there is somebody's choice.
+/// Makes the class, which Ingresses that name none get. One of this name that is there is somebody's choice.
 async fn make_class(client: &kube::Client) {
-    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": CLASS},
+    let class = json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass",
+        "metadata": {"name": CLASS, "annotations": {"ingressclass.kubernetes.io/is-default-class": "true"}},
         "spec": {"controller": CONTROLLER}});
     let class: IngressClass = serde_json::from_value(class).expect("it is an IngressClass");
     match Api::all(client.clone()).create(&PostParams::default(), &class).await {

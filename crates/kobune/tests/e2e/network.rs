@@ -237,7 +237,7 @@ fn two_families() {
     reaches_not(&cluster, "client", &format!("http://[{v6}]/"));
 }
 
-/// The Service `web` under a host name, with a certificate.
+/// The Service `web` under a host name, with a certificate; the class is the default one.
 fn ingress_serves(cluster: &Cluster) {
     let folder = tempfile::tempdir().expect("a folder");
     let authority = kobune_pki::Authority::load_or_create(folder.path()).expect("an authority");
@@ -251,7 +251,7 @@ fn ingress_serves(cluster: &Cluster) {
         .to_string(),
     );
     cluster.apply(
-        r#"{"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}, "spec": {"ingressClassName": "kobune",
+        r#"{"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web"}, "spec": {
             "tls": [{"hosts": ["web.example"], "secretName": "web"}], "rules": [{"host": "web.example", "http": {"paths": [
                 {"path": "/shop", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]}}"#,
     );
