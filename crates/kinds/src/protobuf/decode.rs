@@ -192,15 +192,16 @@ fn union(place: SchemaRef<'_>, bytes: &[u8], depth: usize) -> Outcome<Option<Val
     Ok(allows.or(Some(Value::Array(list))).filter(|value| *value != Value::Array(Vec::new())))
 }
 
+/// A time; no bytes at all are Go's zero time, which JSON has as `null` (apimachinery's `time_proto.go`).
 fn time(bytes: &[u8], fraction: bool) -> Outcome<Option<Timestamp>> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
     let number = |wire| match wire {
         Some(Wire::Number(number)) => i64::from_ne_bytes(u64::to_ne_bytes(number)),
         _ => 0,
     };
     let (seconds, nanoseconds) = (number(part(bytes, 1)?), number(part(bytes, 2)?));
-    if (seconds, nanoseconds) == (0, 0) {
-        return Ok(None);
-    }
     let nanoseconds = if fraction { i32::try_from(nanoseconds).unwrap_or(0) } else { 0 };
     Ok(Timestamp::new(seconds, nanoseconds).ok())
 }
