@@ -1,13 +1,12 @@
 //! What the controllers keep of a pod: a tenth of what a whole `Pod` takes.
 
-use std::borrow::Cow;
-
 use jiff::Timestamp;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{
     Affinity, ContainerPort, ObjectReference, Pod as ApiPod, PodCondition, PodIP, PodSchedulingGate, Toleration,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
+use kobune_partial::Partial;
+use kobune_scheduler::claims::{ClaimUse, VolumeInput};
 use kobune_scheduler::labels::Labels;
 use serde::Deserialize;
 
@@ -21,17 +20,12 @@ const ANNOTATIONS: [&str; 3] = [
 ];
 
 /// The fields of a Pod that the watch decodes.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PodInput {
-    metadata: ObjectMeta,
-    spec: SpecInput,
-    status: StatusInput,
-}
+pub type PodInput = Partial<ApiPod, SpecInput, StatusInput>;
 
+/// What the controllers read of a pod's `spec`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct SpecInput {
+pub struct SpecInput {
     node_name: Option<String>,
     hostname: Option<String>,
     subdomain: Option<String>,
@@ -45,28 +39,15 @@ struct SpecInput {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct VolumeInput {
-    name: String,
-    persistent_volume_claim: Option<ClaimInput>,
-    ephemeral: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ClaimInput {
-    claim_name: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
 struct ContainerInput {
     ports: Option<Vec<ContainerPort>>,
     restart_policy: Option<String>,
 }
 
+/// What the controllers read of a pod's `status`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct StatusInput {
+pub struct StatusInput {
     phase: Option<String>,
     conditions: Option<Vec<PodCondition>>,
     #[serde(rename = "podIP")]
@@ -97,35 +78,6 @@ struct TerminatedInput {
     finished_at: Option<Time>,
 }
 
-impl kube::Resource for PodInput {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        ApiPod::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        ApiPod::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        ApiPod::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        ApiPod::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
-
 /// `status.phase`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {
@@ -151,15 +103,6 @@ pub struct NamedPort {
     pub port: i32,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: Box<str>,
-}
-
-/// A claim that a pod uses as a volume.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimUse {
-    /// The claim's name.
-    pub claim: Box<str>,
-    /// The volume's name, when the claim is made for this pod alone.
-    pub ephemeral: Option<Box<str>>,
 }
 
 /// One pod.
@@ -219,7 +162,7 @@ pub struct Pod {
 
 impl From<PodInput> for Pod {
     fn from(input: PodInput) -> Self {
-        let PodInput { metadata, spec, status } = input;
+        let PodInput { metadata, spec, status, .. } = input;
         let condition = |name: &str| {
             let conditions = status.conditions.iter().flatten();
             conditions.clone().find(|condition| condition.type_ == name && condition.status == "True")
@@ -254,13 +197,7 @@ impl From<PodInput> for Pod {
                 .collect()
         });
         let name = metadata.name.as_deref().unwrap_or_default();
-        let claims = spec.volumes.iter().flatten().filter_map(|volume| match &volume.persistent_volume_claim {
-            Some(source) => Some(ClaimUse { claim: source.claim_name.as_str().into(), ephemeral: None }),
-            None => volume.ephemeral.map(|_| ClaimUse {
-                claim: format!("{name}-{}", volume.name).into(),
-                ephemeral: Some(volume.name.as_str().into()),
-            }),
-        });
+        let claims = spec.volumes.iter().flatten().filter_map(|volume| volume.claim(name));
         let claims = claims.collect();
         let statuses = status.container_statuses.as_deref().unwrap_or_default();
         let text = |text: Option<String>| text.filter(|text| !text.is_empty()).map(String::into_boxed_str);

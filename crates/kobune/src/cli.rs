@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::api_options::ApiOptions;
 use crate::scheduler_options::SchedulerOptions;
+use crate::simulate::SimulateOptions;
 use crate::snapshot::SnapshotCommand;
 use crate::storage::StorageOptions;
 
@@ -28,6 +29,8 @@ pub enum Command {
     Server(UpOptions),
     /// Run this machine as a node of a cluster that is elsewhere
     Agent(AgentOptions),
+    /// Run a cluster whose nodes are not there: as many as you like, whose pods run at once
+    Simulate(SimulateOptions),
     /// Apply manifests to a cluster and wait until everything is ready
     Apply(kobune_cli::ApplyOptions),
     /// Make, list and delete tokens with which machines join

@@ -16,6 +16,7 @@ mod process;
 mod scheduler_options;
 mod server;
 mod settings;
+mod simulate;
 mod snapshot;
 mod spare_memory;
 mod storage;
@@ -57,6 +58,7 @@ fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Up(options) => process::run(|token| up::run(options, up::Parts::All, token)),
         Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
         Command::Agent(options) => process::run(|token| agent::run(options, token)),
+        Command::Simulate(options) => process::run(|token| simulate::run(options, token)),
         Command::Apply(options) => process::offline(kobune_cli::apply(options)),
         Command::Token(command) => process::offline(kobune_cli::token(command)),
         Command::Down(options) => down::run(&options),

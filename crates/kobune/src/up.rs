@@ -69,7 +69,8 @@ pub async fn run(options: UpOptions, wanted: Parts, token: CancellationToken) ->
     supervise(parts, &token, Some(serving)).await
 }
 
-fn announce(ip: IpAddr, port: u16, names: &settings::Names, start: Instant) {
+/// Says where the cluster answers.
+pub fn announce(ip: IpAddr, port: u16, names: &settings::Names, start: Instant) {
     let url = std::net::SocketAddr::new(ip, port);
     tracing::info!(
         took_ms = start.elapsed().as_millis(),

@@ -386,7 +386,7 @@ impl Cluster {
         loop {
             self.until(&mut changes, |tables| !tables.policies.is_empty()).await;
             let watches = token.child_token();
-            self.start::<PodInput, _>(&client, PodInput::facts, &watches);
+            self.start::<PodInput, _>(&client, objects::facts, &watches);
             self.start::<core::Namespace, _>(&client, objects::namespace_labels, &watches);
             self.until(&mut changes, |tables| tables.policies.is_empty()).await;
             watches.cancel();

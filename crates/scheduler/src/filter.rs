@@ -166,7 +166,7 @@ fn claim_taken(pod: &PodInfo, cluster: &Cluster) -> bool {
         && cluster.nodes.values().flat_map(|node| node.pods.values()).any(|other| {
             other.namespace == pod.namespace
                 && other.uid != pod.uid
-                && other.claims.iter().any(|used| exclusive.contains(&&*used.name))
+                && other.claims.iter().any(|used| exclusive.contains(&&*used.claim))
         })
 }
 

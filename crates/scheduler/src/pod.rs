@@ -3,24 +3,22 @@
 //! A whole `Pod` takes some ten kilobytes as a Rust value. The watch decodes only the fields that matter (`PodInput`), and what
 //! stays is smaller still (`PodInfo`): of a pod that runs, its amounts, ports, labels and its affinity terms if it has any.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{
     Affinity, ContainerPort, ObjectReference, Pod, PodCondition, PodSchedulingGate, ResourceRequirements, Toleration,
     TopologySpreadConstraint,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kobune_partial::Partial;
 use serde::Deserialize;
 
+use crate::claims::{ClaimUse, VolumeInput};
 use crate::labels::Labels;
 use crate::profile::Profile;
 use crate::resources::Resources;
-use crate::volumes::ClaimUse;
 
 /// CPU that a container without a request counts with when nodes are compared, as upstream.
 const DEFAULT_CPU: i64 = 100;
@@ -31,17 +29,12 @@ const DEFAULT_MEMORY: i64 = 200 * 1024 * 1024;
 const SPREADING: [&str; 3] = ["ReplicaSet", "ReplicationController", "StatefulSet"];
 
 /// The fields of a Pod that scheduling reads.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PodInput {
-    metadata: ObjectMeta,
-    spec: SpecInput,
-    status: StatusInput,
-}
+pub type PodInput = Partial<Pod, SpecInput, StatusInput>;
 
+/// What scheduling reads of a pod's `spec`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct SpecInput {
+pub struct SpecInput {
     node_name: Option<String>,
     scheduler_name: Option<String>,
     containers: Vec<ContainerInput>,
@@ -61,20 +54,6 @@ struct SpecInput {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct VolumeInput {
-    name: String,
-    persistent_volume_claim: Option<ClaimInput>,
-    ephemeral: Option<serde::de::IgnoredAny>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct ClaimInput {
-    claim_name: String,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
 struct ContainerInput {
     name: String,
     image: Option<String>,
@@ -83,9 +62,10 @@ struct ContainerInput {
     restart_policy: Option<String>,
 }
 
+/// What scheduling reads of a pod's `status`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct StatusInput {
+pub struct StatusInput {
     phase: Option<String>,
     conditions: Option<Vec<PodCondition>>,
     nominated_node_name: Option<String>,
@@ -100,35 +80,6 @@ struct ContainerStatusInput {
     name: String,
     allocated_resources: Option<BTreeMap<String, Quantity>>,
     resources: Option<ResourceRequirements>,
-}
-
-impl kube::Resource for PodInput {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        Pod::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        Pod::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        Pod::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        Pod::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
 }
 
 /// A port on the node that a pod takes.
@@ -250,40 +201,36 @@ pub struct Shown {
     pub nominated: Option<String>,
 }
 
-impl PodInput {
-    /// Where the pod is, what it is and what it shows.
-    ///
-    /// Pods of schedulers that are not ours only take room; the first profile stands for theirs.
-    pub fn read(self, profiles: &[Arc<Profile>]) -> (Stage, PodInfo, Shown) {
-        let Self { metadata, spec, status } = self;
-        let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-        let node = spec.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
-        let scheduler = spec.scheduler_name.as_deref().unwrap_or("default-scheduler");
-        let profile = profiles.iter().find(|profile| profile.name == scheduler);
-        let ours = profile.is_some();
-        let profile = profile.or(profiles.first()).cloned().unwrap_or_default();
-        let terminating = metadata.deletion_timestamp.is_some();
-        let stage = match (&node, ended) {
-            (_, true) => Stage::Over,
-            (Some(_), false) => Stage::Bound,
-            (None, false) if ours && !terminating => Stage::Pending,
-            (None, false) => Stage::Over,
-        };
-        let (requests, weight) = requests(&spec, &status);
-        let owners = metadata.owner_references.iter().flatten();
-        let owner = owners
-            .filter(|owner| owner.controller == Some(true) && SPREADING.contains(&owner.kind.as_str()))
-            .map(|owner| Arc::from(owner.uid.as_str()))
-            .next();
-        let init = spec.init_containers.as_deref().unwrap_or_default();
-        let sidecars = init.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
-        let host_network = spec.host_network == Some(true);
-        let ports = spec
-            .containers
-            .iter()
-            .chain(sidecars)
-            .flat_map(|container| container.ports.iter().flatten())
-            .filter_map(|port| {
+/// Where the pod is, what it is and what it shows.
+///
+/// Pods of schedulers that are not ours only take room; the first profile stands for theirs.
+pub fn read(pod: PodInput, profiles: &[Arc<Profile>]) -> (Stage, PodInfo, Shown) {
+    let PodInput { metadata, spec, status, .. } = pod;
+    let ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let node = spec.node_name.as_deref().filter(|name| !name.is_empty()).map(Arc::from);
+    let scheduler = spec.scheduler_name.as_deref().unwrap_or("default-scheduler");
+    let profile = profiles.iter().find(|profile| profile.name == scheduler);
+    let ours = profile.is_some();
+    let profile = profile.or(profiles.first()).cloned().unwrap_or_default();
+    let terminating = metadata.deletion_timestamp.is_some();
+    let stage = match (&node, ended) {
+        (_, true) => Stage::Over,
+        (Some(_), false) => Stage::Bound,
+        (None, false) if ours && !terminating => Stage::Pending,
+        (None, false) => Stage::Over,
+    };
+    let (requests, weight) = requests(&spec, &status);
+    let owners = metadata.owner_references.iter().flatten();
+    let owner = owners
+        .filter(|owner| owner.controller == Some(true) && SPREADING.contains(&owner.kind.as_str()))
+        .map(|owner| Arc::from(owner.uid.as_str()))
+        .next();
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let sidecars = init.iter().filter(|container| container.restart_policy.as_deref() == Some("Always"));
+    let host_network = spec.host_network == Some(true);
+    let ports =
+        spec.containers.iter().chain(sidecars).flat_map(|container| container.ports.iter().flatten()).filter_map(
+            |port| {
                 let number =
                     port.host_port.filter(|number| *number > 0).or(host_network.then_some(port.container_port))?;
                 Some(HostPort {
@@ -291,55 +238,50 @@ impl PodInput {
                     protocol: port.protocol.as_deref().unwrap_or("TCP").into(),
                     address: port.host_ip.as_deref().filter(|address| !address.is_empty()).unwrap_or("0.0.0.0").into(),
                 })
-            });
-        let ports = ports.collect();
-        let images = init.iter().chain(&spec.containers).filter_map(|container| container.image.as_deref().map(tagged));
-        let images = images.collect();
-        let name = metadata.name.unwrap_or_default();
-        let claims = spec.volumes.iter().flatten().filter_map(|volume| match &volume.persistent_volume_claim {
-            Some(source) => Some(ClaimUse { name: source.claim_name.as_str().into(), ephemeral: false }),
-            None => {
-                volume.ephemeral.map(|_| ClaimUse { name: format!("{name}-{}", volume.name).into(), ephemeral: true })
-            }
-        });
-        let claims = claims.collect();
-        let mut info = PodInfo {
-            namespace: metadata.namespace.unwrap_or_default().into(),
-            name: name.into(),
-            claims,
-            uid: metadata.uid.unwrap_or_default().into(),
-            labels: metadata.labels.as_ref().into(),
-            profile,
-            owner,
-            node,
-            requests,
-            weight,
-            ports,
-            priority: spec.priority.unwrap_or(0),
-            started: status.start_time.map(|time| time.0),
-            terminating,
-            gated: spec.scheduling_gates.is_some_and(|gates| !gates.is_empty()),
-            constraints: Some(Box::new(Constraints {
-                node_selector: spec.node_selector,
-                affinity: spec.affinity,
-                tolerations: spec.tolerations.unwrap_or_default(),
-                spread: spec.topology_spread_constraints.unwrap_or_default(),
-                images,
-                never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
-            })),
-        };
-        if stage != Stage::Pending {
-            info.settle();
-        }
-        let condition = status
-            .conditions
-            .into_iter()
-            .flatten()
-            .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
-        let (reason, message) =
-            condition.map(|c| (c.reason.unwrap_or_default(), c.message.unwrap_or_default())).unwrap_or_default();
-        (stage, info, Shown { reason, message, nominated: status.nominated_node_name.filter(|name| !name.is_empty()) })
+            },
+        );
+    let ports = ports.collect();
+    let images = init.iter().chain(&spec.containers).filter_map(|container| container.image.as_deref().map(tagged));
+    let images = images.collect();
+    let name = metadata.name.unwrap_or_default();
+    let claims = spec.volumes.iter().flatten().filter_map(|volume| volume.claim(&name));
+    let claims = claims.collect();
+    let mut info = PodInfo {
+        namespace: metadata.namespace.unwrap_or_default().into(),
+        name: name.into(),
+        claims,
+        uid: metadata.uid.unwrap_or_default().into(),
+        labels: metadata.labels.as_ref().into(),
+        profile,
+        owner,
+        node,
+        requests,
+        weight,
+        ports,
+        priority: spec.priority.unwrap_or(0),
+        started: status.start_time.map(|time| time.0),
+        terminating,
+        gated: spec.scheduling_gates.is_some_and(|gates| !gates.is_empty()),
+        constraints: Some(Box::new(Constraints {
+            node_selector: spec.node_selector,
+            affinity: spec.affinity,
+            tolerations: spec.tolerations.unwrap_or_default(),
+            spread: spec.topology_spread_constraints.unwrap_or_default(),
+            images,
+            never_preempts: spec.preemption_policy.as_deref() == Some("Never"),
+        })),
+    };
+    if stage != Stage::Pending {
+        info.settle();
     }
+    let condition = status
+        .conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition.type_ == "PodScheduled" && condition.status == "False");
+    let (reason, message) =
+        condition.map(|c| (c.reason.unwrap_or_default(), c.message.unwrap_or_default())).unwrap_or_default();
+    (stage, info, Shown { reason, message, nominated: status.nominated_node_name.filter(|name| !name.is_empty()) })
 }
 
 /// An image's name as nodes list it, with the tag that is meant when none is given.
@@ -439,7 +381,7 @@ pub(crate) mod tests {
     pub(crate) fn labelled(name: &str, labels: serde_json::Value, spec: serde_json::Value) -> PodInfo {
         let object = serde_json::json!({"metadata": {"name": name, "namespace": "default", "uid": name, "labels": labels}, "spec": spec});
         let input: PodInput = serde_json::from_value(object).expect("a pod");
-        input.read(&[Arc::default()]).1
+        read(input, &[Arc::default()]).1
     }
 
     #[test]
@@ -468,7 +410,7 @@ pub(crate) mod tests {
                     "conditions": [{"type": "PodResizePending", "status": "True", "reason": pending}]},
             });
             let input: PodInput = serde_json::from_value(object).expect("a pod");
-            assert_eq!(input.read(&[Arc::default()]).1.requests.cpu, expected, "{asked} {has} {pending}");
+            assert_eq!(read(input, &[Arc::default()]).1.requests.cpu, expected, "{asked} {has} {pending}");
         };
         check("1", "1", "", 1000);
         check("2", "1", "Deferred", 2000);
@@ -500,7 +442,7 @@ pub(crate) mod tests {
     fn stages() {
         let check = |object: serde_json::Value, expected: Stage| {
             let input: PodInput = serde_json::from_value(object.clone()).expect("a pod");
-            assert_eq!(input.read(&[Arc::default()]).0, expected, "{object}");
+            assert_eq!(read(input, &[Arc::default()]).0, expected, "{object}");
         };
         check(serde_json::json!({"spec": {"containers": []}}), Stage::Pending);
         check(serde_json::json!({"spec": {"nodeName": "n"}}), Stage::Bound);

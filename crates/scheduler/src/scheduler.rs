@@ -24,7 +24,7 @@ use crate::cluster::{Budget, Cluster};
 use crate::decide::{Decision, decide};
 use crate::filter::obstacle;
 use crate::labels::Labels;
-use crate::pod::{PodInfo, PodInput, Shown, Stage};
+use crate::pod::{PodInfo, PodInput, Shown, Stage, read};
 use crate::preempt::Preemption;
 use crate::queue::Queue;
 use crate::recorder::{Recorder, Severity};
@@ -219,7 +219,7 @@ impl Scheduler {
             Event::Init => self.listed_pods.clear(),
             Event::InitApply(pod) => self.pod_applied(pod, true),
             Event::Apply(pod) => self.pod_applied(pod, false),
-            Event::Delete(pod) => self.pod_gone(&pod.read(&self.profiles).1.uid),
+            Event::Delete(pod) => self.pod_gone(&read(pod, &self.profiles).1.uid),
             Event::InitDone => {
                 let known = self.cluster.placed_uids().chain(self.queue.uids());
                 // An assumed pod may be younger than the list; its own events will tell.
@@ -233,7 +233,7 @@ impl Scheduler {
     }
 
     fn pod_applied(&mut self, pod: PodInput, listing: bool) {
-        let (stage, info, shown) = pod.read(&self.profiles);
+        let (stage, info, shown) = read(pod, &self.profiles);
         if listing {
             self.listed_pods.insert(info.uid.clone());
         }

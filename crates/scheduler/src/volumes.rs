@@ -16,6 +16,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, TopologySelectorTerm};
 use k8s_openapi::api::storage::v1::StorageClass;
 
+use crate::claims::ClaimUse;
 use crate::pod::PodInfo;
 use crate::volume_match::{self, Place, claim_class};
 
@@ -32,15 +33,6 @@ const ZONES: [&str; 4] = [
     "failure-domain.beta.kubernetes.io/zone",
     "failure-domain.beta.kubernetes.io/region",
 ];
-
-/// A claim that a pod uses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimUse {
-    /// Its name.
-    pub name: Box<str>,
-    /// Whether it is made for this pod alone.
-    pub ephemeral: bool,
-}
 
 type Key = (Box<str>, Box<str>);
 
@@ -142,7 +134,7 @@ impl Volumes {
     }
 
     fn claim(&self, pod: &PodInfo, used: &ClaimUse) -> Option<&Arc<PersistentVolumeClaim>> {
-        self.claims.get(&key(&pod.namespace, &used.name))
+        self.claims.get(&key(&pod.namespace, &used.claim))
     }
 
     fn class(&self, claim: &PersistentVolumeClaim) -> Option<&Arc<StorageClass>> {
@@ -153,9 +145,9 @@ impl Volumes {
     pub fn question(&self, pod: &PodInfo) -> Result<Question<'_>, String> {
         let mut question = Question { volumes: self, bound: Vec::new(), delayed: Vec::new() };
         for used in &pod.claims {
-            let name = &used.name;
+            let name = &used.claim;
             let Some(claim) = self.claim(pod, used) else {
-                return Err(if used.ephemeral {
+                return Err(if used.ephemeral.is_some() {
                     format!("waiting for ephemeral volume controller to create the persistentvolumeclaim \"{name}\"")
                 } else {
                     format!("persistentvolumeclaim \"{name}\" not found")
@@ -171,7 +163,9 @@ impl Volumes {
                 return Err(format!("persistentvolumeclaim \"{name}\" is being deleted"));
             }
             let owners = claim.metadata.owner_references.iter().flatten();
-            if used.ephemeral && !owners.clone().any(|owner| owner.controller == Some(true) && *owner.uid == *pod.uid) {
+            if used.ephemeral.is_some()
+                && !owners.clone().any(|owner| owner.controller == Some(true) && *owner.uid == *pod.uid)
+            {
                 let (namespace, pod) = (&pod.namespace, &pod.name);
                 return Err(format!(
                     "PVC {namespace}/{name} was not created for pod {namespace}/{pod} (pod is not owner)"
@@ -207,7 +201,7 @@ impl Volumes {
     pub fn progress(&self, pod: &PodInfo, node: &str) -> Progress {
         for used in &pod.claims {
             let Some(claim) = self.claim(pod, used) else {
-                return Progress::Failed(format!("PVC \"{}\" does not exist any more", used.name));
+                return Progress::Failed(format!("PVC \"{}\" does not exist any more", used.claim));
             };
             if is_bound(claim) {
                 continue;
@@ -218,7 +212,7 @@ impl Volumes {
             if provisioned.is_empty() && !bound_ahead && selected.is_some_and(|selected| selected != node) {
                 return Progress::Failed(format!(
                     "selectedNode annotation value for PVC \"{}\" is another node",
-                    used.name
+                    used.claim
                 ));
             }
             return Progress::Waiting;
@@ -238,7 +232,7 @@ impl Volumes {
             modes.iter().any(|mode| mode == "ReadWriteOncePod")
         };
         let used = pod.claims.iter().filter(|used| self.claim(pod, used).is_some_and(alone));
-        used.map(|used| &*used.name).collect()
+        used.map(|used| &*used.claim).collect()
     }
 }
 

@@ -40,6 +40,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Runs `kobune simulate` with so many nodes, in place of `kobune up`.
+    pub fn simulated(mut self, nodes: u32) -> Self {
+        self.command = "simulate";
+        self.argument(format!("--nodes={nodes}"))
+    }
+
     /// Adds an argument of `kobune up`.
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());

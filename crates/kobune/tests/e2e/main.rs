@@ -11,6 +11,7 @@ mod lives;
 mod network;
 mod pods;
 mod servers;
+mod simulation;
 mod split;
 mod storage;
 mod storage_driver;

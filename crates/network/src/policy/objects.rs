@@ -1,16 +1,16 @@
 //! What of NetworkPolicies, pods and namespaces matters to policy, cut down as soon as it arrives.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use k8s_openapi::{
-    NamespaceResourceScope,
     api::{
         core::v1::{ContainerPort, Namespace, Pod, PodIP},
         networking::v1 as networking,
     },
-    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
+use kobune_partial::Partial;
 use serde::{Deserialize, Serialize};
 
 use super::selector::{Labels, Selector};
@@ -172,17 +172,12 @@ fn named(port: &ContainerPort) -> Option<(Box<str>, Protocol, u16)> {
 }
 
 /// The fields of a Pod that the watch decodes: every pod of the cluster comes by here.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct PodInput {
-    metadata: ObjectMeta,
-    spec: SpecInput,
-    status: StatusInput,
-}
+pub(crate) type PodInput = Partial<Pod, SpecInput, StatusInput>;
 
+/// What policy reads of a pod's `spec`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct SpecInput {
+pub(crate) struct SpecInput {
     host_network: bool,
     containers: Vec<ContainerInput>,
     init_containers: Option<Vec<ContainerInput>>,
@@ -194,58 +189,28 @@ struct ContainerInput {
     ports: Option<Vec<ContainerPort>>,
 }
 
+/// What policy reads of a pod's `status`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
-struct StatusInput {
+pub(crate) struct StatusInput {
     phase: Option<String>,
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIP>>,
 }
 
-impl PodInput {
-    /// None for a pod that has no address of its own: it is in the node's network, or it has ended.
-    pub(crate) fn facts(self) -> Option<PodFacts> {
-        if self.spec.host_network || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            return None;
-        }
-        let containers = self.spec.containers.iter().chain(self.spec.init_containers.iter().flatten());
-        let ports = containers.flat_map(|container| container.ports.iter().flatten()).filter_map(named).collect();
-        Some(PodFacts {
-            uid: self.metadata.uid.unwrap_or_default().into_boxed_str(),
-            namespace: self.metadata.namespace.unwrap_or_default().into(),
-            name: self.metadata.name.unwrap_or_default().into(),
-            labels: labels(self.metadata.labels),
-            ips: self.status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect(),
-            ports,
-        })
+/// None for a pod that has no address of its own: it is in the node's network, or it has ended.
+pub(crate) fn facts(pod: PodInput) -> Option<PodFacts> {
+    if pod.spec.host_network || matches!(pod.status.phase.as_deref(), Some("Succeeded" | "Failed")) {
+        return None;
     }
-}
-
-impl kube::Resource for PodInput {
-    type DynamicType = ();
-    type Scope = NamespaceResourceScope;
-
-    fn kind((): &()) -> Cow<'_, str> {
-        Pod::kind(&())
-    }
-
-    fn group((): &()) -> Cow<'_, str> {
-        Pod::group(&())
-    }
-
-    fn version((): &()) -> Cow<'_, str> {
-        Pod::version(&())
-    }
-
-    fn plural((): &()) -> Cow<'_, str> {
-        Pod::plural(&())
-    }
-
-    fn meta(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn meta_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
+    let containers = pod.spec.containers.iter().chain(pod.spec.init_containers.iter().flatten());
+    let ports = containers.flat_map(|container| container.ports.iter().flatten()).filter_map(named).collect();
+    Some(PodFacts {
+        uid: pod.metadata.uid.unwrap_or_default().into_boxed_str(),
+        namespace: pod.metadata.namespace.unwrap_or_default().into(),
+        name: pod.metadata.name.unwrap_or_default().into(),
+        labels: labels(pod.metadata.labels),
+        ips: pod.status.pod_ips.iter().flatten().filter_map(|ip| ip.ip.parse().ok()).collect(),
+        ports,
+    })
 }

@@ -213,8 +213,8 @@ impl Scheduler {
         let (mut ready, mut failed) = (Vec::new(), Vec::new());
         for (uid, waiting) in &mut self.awaiting.0 {
             for used in &waiting.pod.claims {
-                if self.cluster.volumes.has_selected(&waiting.pod, &used.name) {
-                    waiting.selected.insert(used.name.clone());
+                if self.cluster.volumes.has_selected(&waiting.pod, &used.claim) {
+                    waiting.selected.insert(used.claim.clone());
                 }
             }
             let lost = waiting.selected.iter().find(|claim| !self.cluster.volumes.has_selected(&waiting.pod, claim));
