@@ -131,6 +131,7 @@ pub async fn start(
         eviction_period: EVICTION_PERIOD,
         offline_after: OFFLINE_AFTER,
         offline_records: settings.offline_records,
+        static_pods: settings.static_pods.clone(),
         labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         version: settings::VERSION.to_owned(),
     })
@@ -155,10 +156,12 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
     let or = |given: Vec<ipnet::IpNet>, known: &[ipnet::IpNet]| if given.is_empty() { known.to_vec() } else { given };
     let eviction = settings::eviction(&options.node)?;
     let runtime_handlers = settings::runtime_handlers(&options.node);
+    let static_pods = settings::static_pods(&options.node, &names.data_dir);
     let settings = NodeSettings {
         name,
         eviction,
         runtime_handlers,
+        static_pods,
         offline_records: true,
         ips: options.node.node_ip,
         backend: options.node.backend,

@@ -158,6 +158,10 @@ pub struct NodeOptions {
     /// How many pods the node takes
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_PODS", default_value_t = 110)]
     pub max_pods: u32,
+    /// The folder of static pods' manifests, which run with or without an API server [default: manifests in the data
+    /// folder]
+    #[arg(long, value_name = "DIR", env = "KOBUNE_POD_MANIFEST_PATH")]
+    pub pod_manifest_path: Option<PathBuf>,
     /// OCI runtimes for RuntimeClasses, NAME=PATH [default: runc, crun and youki where they are installed]
     #[arg(long, value_name = "NAME=PATH", env = "KOBUNE_RUNTIME_HANDLERS", value_delimiter = ',', value_parser = parse_handler)]
     pub runtime_handler: Vec<(String, PathBuf)>,

@@ -88,6 +88,7 @@ pub struct NodeSettings {
     pub pod_cidrs: Vec<IpNet>,
     pub eviction: Vec<Threshold>,
     pub runtime_handlers: BTreeMap<String, PathBuf>,
+    pub static_pods: PathBuf,
     /// The API server is elsewhere: what pods need of it is kept for times without it.
     pub offline_records: bool,
     pub cluster_domain: String,
@@ -158,6 +159,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         pod_cidrs,
         eviction,
         runtime_handlers: runtime_handlers(&options.node),
+        static_pods: static_pods(&options.node, &server.names.data_dir),
         offline_records: false,
         cluster_domain: server.cluster_domain.clone(),
     };
@@ -206,6 +208,11 @@ pub fn runtime_handlers(options: &NodeOptions) -> BTreeMap<String, PathBuf> {
     let mut handlers = kobune_runtime::installed_handlers();
     handlers.extend(options.runtime_handler.iter().cloned());
     handlers
+}
+
+/// The folder of static pods' manifests.
+pub fn static_pods(options: &NodeOptions, data_dir: &Path) -> PathBuf {
+    options.pod_manifest_path.clone().unwrap_or_else(|| data_dir.join("manifests"))
 }
 
 /// When pods are evicted because the machine runs short.
@@ -270,6 +277,7 @@ pub fn show(options: UpOptions) -> Result<()> {
         node.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(", ")
     );
     println!("max-pods: {}", node.max_pods);
+    println!("pod-manifest-path: {}", node.static_pods.display());
     println!("pod-cidr: {}", texts(&node.pod_cidrs));
     let handlers = node.runtime_handlers.iter().map(|(name, path)| format!("{name}={}", path.display()));
     println!("runtime-handler: [{}]", handlers.collect::<Vec<_>>().join(", "));

@@ -33,7 +33,7 @@ fn reject(reason: &str, message: impl Into<String>) -> Rejection {
 ///
 /// Source: `Admit` in `pkg/kubelet/eviction/eviction_manager.go`.
 pub fn admit_under_pressure(owner: &Pod, conditions: &[&str]) -> Result<(), Rejection> {
-    let critical = pod::spec(owner).priority.is_some_and(|priority| priority >= 2_000_000_000);
+    let critical = pod::is_critical(owner);
     let bearable = conditions == ["MemoryPressure"] && qos_class(owner) != QosClass::BestEffort;
     if conditions.is_empty() || critical || bearable {
         return Ok(());

@@ -47,6 +47,8 @@ pub struct Config {
     /// Keeps ConfigMaps, Secrets and Services of the node's pods on disk for that. Of no use where the API server is in the
     /// same process.
     pub offline_records: bool,
+    /// The folder of the static pods' manifests; it is made when it is not there.
+    pub static_pods: PathBuf,
     /// Labels to register the node with besides the usual ones.
     pub labels: BTreeMap<String, String>,
     /// The Kubernetes version to report, like `v1.36.0+kobune0.1.0`.

@@ -21,11 +21,16 @@ pub enum PullPolicy {
 impl PullPolicy {
     /// A container's policy; what is not said follows from the tag, as the API's default does.
     pub fn of(container: &Container) -> PullPolicy {
-        match container.image_pull_policy.as_deref() {
+        PullPolicy::parse(container.image_pull_policy.as_deref(), container.image.as_deref().unwrap_or_default())
+    }
+
+    /// What is said for an image, or what follows from its tag.
+    pub fn parse(said: Option<&str>, image: &str) -> PullPolicy {
+        match said {
             Some("Always") => PullPolicy::Always,
             Some("Never") => PullPolicy::Never,
             Some("IfNotPresent") => PullPolicy::IfNotPresent,
-            _ if is_latest(container.image.as_deref().unwrap_or_default()) => PullPolicy::Always,
+            _ if is_latest(image) => PullPolicy::Always,
             _ => PullPolicy::IfNotPresent,
         }
     }

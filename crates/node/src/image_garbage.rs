@@ -101,7 +101,11 @@ impl ImageGarbage {
         let runtime = &context.config.runtime;
         let images = runtime.images().list();
         // Also ended containers may be looked at, and started again.
-        let in_use = runtime.containers().into_iter().map(|container| container.image_id).collect();
+        let mut in_use = HashSet::new();
+        for container in runtime.containers() {
+            in_use.insert(container.image_id);
+            in_use.extend(container.image_mounts.into_iter().map(|mount| mount.image));
+        }
         self.note(&images, &in_use, now);
         if bytes == 0 {
             return;

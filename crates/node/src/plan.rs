@@ -19,6 +19,13 @@ use crate::pod::{self, Member, Role};
 /// Annotation of a container: the image as the pod's author wrote it. A different one asks for a new container.
 pub const IMAGE_ANNOTATION: &str = "kobune.io/image";
 
+/// Annotation of a container: how often all containers of its pod had been restarted together before it was made.
+///
+/// Counted, not timed: clocks step, and the count is there again after a restart of the node.
+pub const ROUND_ANNOTATION: &str = "kobune.io/round";
+
+const RESTART_ALL: &str = "RestartAllContainers";
+
 /// What the worker knows of a container besides what the runtime tells.
 #[derive(Clone, Debug, Default)]
 pub struct Track {
@@ -67,6 +74,12 @@ pub struct View<'a> {
     pub now: Timestamp,
 }
 
+impl View<'_> {
+    fn round(&self) -> u32 {
+        current_round(self.members, self.containers)
+    }
+}
+
 /// A container to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Start {
@@ -76,6 +89,8 @@ pub struct Start {
     pub attempt: u32,
     /// When the one before it ended.
     pub after: Option<Timestamp>,
+    /// How often all containers of the pod were restarted together before it.
+    pub round: u32,
 }
 
 /// A container to stop so that a new one can start.
@@ -91,6 +106,8 @@ pub struct Kill {
     pub replace: bool,
     /// The pod's author has changed what it should be.
     pub redefined: bool,
+    /// It goes with all the others: no `preStop`, and no time to speak of.
+    pub abruptly: bool,
 }
 
 /// What to do next.
@@ -106,6 +123,8 @@ pub struct Plan {
     pub waiting: Vec<(String, String, String)>,
     /// When to look again although nothing happened.
     pub again_in: Option<Duration>,
+    /// All containers are restarted together, and some of them still run.
+    pub restarts_all: bool,
     /// All init containers are done (sidecars: started).
     pub initialized: bool,
     /// Nothing will run any more: stop what still runs (sidecars) and finish.
@@ -139,7 +158,7 @@ pub fn restarts(owner: &Pod, member: &Member, exit_code: i32) -> bool {
     if member.role == Role::Ephemeral {
         return false;
     }
-    if own.restart_policy_rules.iter().flatten().any(|rule| rule.action == "Restart" && rule_matches(rule, exit_code)) {
+    if matching_rule(own, exit_code).is_some() {
         return true;
     }
     let policy =
@@ -154,10 +173,49 @@ pub fn restarts(owner: &Pod, member: &Member, exit_code: i32) -> bool {
     }
 }
 
-/// Whether a container follows this ended one: by the rules, or because it was stopped for that.
-pub fn is_followed(owner: &Pod, member: &Member, container: &ContainerStatus, track: Option<&Track>) -> bool {
+/// Whether a container follows this ended one: by the rules, because it was stopped for that, or with all the others.
+pub fn is_followed(
+    owner: &Pod,
+    member: &Member,
+    container: &ContainerStatus,
+    track: Option<&Track>,
+    round: u32,
+) -> bool {
     track.is_some_and(|track| track.replaced.as_ref() == Some(&container.id))
         || restarts(owner, member, exit_code(container))
+        || (member.role != Role::Ephemeral && round_of(container) < round)
+}
+
+/// The first rule for an exit code.
+fn matching_rule(container: &Container, exit_code: i32) -> Option<&ContainerRestartRule> {
+    let mut rules = container.restart_policy_rules.iter().flatten();
+    rules.find(|rule| matches!(rule.action.as_str(), "Restart" | RESTART_ALL) && rule_matches(rule, exit_code))
+}
+
+/// Whether an end of the container may restart the whole pod (KEP-5532).
+pub fn may_restart_all(container: &Container) -> bool {
+    container.restart_policy_rules.iter().flatten().any(|rule| rule.action == RESTART_ALL)
+}
+
+fn round_of(container: &ContainerStatus) -> u32 {
+    container.annotations.get(ROUND_ANNOTATION).and_then(|round| round.parse().ok()).unwrap_or(0)
+}
+
+/// How often all containers of the pod were to be restarted together: once more than that is what the newest container
+/// says that ended so.
+pub fn current_round(members: &[Member], containers: &[ContainerStatus]) -> u32 {
+    let restarts_all = |container: &ContainerStatus| {
+        let member = members.iter().find(|member| member.container.name == container.name);
+        let rule = member.and_then(|member| matching_rule(&member.container, exit_code(container)));
+        ended(container) && rule.is_some_and(|rule| rule.action == RESTART_ALL)
+    };
+    containers.iter().map(|container| round_of(container) + u32::from(restarts_all(container))).max().unwrap_or(0)
+}
+
+/// Whether all containers are being restarted and none of them runs anew yet.
+pub fn restarts_together(members: &[Member], containers: &[ContainerStatus]) -> bool {
+    let round = current_round(members, containers);
+    round > 0 && !containers.iter().any(|container| round_of(container) == round)
 }
 
 /// Whether a container that had to be stopped is started again. Its end does not count: it did not choose it.
@@ -185,7 +243,27 @@ pub fn exit_code(container: &ContainerStatus) -> i32 {
 /// Makes the plan.
 pub fn plan(view: &View<'_>) -> Plan {
     let mut plan = Plan::default();
-    let current = |container: &&ContainerStatus| Some(&container.sandbox) == view.sandbox;
+    let round = view.round();
+    let stale = |container: &ContainerStatus| container.state == ContainerState::Running && round_of(container) < round;
+    for (index, member) in view.members.iter().enumerate().filter(|(_, member)| member.role != Role::Ephemeral) {
+        let Some(container) = latest(view.containers, &member.container.name).filter(|container| stale(container))
+        else {
+            continue;
+        };
+        // Nothing starts anew before everything has ended.
+        plan.restarts_all = true;
+        if !view.tracks.get(&member.container.name).is_some_and(|track| track.busy) {
+            let message =
+                format!("Container {} will be restarted with all containers of the pod", member.container.name);
+            let id = container.id.clone();
+            plan.kill.push(Kill { member: index, id, message, replace: true, redefined: false, abruptly: true });
+        }
+    }
+    if plan.restarts_all {
+        return plan;
+    }
+    let current =
+        |container: &&ContainerStatus| Some(&container.sandbox) == view.sandbox && round_of(container) == round;
     let main_ran =
         view.members.iter().filter(|member| member.role == Role::Main).any(|member| {
             view.containers.iter().filter(current).any(|container| container.name == member.container.name)
@@ -212,7 +290,7 @@ pub fn plan(view: &View<'_>) -> Plan {
                 let track = view.tracks.get(&member.container.name);
                 if !known && view.sandbox.is_some() && track.is_none_or(|track| !track.busy && track.waiting.is_none())
                 {
-                    plan.start.push(Start { member: index, attempt: 0, after: None });
+                    plan.start.push(Start { member: index, attempt: 0, after: None, round });
                 }
             }
         }
@@ -237,14 +315,15 @@ pub fn plan(view: &View<'_>) -> Plan {
 }
 
 fn followed(view: &View<'_>, member: &Member, container: &ContainerStatus) -> bool {
-    is_followed(view.pod, member, container, view.tracks.get(&member.container.name))
+    is_followed(view.pod, member, container, view.tracks.get(&member.container.name), view.round())
 }
 
 /// Looks at an init container; whether the ones after it may go on.
 fn init_step(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan, main_ran: bool) -> bool {
     let name = &member.container.name;
     let found = latest(view.containers, name)
-        .filter(|container| Some(&container.sandbox) == view.sandbox || container.state == ContainerState::Running);
+        .filter(|container| Some(&container.sandbox) == view.sandbox || container.state == ContainerState::Running)
+        .filter(|container| round_of(container) == view.round());
     match (member.role, found) {
         (Role::Init, Some(container)) if ended(container) => {
             let code = exit_code(container);
@@ -289,16 +368,30 @@ fn consider(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan) {
     if let Some(container) = newest.filter(|container| container.state == ContainerState::Running) {
         if image_changed(&member.container, container) {
             let message = format!("Container {name} definition changed");
-            plan.kill.push(Kill { member: index, id: container.id.clone(), message, replace: true, redefined: true });
+            plan.kill.push(Kill {
+                member: index,
+                id: container.id.clone(),
+                message,
+                replace: true,
+                redefined: true,
+                abruptly: false,
+            });
         } else if let Some((message, replace)) = restart_reason(view.pod, member, container, track) {
-            plan.kill.push(Kill { member: index, id: container.id.clone(), message, replace, redefined: false });
+            plan.kill.push(Kill {
+                member: index,
+                id: container.id.clone(),
+                message,
+                replace,
+                redefined: false,
+                abruptly: false,
+            });
         }
         return;
     }
     let mut after = None;
     // A container that was made and not started failed to start; only ended ones count for the restart policy.
     if let Some(container) = newest.filter(|container| ended(container)) {
-        let in_current = Some(&container.sandbox) == view.sandbox;
+        let in_current = Some(&container.sandbox) == view.sandbox && round_of(container) == view.round();
         let again = match member.role {
             // In a new sandbox init containers run again, also those that succeeded.
             Role::Init if !in_current => true,
@@ -326,7 +419,7 @@ fn consider(view: &View<'_>, index: usize, member: &Member, plan: &mut Plan) {
     }
     let attempt =
         newest.map_or(0, |container| container.attempt + u32::from(container.state != ContainerState::Created));
-    plan.start.push(Start { member: index, attempt, after });
+    plan.start.push(Start { member: index, attempt, after, round: view.round() });
 }
 
 fn soonest(again: &mut Option<Duration>, left: Duration) {
@@ -395,6 +488,7 @@ pub mod tests {
             labels: Default::default(),
             annotations: [(IMAGE_ANNOTATION.to_owned(), "img".to_owned())].into(),
             mounts: Vec::new(),
+            image_mounts: Vec::new(),
             resources: Default::default(),
             user: (0, 0, Vec::new()),
         }
@@ -492,5 +586,32 @@ pub mod tests {
             "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]});
         check(rules.clone(), &[c("a", 0, "42")], &[], &[], "start a#1");
         check(rules, &[c("a", 0, "1")], &[], &[], "finished");
+
+        let all = json!({"restartPolicy": "Never", "initContainers": [{"name": "i", "image": "img"}], "containers": [
+            {"name": "a", "image": "img"},
+            {"name": "b", "image": "img", "restartPolicyRules": [
+                {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]}]});
+        let again = |name: &str, attempt: u32, state: &str| {
+            let mut container = c(name, attempt, state);
+            container.annotations.insert(ROUND_ANNOTATION.to_owned(), "1".to_owned());
+            container
+        };
+        let first = |a: &str| [c("i", 0, "0"), c("a", 0, a), c("b", 0, "42")];
+        check(all.clone(), &[c("i", 0, "0"), c("a", 0, "running"), c("b", 0, "running")], &[], &[], "");
+        check(all.clone(), &first("running"), &[], &[], "kill a");
+        check(all.clone(), &first("137"), &[], &[], "start i#1");
+        check(all.clone(), &first("0"), &["i"], &[], "CrashLoopBackOff i");
+        let with = |more: &[ContainerStatus]| [first("137").as_slice(), more].concat();
+        check(all.clone(), &with(&[again("i", 1, "running")]), &[], &[], "");
+        check(all.clone(), &with(&[again("i", 1, "0")]), &[], &[], "start a#1, start b#1");
+        check(
+            all.clone(),
+            &with(&[again("i", 1, "0"), again("a", 1, "running"), again("b", 1, "running")]),
+            &[],
+            &[],
+            "",
+        );
+        check(all.clone(), &with(&[again("i", 1, "0"), again("a", 1, "0"), again("b", 1, "0")]), &[], &[], "finished");
+        check(all, &with(&[again("i", 1, "0"), again("a", 1, "running"), again("b", 1, "42")]), &[], &[], "kill a");
     }
 }

@@ -104,6 +104,13 @@ pub fn field_path(role: Role, container: &str) -> String {
     format!("spec.{list}{{{container}}}")
 }
 
+/// Whether the node is to keep the pod whatever it is short of.
+///
+/// Source: `IsCriticalPod` in `pkg/kubelet/types/pod_update.go`.
+pub fn is_critical(pod: &Pod) -> bool {
+    crate::static_pods::is_static(pod) || spec(pod).priority.is_some_and(|priority| priority >= 2_000_000_000)
+}
+
 /// Whether the pod's phase is final.
 pub fn is_terminal(pod: &Pod) -> bool {
     matches!(pod.status.as_ref().and_then(|status| status.phase.as_deref()), Some("Succeeded" | "Failed"))

@@ -15,12 +15,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::eviction::Eviction;
+use crate::folder_watch::FolderWatch;
 use crate::pod;
+use crate::static_pods::{self, files, mirrors, mirrors::Mirrors};
 use crate::worker::{self, Desired, manifest};
 
 struct Entry {
     desired: watch::Sender<Desired>,
     wake: Arc<Notify>,
+}
+
+impl Entry {
+    fn is_static(&self) -> bool {
+        static_pods::is_static(&self.desired.borrow().pod)
+    }
 }
 
 /// The node's pods by uid.
@@ -62,14 +70,21 @@ impl Pods {
 /// Runs the watch, the workers and the distribution of events until the token is cancelled.
 pub async fn run(context: Arc<Context>, pods: Arc<Pods>, token: CancellationToken) {
     let (forgotten, forgotten_pods) = mpsc::channel(64);
+    let mirrors = Arc::new(Mirrors::default());
     let source = Source {
         context: Arc::clone(&context),
         pods: Arc::clone(&pods),
         workers: JoinSet::new(),
         forgotten,
         token: token.clone(),
+        mirrors: Arc::clone(&mirrors),
+        from_files: Vec::new(),
     };
-    tokio::join!(source.run(forgotten_pods), forward_events(context, pods, token));
+    tokio::join!(
+        source.run(forgotten_pods),
+        mirrors.run(Arc::clone(&context), token.clone()),
+        forward_events(Arc::clone(&context), pods, token)
+    );
 }
 
 /// Wakes workers when the runtime tells something about their pods.
@@ -95,6 +110,19 @@ struct Source {
     workers: JoinSet<()>,
     forgotten: mpsc::Sender<String>,
     token: CancellationToken,
+    mirrors: Arc<Mirrors>,
+    /// The static pods that the files ask for.
+    from_files: Vec<Pod>,
+}
+
+/// Waits for news of a folder; for ever when it can't be watched.
+async fn news(watch: Option<&FolderWatch>) {
+    if let Some(watch) = watch
+        && let Ok(()) = watch.changed().await
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 impl Source {
@@ -107,6 +135,19 @@ impl Source {
         let offline = tokio::time::sleep(self.context.config.offline_after);
         let mut offline = std::pin::pin!(offline);
         let mut tried_disk = false;
+        let folder = self.context.config.static_pods.clone();
+        // Watched before it is read: nothing is missed in between.
+        let watch = FolderWatch::new(&folder).inspect_err(|error| {
+            tracing::error!(
+                folder = %folder.display(),
+                error = error as &dyn std::error::Error,
+                "there are no static pods: their folder can't be watched"
+            );
+        });
+        let watch = watch.ok();
+        if watch.is_some() {
+            self.read_files().await;
+        }
         loop {
             // The stream and the channel keep their news when a wait is dropped.
             let event = tokio::select! {
@@ -115,7 +156,13 @@ impl Source {
                 uid = forgotten.recv() => {
                     if let Some(uid) = uid {
                         self.pods.entries.lock().remove(&uid);
+                        self.mirrors.remove(&uid);
+                        self.start_from_files();
                     }
+                    continue;
+                }
+                () = news(watch.as_ref()) => {
+                    self.read_files().await;
                     continue;
                 }
                 Some(_ended) = self.workers.join_next(), if !self.workers.is_empty() => continue,
@@ -129,7 +176,7 @@ impl Source {
                 Ok(Some(watcher::Event::Init)) => listed.clear(),
                 Ok(Some(watcher::Event::InitApply(pod))) => {
                     listed.insert(pod::uid(&pod).to_owned());
-                    self.apply(pod);
+                    self.told(pod);
                 }
                 Ok(Some(watcher::Event::InitDone)) => {
                     self.vanish(&listed);
@@ -139,7 +186,11 @@ impl Source {
                     }
                     listed.clear();
                 }
-                Ok(Some(watcher::Event::Apply(pod))) => self.apply(pod),
+                Ok(Some(watcher::Event::Apply(pod))) => self.told(pod),
+                Ok(Some(watcher::Event::Delete(pod))) if static_pods::mirrored(&pod).is_some() => {
+                    self.mirrors.lost(&pod);
+                    self.reflect(&pod, false);
+                }
                 Ok(Some(watcher::Event::Delete(pod))) => self.gone(Some(&pod), pod::uid(&pod)),
                 Ok(None) => break,
                 Err(error) => tracing::warn!(
@@ -152,6 +203,79 @@ impl Source {
         while self.workers.join_next().await.is_some() {}
     }
 
+    /// Takes what the API server says of a pod.
+    fn told(&mut self, mut pod: Pod) {
+        if static_pods::mirrored(&pod).is_none() {
+            self.apply(pod);
+            return;
+        }
+        pod.metadata.managed_fields = None;
+        self.reflect(&pod, true);
+        self.mirrors.seen(Arc::new(pod));
+    }
+
+    /// Shows a static pod's worker its mirror, or that it is no more.
+    fn reflect(&self, mirror: &Pod, there: bool) {
+        let entries = self.pods.entries.lock();
+        let Some(entry) = static_pods::mirrored(mirror).and_then(|hash| entries.get(hash)) else { return };
+        let uid = mirror.metadata.uid.clone();
+        entry.desired.send_if_modified(|desired| {
+            if !there {
+                let own = desired.mirror == uid;
+                desired.mirror = desired.mirror.take().filter(|_| !own);
+                return own;
+            }
+            desired.pod = Arc::new(static_pods::with_mirror(&desired.pod, mirror));
+            desired.mirror = uid;
+            true
+        });
+    }
+
+    /// Reads the static pods' files and follows them.
+    async fn read_files(&mut self) {
+        let (folder, node) = (self.context.config.static_pods.clone(), self.context.config.name.clone());
+        let read = tokio::task::spawn_blocking(move || files::read(&folder, &node)).await;
+        match read {
+            Ok(Ok(pods)) => self.from_files = pods,
+            // What runs goes on: a folder that can't be read asks for nothing to end.
+            Ok(Err(error)) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the static pods' folder was not read");
+                return;
+            }
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "reading the static pods' folder panicked");
+                return;
+            }
+        }
+        let wanted: HashSet<&str> = self.from_files.iter().map(pod::uid).collect();
+        let entries = self.pods.entries.lock();
+        let own: Vec<String> = entries
+            .iter()
+            .filter(|(uid, entry)| !wanted.contains(uid.as_str()) && entry.is_static())
+            .map(|(uid, _)| uid.clone())
+            .collect();
+        drop(entries);
+        for uid in own {
+            self.gone(None, &uid);
+        }
+        self.start_from_files();
+    }
+
+    /// Starts the static pods that have no worker. One whose name another one has still waits for the end of that.
+    fn start_from_files(&mut self) {
+        for own in self.from_files.clone() {
+            let name = mirrors::key(&own);
+            let taken = {
+                let entries = self.pods.entries.lock();
+                entries.values().any(|entry| mirrors::key(&entry.desired.borrow().pod) == name && entry.is_static())
+            };
+            if !taken {
+                self.mirrors.add(Arc::new(own.clone()));
+                self.apply(own);
+            }
+        }
+    }
+
     fn apply(&mut self, mut pod: Pod) {
         // Who owns which field is of no use here and is a good part of a pod.
         pod.metadata.managed_fields = None;
@@ -162,7 +286,7 @@ impl Source {
             entry.desired.send_modify(|desired| (desired.pod, desired.gone) = (pod, false));
             return;
         }
-        let (sender, receiver) = watch::channel(Desired { pod, gone: false, evicted: None });
+        let (sender, receiver) = watch::channel(Desired { pod, gone: false, evicted: None, mirror: None });
         let wake = Arc::new(Notify::new());
         entries.insert(uid.clone(), Entry { desired: sender, wake: Arc::clone(&wake) });
         let (context, forgotten, token) = (Arc::clone(&self.context), self.forgotten.clone(), self.token.clone());
@@ -184,8 +308,13 @@ impl Source {
 
     /// After a whole list: pods that are not in it are gone.
     fn vanish(&self, listed: &HashSet<String>) {
-        let missing: Vec<String> =
-            self.pods.entries.lock().keys().filter(|uid| !listed.contains(*uid)).cloned().collect();
+        for mirror in self.mirrors.keep_only(listed) {
+            self.reflect(&mirror, false);
+        }
+        let entries = self.pods.entries.lock();
+        let missing = entries.iter().filter(|(uid, entry)| !listed.contains(*uid) && !entry.is_static());
+        let missing: Vec<String> = missing.map(|(uid, _)| uid.clone()).collect();
+        drop(entries);
         for uid in missing {
             self.gone(None, &uid);
         }
@@ -202,7 +331,8 @@ impl Source {
                         "the API server does not answer, going on with the pods on disk"
                     );
                 }
-                for pod in pods {
+                // Static pods are what their files say.
+                for pod in pods.into_iter().filter(|pod| !static_pods::is_static(pod)) {
                     let known = self.pods.entries.lock().contains_key(pod::uid(&pod));
                     if !known {
                         self.apply(pod);

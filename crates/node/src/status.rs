@@ -5,14 +5,16 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus as ApiContainerStatus, ContainerUser, HostIP, LinuxContainerUser, Pod, PodCondition, PodIP,
-    PodStatus, VolumeMountStatus,
+    ContainerStatus as ApiContainerStatus, ContainerUser, HostIP, ImageVolumeStatus, LinuxContainerUser, Pod,
+    PodCondition, PodIP, PodStatus, VolumeMount, VolumeMountStatus, VolumeStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kobune_runtime::{ContainerId, ContainerState, ContainerStatus};
 
 use crate::allocation::Record;
-use crate::plan::{Track, exit_code, is_followed, latest, previous, restarts};
+use crate::plan::{
+    Track, current_round, exit_code, is_followed, latest, may_restart_all, previous, restarts, restarts_together,
+};
 use crate::pod::{self, Member, Role};
 use crate::resources::qos_class;
 
@@ -102,6 +104,7 @@ pub fn status(view: &View<'_>) -> PodStatus {
     conditions.push(("Ready", ready_condition(view, old, &containers_ready)));
     conditions.push(("ContainersReady", containers_ready));
     conditions.push(("PodScheduled", ("True", None, None)));
+    conditions.extend(all_restarting_condition(view, &phase).map(|verdict| ("AllContainersRestarting", verdict)));
     if let Some((_, message)) = view.verdict.filter(|(reason, _)| reason == "Evicted" && !view.rejected) {
         conditions.push(("DisruptionTarget", ("True", Some("TerminationByKubelet"), Some(message.clone()))));
     }
@@ -310,7 +313,7 @@ fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiCon
             }
         }
     }
-    status.volume_mounts = volume_mounts(member);
+    status.volume_mounts = volume_mounts(member, container);
     status
 }
 
@@ -319,10 +322,31 @@ fn is_running(container: Option<&ContainerStatus>) -> bool {
 }
 
 fn may_run_again(view: &View<'_>, member: &Member, container: &ContainerStatus) -> bool {
-    is_followed(view.pod, member, container, view.tracks.get(&member.container.name))
+    let round = current_round(view.members, view.containers);
+    is_followed(view.pod, member, container, view.tracks.get(&member.container.name), round)
 }
 
-fn volume_mounts(member: &Member) -> Option<Vec<VolumeMountStatus>> {
+/// How the restart of all containers stands, on pods that may have one.
+///
+/// Source: `GenerateAllContainersRestartingCondition` in `pkg/kubelet/status/generate.go`.
+fn all_restarting_condition(view: &View<'_>, phase: &str) -> Option<Verdict> {
+    view.members.iter().find(|member| may_restart_all(&member.container))?;
+    Some(match phase {
+        "Succeeded" => ("False", Some("PodCompleted"), None),
+        "Failed" => ("False", Some("PodFailed"), None),
+        _ if !view.ending && restarts_together(view.members, view.containers) => {
+            let message = "container exited with restart policy rule".to_owned();
+            ("True", Some("RestartAllContainersStarted"), Some(message))
+        }
+        _ => ("False", None, None),
+    })
+}
+
+fn volume_mounts(member: &Member, container: &ContainerStatus) -> Option<Vec<VolumeMountStatus>> {
+    let image = |wanted: &VolumeMount| {
+        let mount = container.image_mounts.iter().find(|mount| mount.volume == wanted.name)?;
+        Some(ImageVolumeStatus { image_ref: mount.image_ref.clone() })
+    };
     let mounts: Vec<VolumeMountStatus> = member
         .container
         .volume_mounts
@@ -338,7 +362,7 @@ fn volume_mounts(member: &Member) -> Option<Vec<VolumeMountStatus>> {
                     Some("Enabled" | "IfPossible") => "Enabled".to_owned(),
                     _ => "Disabled".to_owned(),
                 }),
-                volume_status: None,
+                volume_status: image(mount).map(|image| VolumeStatus { image: Some(image) }),
             }
         })
         .collect();
@@ -425,6 +449,15 @@ fn phase(view: &View<'_>, init: &[ApiContainerStatus], main: &[ApiContainerStatu
             })
         })
     };
+    // By its own policy and rules, or with all the others: the pod's policy says nothing about that.
+    let any_follows = || {
+        view.members.iter().filter(|member| member.role == Role::Main).any(|member| {
+            latest(view.containers, &member.container.name).is_some_and(|container| {
+                matches!(container.state, ContainerState::Exited | ContainerState::Unknown)
+                    && may_run_again(view, member, container)
+            })
+        })
+    };
     let initialized = main_started || (pending_init == 0 && pending_sidecars == 0);
     if !initialized || waiting > 0 {
         return if view.ending && view.pod.metadata.deletion_timestamp.is_some() && running == 0 && stopped > 0 {
@@ -439,7 +472,7 @@ fn phase(view: &View<'_>, init: &[ApiContainerStatus], main: &[ApiContainerStatu
         "Pending"
     } else if view.ending || all_done() {
         if stopped == succeeded { "Succeeded" } else { "Failed" }
-    } else if policy == "Always" {
+    } else if policy == "Always" || any_follows() {
         "Running"
     } else if stopped == succeeded {
         "Succeeded"
@@ -750,6 +783,16 @@ mod tests {
                 ..Case::default()
             },
             "Running s+running/- a+running/- Initialized=True Ready=True",
+        );
+        let rules = json!({"restartPolicy": "Never", "containers": [{"name": "a", "image": "img", "restartPolicy": "Never",
+            "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]});
+        check(
+            Case { spec: rules.clone(), containers: &[c("a", 0, "42")], ..Case::default() },
+            "Running a-Error(42)/- Initialized=True Ready=False:ContainersNotReady",
+        );
+        check(
+            Case { spec: rules, containers: &[c("a", 0, "1")], ..Case::default() },
+            "Failed a-Error(1)/- Initialized=True Ready=False:PodFailed",
         );
         let deleted = Case { spec: one, containers: &[c("a", 0, "137")], ending: true, ..Case::default() };
         check(deleted, "Failed a-Error(137)/- Initialized=True Ready=False:PodFailed");

@@ -28,6 +28,8 @@ pub struct ContainerConfig {
     pub working_dir: Option<String>,
     /// Folders and files of the host to show in the container.
     pub mounts: Vec<Mount>,
+    /// Images whose files the container sees.
+    pub image_mounts: Vec<ImageMount>,
     /// Devices of the host to show in the container.
     pub devices: Vec<Device>,
     /// Labels, kept for the caller.
@@ -66,6 +68,24 @@ pub struct Mount {
     pub recursive_read_only: bool,
     /// Whether later mounts below it pass in or out.
     pub propagation: MountPropagation,
+}
+
+/// The files of an image, shown read-only in a container of another image (Kubernetes' image volumes).
+///
+/// They are mounted where only the container sees them, and are gone with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageMount {
+    /// The volume's name in the pod, kept for the caller.
+    pub volume: String,
+    /// Image id (`sha256:...`) or any reference that the image store knows.
+    pub image: String,
+    /// The image's name with the digest of its manifest, kept for the caller.
+    pub image_ref: String,
+    /// A folder or file of the image; empty for all of it.
+    pub sub_path: String,
+    /// Absolute path in the container.
+    pub container_path: PathBuf,
 }
 
 /// Kubernetes' `mountPropagation`.
@@ -224,6 +244,8 @@ pub struct ContainerStatus {
     pub annotations: BTreeMap<String, String>,
     /// Mounts as given.
     pub mounts: Vec<Mount>,
+    /// Images it sees, as given.
+    pub image_mounts: Vec<ImageMount>,
     /// Limits in force.
     pub resources: Resources,
     /// The user that the process runs as: user, group, more groups.

@@ -45,8 +45,8 @@ mod users;
 
 pub use config::{Config, OWN_HANDLERS, installed_handlers};
 pub use container::{
-    ContainerConfig, ContainerState, ContainerStatus, Device, Mount, MountPropagation, Resources, SeccompProfile,
-    SecurityContext,
+    ContainerConfig, ContainerState, ContainerStatus, Device, ImageMount, Mount, MountPropagation, Resources,
+    SeccompProfile, SecurityContext,
 };
 pub use error::{Error, Result};
 pub use events::{ContainerEvent, ContainerEventKind, EventReceiver, RuntimeGone};

@@ -61,6 +61,27 @@ pub(crate) struct ContainerPlan {
     /// The OCI runtime to call; the linked-in one without it.
     #[serde(default)]
     pub(crate) runtime: Option<PathBuf>,
+    /// Images whose files it sees.
+    #[serde(default)]
+    pub(crate) images: Vec<ImagePlan>,
+}
+
+/// An image to mount beside a container's root.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ImagePlan {
+    /// Layers in the folder of unpacked layers, topmost first.
+    pub(crate) lowers: Vec<String>,
+    /// Folder in which it is mounted, at `root`; the part that is wanted is at `part`.
+    pub(crate) place: PathBuf,
+    /// That part, empty for all of it.
+    pub(crate) sub_path: String,
+}
+
+impl ImagePlan {
+    /// Where the wanted part can be bound from, once it is mounted.
+    pub(crate) fn source(&self) -> PathBuf {
+        self.place.join(if self.sub_path.is_empty() { "root" } else { "part" })
+    }
 }
 
 /// How a container ended: `exit.json` in its folder.

@@ -29,6 +29,8 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) root: PathBuf,
     /// The kernel has AppArmor.
     pub(crate) apparmor: bool,
+    /// Where the container's image mounts are bound from, one for each.
+    pub(crate) images: Vec<PathBuf>,
 }
 
 /// Capabilities by number, as `linux/capability.h` has them.
@@ -310,9 +312,22 @@ fn mounts(config: &ContainerConfig, around: &Surroundings<'_>) -> Result<Vec<Val
     }
     // What the pod brings replaces what the runtime would show there.
     list.retain(|default| {
-        !config.mounts.iter().any(|own| own.container_path.as_os_str() == default["destination"].as_str().unwrap_or(""))
+        let of_images = config.image_mounts.iter().map(|own| &own.container_path);
+        let mut own = config.mounts.iter().map(|own| &own.container_path).chain(of_images);
+        !own.any(|own| own.as_os_str() == default["destination"].as_str().unwrap_or(""))
     });
-    let mut own: Vec<&Mount> = config.mounts.iter().collect();
+    let images: Vec<Mount> = config
+        .image_mounts
+        .iter()
+        .zip(&around.images)
+        .map(|(mount, source)| Mount {
+            host_path: source.clone(),
+            container_path: mount.container_path.clone(),
+            read_only: true,
+            ..Mount::default()
+        })
+        .collect();
+    let mut own: Vec<&Mount> = config.mounts.iter().chain(&images).collect();
     own.sort_by_key(|mount| mount.container_path.components().count());
     for mount in own {
         if !mount.container_path.is_absolute() {
@@ -449,6 +464,7 @@ mod tests {
             available: u64::MAX,
             root: "/x/root".into(),
             apparmor: false,
+            images: Vec::new(),
         }
     }
 

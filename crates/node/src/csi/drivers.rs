@@ -1,17 +1,12 @@
 //! Which drivers there are: sockets that appear in the registry are asked, those that vanish are forgotten.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use parking_lot::Mutex;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +17,7 @@ use super::proto::{
     VOLUME_MOUNT_GROUP,
 };
 use crate::context::Context;
+use crate::folder_watch::FolderWatch;
 
 /// How often a plugin that does not answer is asked again while its socket is there, first and last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -67,39 +63,6 @@ impl Drivers {
     }
 }
 
-struct Watch(Inotify);
-
-impl AsRawFd for Watch {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-fn watch(folder: &Path) -> io::Result<AsyncFd<Watch>> {
-    std::fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
-    let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-    let changes =
-        AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
-    inotify.add_watch(folder, changes)?;
-    #[expect(unsafe_code, reason = "tokio has no safe way to wait for a descriptor of another library")]
-    // SAFETY: `Watch` owns the descriptor, never exchanges it, and closes it only when it is dropped itself.
-    let watch = unsafe { AsyncFd::register_with_interest(Watch(inotify), Interest::READABLE) };
-    watch.map_err(io::Error::from)
-}
-
-/// Returns when something has changed in the folder.
-async fn changed(watch: &AsyncFd<Watch>) -> io::Result<()> {
-    let mut ready = watch.readable().await?;
-    // Which file it was does not matter: the folder is looked at anew.
-    while let Ok(events) = watch.get_ref().0.read_events() {
-        if events.is_empty() {
-            break;
-        }
-    }
-    ready.clear_ready();
-    Ok(())
-}
-
 fn sockets(folder: &Path) -> BTreeSet<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_socket = |entry: &std::fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_socket());
@@ -109,7 +72,7 @@ fn sockets(folder: &Path) -> BTreeSet<PathBuf> {
 /// Follows the registry until the token is cancelled.
 pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let folder = context.config.node_dir().join("plugins_registry");
-    let watch = match watch(&folder) {
+    let watch = match FolderWatch::new(&folder) {
         Ok(watch) => watch,
         Err(error) => {
             tracing::error!(
@@ -149,7 +112,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
         // Dropping any of these loses nothing: the folder is looked at anew each time.
         tokio::select! {
             () = token.cancelled() => break,
-            changed = changed(&watch) => if let Err(error) = changed {
+            changed = watch.changed() => if let Err(error) = changed {
                 tracing::error!(error = &error as &dyn std::error::Error, "storage drivers are not followed any longer");
                 token.cancelled().await;
                 break;

@@ -155,7 +155,7 @@ async fn relieve(context: &Arc<Context>, pods: &Pods, due: &Threshold, seen: &Se
 
 /// What is critical to the node, and what has ended, stays.
 fn may_go(owner: &Pod) -> bool {
-    let critical = pod::spec(owner).priority.is_some_and(|priority| priority >= 2_000_000_000);
+    let critical = pod::is_critical(owner);
     !critical && !pod::is_terminal(owner)
 }
 

@@ -7,6 +7,7 @@ pub mod atomic;
 pub mod claims;
 pub mod content;
 pub mod host_path;
+pub mod images;
 pub mod local;
 mod loops;
 mod ownership;
@@ -63,7 +64,7 @@ fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Volume
     move |source| VolumeError::Io { action, path, source }
 }
 
-/// The folder of a volume below the pod's folder; `None` for host paths and claims, which have none.
+/// The folder of a volume below the pod's folder; `None` for host paths, claims and images, which have none.
 fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeError> {
     let plugin = if volume.empty_dir.is_some() {
         "kubernetes.io~empty-dir"
@@ -79,6 +80,7 @@ fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeErro
         || volume.persistent_volume_claim.is_some()
         || volume.ephemeral.is_some()
         || volume.csi.is_some()
+        || volume.image.is_some()
     {
         return Ok(None);
     } else {
@@ -88,13 +90,7 @@ fn folder(pod_dir: &Path, volume: &Volume) -> Result<Option<PathBuf>, VolumeErro
 }
 
 fn plugin_name(volume: &Volume) -> &'static str {
-    if volume.nfs.is_some() {
-        "nfs"
-    } else if volume.image.is_some() {
-        "image"
-    } else {
-        "this source"
-    }
+    if volume.nfs.is_some() { "nfs" } else { "this source" }
 }
 
 /// Makes a volume or brings its files up to date. Blocks.
@@ -257,7 +253,8 @@ pub fn mounts(
 ) -> Result<Vec<Mount>, MountError> {
     let volumes: BTreeMap<&str, &Volume> =
         pod::spec(owner).volumes.iter().flatten().map(|volume| (volume.name.as_str(), volume)).collect();
-    let wanted = container.volume_mounts.iter().flatten();
+    let of_image = |mount: &VolumeMount| volumes.get(mount.name.as_str()).is_some_and(|volume| volume.image.is_some());
+    let wanted = container.volume_mounts.iter().flatten().filter(|mount| !of_image(mount));
     wanted.map(|mount| one_mount(pod_dir, &volumes, container, mount, env)).collect()
 }
 
@@ -290,11 +287,7 @@ fn one_mount(
         || volume.secret.is_some()
         || volume.downward_api.is_some()
         || volume.projected.is_some();
-    let sub = match wanted.sub_path_expr.as_deref().filter(|path| !path.is_empty()) {
-        Some(expression) => Some(expand_strictly(expression, env)?),
-        None => wanted.sub_path.clone().filter(|path| !path.is_empty()),
-    };
-    let host_path = match sub {
+    let host_path = match wanted_part(wanted, env)? {
         None => root,
         Some(sub) => {
             let source =
@@ -302,12 +295,10 @@ fn one_mount(
             sub_path(&root, &sub).map_err(source)?.ok_or(MountError::SubPath { path: sub })?
         }
     };
-    let container_path =
-        if wanted.mount_path.starts_with('/') { wanted.mount_path.clone() } else { format!("/{}", wanted.mount_path) };
     let read_only = wanted.read_only.unwrap_or(false) || files || locked;
     Ok(Mount {
         host_path,
-        container_path: container_path.into(),
+        container_path: container_path(wanted),
         read_only,
         recursive_read_only: read_only
             && matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
@@ -317,6 +308,24 @@ fn one_mount(
             _ => MountPropagation::Private,
         },
     })
+}
+
+/// Where a container sees a volume; a relative path starts at its root.
+fn container_path(wanted: &VolumeMount) -> PathBuf {
+    Path::new("/").join(&wanted.mount_path)
+}
+
+/// The part of a volume that is mounted, if not all of it.
+fn wanted_part(wanted: &VolumeMount, env: &[(String, String)]) -> Result<Option<String>, MountError> {
+    match wanted.sub_path_expr.as_deref().filter(|path| !path.is_empty()) {
+        Some(expression) => Ok(Some(expand_strictly(expression, env)?)),
+        None => Ok(wanted.sub_path.clone().filter(|path| !path.is_empty())),
+    }
+}
+
+/// Whether a path below a volume leads out of it by itself.
+fn leads_out(sub: &str) -> bool {
+    sub.starts_with('/') || sub.split('/').any(|part| part == "..")
 }
 
 fn expand_strictly(expression: &str, env: &[(String, String)]) -> Result<String, MountError> {
@@ -336,7 +345,7 @@ fn expand_strictly(expression: &str, env: &[(String, String)]) -> Result<String,
 
 /// The path below a volume, made as a folder when it does not exist; `None` when it leads out of the volume.
 fn sub_path(root: &Path, sub: &str) -> io::Result<Option<PathBuf>> {
-    if sub.starts_with('/') || sub.split('/').any(|part| part == "..") {
+    if leads_out(sub) {
         return Ok(None);
     }
     let root = fs::canonicalize(root)?;

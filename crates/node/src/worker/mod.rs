@@ -39,6 +39,7 @@ use crate::plan::{self, Kill, Plan, Start, Track, latest};
 use crate::pod::{self, Member};
 use crate::probes::ProbeKind;
 use crate::references::Held;
+use crate::static_pods;
 use crate::status;
 use crate::volumes::tokens::Tokens;
 
@@ -73,6 +74,8 @@ pub struct Desired {
     pub gone: bool,
     /// The node wants it to go.
     pub evicted: Option<Eviction>,
+    /// Uid of the mirror of a static pod, while it is in the API server.
+    pub mirror: Option<String>,
 }
 
 /// What an operation reports.
@@ -153,6 +156,8 @@ pub struct Worker {
     replaced_by: Option<Instant>,
     members: Vec<Member>,
     gone: bool,
+    /// Uid of the mirror of a static pod, while it is in the API server.
+    mirror: Option<String>,
     stage: Stage,
     born: Instant,
     first_seen: Timestamp,
@@ -260,6 +265,7 @@ impl Worker {
             replaced_by: None,
             members: Vec::new(),
             gone: first.gone,
+            mirror: first.mirror,
             stage: Stage::Running,
             born: Instant::now(),
             first_seen: Timestamp::now(),
@@ -419,7 +425,13 @@ impl Worker {
             self.verdict = Some(("Evicted".to_owned(), eviction.message));
             self.verdict_grace = eviction.grace;
         }
+        self.mirror = desired.mirror;
         self.accept(desired.pod);
+    }
+
+    /// The uid under which the API server knows the pod, if it does.
+    fn api_uid(&self) -> Option<&str> {
+        if static_pods::is_static(&self.pod) { self.mirror.as_deref() } else { Some(pod::uid(&self.pod)) }
     }
 
     /// Takes a newer state of the pod.
@@ -669,7 +681,8 @@ impl Worker {
         let own = [&member.container.liveness_probe, &member.container.startup_probe];
         let own =
             own.into_iter().flatten().find_map(|probe| probe.termination_grace_period_seconds).filter(|_| unhealthy);
-        let seconds = own.or(pod::spec(&self.pod).termination_grace_period_seconds).unwrap_or(30).max(0).unsigned_abs();
+        let usual = own.or(pod::spec(&self.pod).termination_grace_period_seconds).unwrap_or(30).max(0).unsigned_abs();
+        let seconds = if kill.abruptly { 0 } else { usual };
         let track = self.tracks.entry(name.clone()).or_default();
         track.busy = true;
         track.replaced = kill.replace.then(|| kill.id.clone());
@@ -698,7 +711,7 @@ impl Worker {
             let track = self.tracks.entry(name).or_default();
             track.busy = true;
             track.not_before = None;
-            list.push((member, start.attempt));
+            list.push((member, start.attempt, start.round));
         }
         let starter = Starter {
             context: Arc::clone(&self.context),
@@ -716,9 +729,9 @@ impl Worker {
                 () = starter.context.services.synced() => {}
                 () = starter.token.cancelled() => {}
             }
-            for (member, attempt) in list {
+            for (member, attempt, round) in list {
                 let name = member.container.name.clone();
-                let result = match starter.start(&member, attempt).boxed().await {
+                let result = match starter.start(&member, attempt, round).boxed().await {
                     Ok(id) => {
                         let resources = member.container.resources.clone().unwrap_or_default();
                         drop(sender.send(Progress::Started { name: name.clone(), id: id.clone(), resources }).await);
@@ -876,8 +889,9 @@ impl Worker {
             // Before the scheduler hears of it.
             self.leave();
         }
+        let Some(uid) = self.api_uid() else { return true };
         let known = self.pod.status.clone().unwrap_or_default();
-        let Some(patch) = report::patch(pod::uid(&self.pod), &known, &made) else { return true };
+        let Some(patch) = report::patch(uid, &known, &made) else { return true };
         if self.untold.is_some() && self.untold == self.pod.metadata.resource_version {
             return true;
         }

@@ -14,6 +14,7 @@ use crate::backoff::elapsed;
 use crate::events::Severity;
 use crate::pod::{self, Member, Role};
 use crate::probes::{ProbeKind, Target};
+use crate::static_pods;
 
 impl Worker {
     pub(super) fn take(&mut self, progress: Progress) {
@@ -84,7 +85,12 @@ impl Worker {
                 match told {
                     Told::Written(pod) => {
                         self.told.1 = pod.metadata.resource_version.clone();
-                        self.accept(Arc::new(*pod));
+                        let whole = if static_pods::is_static(&self.pod) {
+                            static_pods::with_mirror(&self.pod, &pod)
+                        } else {
+                            *pod
+                        };
+                        self.accept(Arc::new(whole));
                     }
                     Told::Gone => self.untold = self.pod.metadata.resource_version.clone(),
                     Told::Failed => {}

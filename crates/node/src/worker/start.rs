@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use tokio_util::sync::CancellationToken;
 
 use kobune_runtime::{
@@ -21,7 +21,7 @@ use crate::env::environment;
 use crate::errors::chain;
 use crate::events::Severity;
 use crate::image::{PullPolicy, credentials, is_local};
-use crate::plan::IMAGE_ANNOTATION;
+use crate::plan::{IMAGE_ANNOTATION, ROUND_ANNOTATION};
 use crate::pod::{self, Member};
 use crate::probes::Target;
 use crate::references::{Held, Lookup};
@@ -66,19 +66,22 @@ impl Starter {
     }
 
     /// Gets the image, makes the container and starts it.
-    pub async fn start(&self, member: &Member, attempt: u32) -> Result<ContainerId, StartFailure> {
+    pub async fn start(&self, member: &Member, attempt: u32, round: u32) -> Result<ContainerId, StartFailure> {
         let given_up = || failure("ContainerCreating", "the pod is to end");
         // Dropping a pull leaves whole layers only; they are of use to the next one.
-        let image = tokio::select! {
-            image = self.image(member) => image?,
+        let (image, volumes) = tokio::select! {
+            images = self.images(member) => images?,
             () = self.token.cancelled() => return Err(given_up()),
         };
         if self.token.is_cancelled() {
             return Err(given_up());
         }
-        let config = self.config(member, attempt, &image).await.inspect_err(|failure| {
+        let mut config = self.config(member, attempt, &image, &volumes).await.inspect_err(|failure| {
             self.event(member, Severity::Warning, "Failed", format!("Error: {}", failure.message));
         })?;
+        if round > 0 {
+            config.annotations.insert(ROUND_ANNOTATION.to_owned(), round.to_string());
+        }
         let runtime = &self.context.config.runtime;
         let id = runtime.create_container(&self.sandbox, config).await.map_err(|error| {
             let message = chain(&error);
@@ -136,9 +139,22 @@ impl Starter {
         }
     }
 
-    async fn image(&self, member: &Member) -> Result<Image, StartFailure> {
-        let wanted = member.container.image.clone().unwrap_or_default();
-        if let Err(error) = Reference::parse(&wanted) {
+    /// The container's image, and those of the image volumes that it mounts, each with its mount.
+    async fn images(&self, member: &Member) -> Result<(Image, Vec<(VolumeMount, Image)>), StartFailure> {
+        let container = &member.container;
+        let wanted = container.image.clone().unwrap_or_default();
+        let image = self.image(member, &wanted, PullPolicy::of(container)).await?;
+        let mut volumes = Vec::new();
+        for (mount, source) in volumes::images::wanted(&self.pod, container) {
+            let wanted = source.reference.clone().unwrap_or_default();
+            let policy = PullPolicy::parse(source.pull_policy.as_deref(), &wanted);
+            volumes.push((mount.clone(), self.image(member, &wanted, policy).await?));
+        }
+        Ok((image, volumes))
+    }
+
+    async fn image(&self, member: &Member, wanted: &str, policy: PullPolicy) -> Result<Image, StartFailure> {
+        if let Err(error) = Reference::parse(wanted) {
             let message = format!(
                 "Failed to apply default image tag \"{wanted}\": couldn't parse image name \"{wanted}\": {}",
                 error.reason
@@ -149,11 +165,11 @@ impl Starter {
         }
         let images = self.context.config.runtime.images();
         // No tag means "always ask the registry" to the API; these have none.
-        let policy = match PullPolicy::of(&member.container) {
-            PullPolicy::Always if is_local(&wanted) => PullPolicy::IfNotPresent,
+        let policy = match policy {
+            PullPolicy::Always if is_local(wanted) => PullPolicy::IfNotPresent,
             policy => policy,
         };
-        let present = images.get(&wanted);
+        let present = images.get(wanted);
         match (policy, present) {
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
                 self.event(
@@ -170,7 +186,7 @@ impl Starter {
                 self.event(member, Severity::Warning, "Failed", "Error: ErrImageNeverPull");
                 Err(failure("ErrImageNeverPull", message))
             }
-            (PullPolicy::Always | PullPolicy::IfNotPresent, _) => self.pull(member, &wanted).await,
+            (PullPolicy::Always | PullPolicy::IfNotPresent, _) => self.pull(member, wanted).await,
         }
     }
 
@@ -211,7 +227,13 @@ impl Starter {
         Err(StartFailure { reason: "ErrImagePull", message: cause, pull: true })
     }
 
-    async fn config(&self, member: &Member, attempt: u32, image: &Image) -> Result<ContainerConfig, StartFailure> {
+    async fn config(
+        &self,
+        member: &Member,
+        attempt: u32,
+        image: &Image,
+        image_volumes: &[(VolumeMount, Image)],
+    ) -> Result<ContainerConfig, StartFailure> {
         let container = &member.container;
         let bad = |message: String| failure("CreateContainerConfigError", message);
         let around = self.context.surroundings(&self.pod, &self.pod_ips);
@@ -241,6 +263,9 @@ impl Starter {
             Ok::<(Vec<Mount>, Vec<Device>), String>((mounts, devices))
         });
         let (mounts, devices) = mounts.await.map_err(|error| bad(error.to_string()))?.map_err(bad)?;
+        let image_mounts: Result<Vec<_>, _> =
+            image_volumes.iter().map(|(mount, image)| volumes::images::mount(mount, image, &env)).collect();
+        let image_mounts = image_mounts.map_err(|error| bad(error.to_string()))?;
         let lookup = |name: &str| env.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
         let words = |list: &Option<Vec<String>>| -> Option<Vec<String>> {
             let list = list.as_ref().filter(|list| !list.is_empty())?;
@@ -259,6 +284,7 @@ impl Starter {
             args: words(&container.args),
             working_dir: container.working_dir.clone().filter(|folder| !folder.is_empty()),
             mounts,
+            image_mounts,
             devices,
             labels: [
                 ("io.kubernetes.container.name", container.name.clone()),

@@ -9,6 +9,7 @@ use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::static_pods::run_from_files;
 use crate::world::{World, condition};
 
 /// Runs all cases, or those whose name has `filter`.
@@ -80,12 +81,15 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         probes_decide,
         commands_and_logs,
         forwards_ports,
+        shows_the_files_of_an_image,
+        restarts_all_containers_together,
         resizes_in_place,
         resizes_wait_for_room,
         evicts_when_the_machine_runs_short,
         says_what_is_wrong,
         survives_a_restart,
         comes_back_without_the_api_server,
+        run_from_files,
     );
     world.end().await?;
     Ok(failed)
@@ -516,11 +520,12 @@ async fn evicts_when_the_machine_runs_short(world: &mut World) -> Result<()> {
     );
     ensure!(condition(&pod, "DisruptionTarget") == "True", "{:#}", pod["status"]);
     world.phase("lesser", "Failed").await?;
-    let begun = Instant::now();
-    while condition(&world.api.get("/api/v1/nodes/n").unwrap_or_default(), "MemoryPressure") != "True" {
-        ensure!(begun.elapsed() < crate::world::PATIENCE, "the node does not say that it is short");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    world
+        .until("the node says that it is short", async |world| {
+            let node = world.api.get("/api/v1/nodes/n").unwrap_or_default();
+            if condition(&node, "MemoryPressure") == "True" { Ok(()) } else { Err(format!("{node:#}")) }
+        })
+        .await?;
     // One that asks for nothing is not let in now.
     world.create("late", hold(0));
     let late = world.phase("late", "Failed").await?;
@@ -541,6 +546,67 @@ async fn evicts_when_the_machine_runs_short(world: &mut World) -> Result<()> {
     Ok(())
 }
 
+async fn shows_the_files_of_an_image(world: &mut World) -> Result<()> {
+    let image = json!({"reference": kobune_runtime::SELF_IMAGE, "pullPolicy": "IfNotPresent"});
+    let mounts =
+        json!([{"name": "files", "mountPath": "/files"}, {"name": "files", "mountPath": "/part", "subPath": "etc"}]);
+    let volumes = json!([{"name": "files", "image": image}]);
+    let container = json!({"name": "c", "run": "show /files/etc/passwd /part/passwd", "volumeMounts": mounts});
+    world.create("files", json!({"restartPolicy": "Never", "containers": [container], "volumes": volumes}));
+    let pod = world.phase("files", "Succeeded").await?;
+    let log = world.log("files", "c").await?;
+    ensure!(log.lines().filter(|line| line.starts_with("root:")).count() == 2, "{log}");
+    let shown = &pod["status"]["containerStatuses"][0]["volumeMounts"][0];
+    ensure!(shown["volumeStatus"]["image"]["imageRef"].as_str().is_some_and(|id| id.contains("sha256:")), "{shown}");
+
+    let missing = json!([{"name": "files", "image": {"reference": "kobune.local/none", "pullPolicy": "Never"}}]);
+    let container = json!({"name": "c", "run": "exit 0", "volumeMounts": [{"name": "files", "mountPath": "/files"}]});
+    world.create("missing", json!({"containers": [container], "volumes": missing}));
+    world
+        .wait("missing", "waiting", |pod| {
+            pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"] == "ErrImageNeverPull"
+        })
+        .await?;
+    for name in ["files", "missing"] {
+        world.delete(name, 0);
+        world.gone(name).await?;
+    }
+    Ok(())
+}
+
+/// The exit of one container starts the whole pod anew, init containers first, where it is.
+async fn restarts_all_containers_together(world: &mut World) -> Result<()> {
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let volume = json!([{"name": "v", "mountPath": "/v"}]);
+    world.create(
+        "together",
+        json!({
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 1,
+            "initContainers": [{"name": "i", "run": "exit 0"}],
+            "containers": [
+                {"name": "a", "run": "hold"},
+                // The file that it leaves in the volume is still there the second time.
+                {"name": "b", "run": "once /v/mark 42", "restartPolicyRules": rule, "restartPolicy": "Never", "volumeMounts": volume},
+            ],
+            "volumes": [{"name": "v", "emptyDir": {}}],
+        }),
+    );
+    let count = |status: &Value| status["restartCount"].as_i64();
+    let pod = world
+        .wait("together", "restarted", |pod| {
+            let (init, main) = (&pod["status"]["initContainerStatuses"], &pod["status"]["containerStatuses"]);
+            let all = [&init[0], &main[0], &main[1]].into_iter().all(|status| count(status) == Some(1));
+            all && condition(pod, "Ready") == "True"
+        })
+        .await?;
+    ensure!(condition(&pod, "AllContainersRestarting") == "False", "{pod:#}");
+    let pod = world.api.get(&World::path("together")).unwrap_or_default();
+    ensure!(pod["status"]["phase"] == "Running", "{pod:#}");
+    world.delete("together", 1);
+    world.gone("together").await
+}
+
 /// A machine that boots while its API server is away starts its pods from what is on disk.
 async fn comes_back_without_the_api_server(world: &mut World) -> Result<()> {
     let container = json!({"name": "c", "run": "env KEY KUBERNETES_SERVICE_HOST",
@@ -554,19 +620,16 @@ async fn comes_back_without_the_api_server(world: &mut World) -> Result<()> {
     world.reboot().await?;
     world.api.set_down(true);
     world.start().await?;
-    let begun = Instant::now();
-    loop {
-        let log = world.log("away", "c").await.unwrap_or_default();
-        let pods = world.fetch("/metrics").await?;
-        if pods.contains("kubelet_running_containers{container_state=\"running\"}")
-            && log.contains("KUBERNETES_SERVICE_HOST=10.96.0.1")
-        {
-            ensure!(log.lines().any(|line| line.starts_with("KEY=") && line.len() > 4), "{log}");
-            break;
-        }
-        ensure!(begun.elapsed() < crate::world::PATIENCE, "the pod does not come back: {log}\n{pods}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    world
+        .until("the pod comes back", async |world| {
+            let log = world.log("away", "c").await.unwrap_or_default();
+            let metrics = world.fetch("/metrics").await.unwrap_or_default();
+            let runs = metrics.contains("kubelet_running_containers{container_state=\"running\"}");
+            let has_key = log.lines().any(|line| line.starts_with("KEY=") && line.len() > 4);
+            let told = has_key && log.contains("KUBERNETES_SERVICE_HOST=10.96.0.1");
+            if runs && told { Ok(()) } else { Err(format!("{log}\n{metrics}")) }
+        })
+        .await?;
     world.api.set_down(false);
     world
         .wait("away", "told of", |pod| pod["status"]["containerStatuses"][0]["restartCount"].as_i64() >= Some(1))
@@ -579,11 +642,12 @@ async fn says_what_is_wrong(world: &mut World) -> Result<()> {
     let class = json!({"metadata": {"name": "strange"}, "handler": "nobody"});
     world.api.put("/apis/node.k8s.io/v1/runtimeclasses/strange", class);
     world.create("strange", json!({"runtimeClassName": "strange", "containers": [{"name": "c", "run": "hold"}]}));
-    let begun = Instant::now();
-    while !world.reasons("strange").contains(&"FailedCreatePodSandBox".to_owned()) {
-        ensure!(begun.elapsed() < crate::world::PATIENCE, "{:?}", world.reasons("strange"));
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-    }
+    world
+        .until("the pod's event says what is wrong", async |world| {
+            let reasons = world.reasons("strange");
+            if reasons.contains(&"FailedCreatePodSandBox".to_owned()) { Ok(()) } else { Err(format!("{reasons:?}")) }
+        })
+        .await?;
     ensure!(world.api.get(&World::path("strange")).unwrap_or_default()["status"]["phase"] != "Running");
     world.delete("strange", 0);
     world.gone("strange").await?;

@@ -5,6 +5,7 @@
 
 mod api;
 mod cases;
+mod static_pods;
 mod tool;
 mod world;
 

@@ -132,6 +132,7 @@ impl World {
             eviction_period: Duration::from_millis(100),
             offline_after: Duration::from_millis(300),
             offline_records: true,
+            static_pods: self.manifests(),
             labels: Default::default(),
             version: "v1.36.0".to_owned(),
         })
@@ -224,6 +225,23 @@ impl World {
                 bail!("pod {name} is not {what}: {:#}\n{}", pod["status"], events.join("\n"));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// The folder of static pods' manifests.
+    pub fn manifests(&self) -> PathBuf {
+        self.folder.path().join("manifests")
+    }
+
+    /// Waits until something holds; the error shows what it said last.
+    pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&World) -> Result<(), String>) -> Result<()> {
+        let begun = tokio::time::Instant::now();
+        loop {
+            match holds(self).await {
+                Ok(()) => return Ok(()),
+                Err(still) if begun.elapsed() > PATIENCE => bail!("not so: {what}: {still}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
         }
     }
 

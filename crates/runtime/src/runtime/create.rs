@@ -16,7 +16,7 @@ use crate::disk::{self, Durability};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, SandboxId};
 use crate::images::Image;
-use crate::protocol::{ContainerPlan, ShimConfig};
+use crate::protocol::{ContainerPlan, ImagePlan, ShimConfig};
 use crate::sandbox::{SandboxConfig, SandboxState};
 use crate::spec::{self, Surroundings};
 use crate::users::{self, Wanted};
@@ -176,6 +176,9 @@ impl Runtime {
             // The log must be there before anything can be written to it: readers look for it at once.
             crate::log::Log::open(log).map_err(Error::io("create", log))?;
         }
+        let images = self.image_plans(&config, &folder)?;
+        let mut held = lowers.names.clone();
+        held.extend(images.iter().flat_map(|image| image.lowers.clone()));
         let pod = &sandbox.record.config;
         let around = Surroundings {
             namespaces: self.namespaces(sandbox, config.process_target.as_ref())?,
@@ -186,6 +189,7 @@ impl Runtime {
             available: self.capabilities,
             root: folder.join("root"),
             apparmor: self.apparmor,
+            images: images.iter().map(ImagePlan::source).collect(),
         };
         let specification = spec::build(&config, &lowers.image.config, &identity, &around).map_err(Error::Invalid)?;
         for mount in &config.mounts {
@@ -204,6 +208,7 @@ impl Runtime {
             group: group.clone(),
             oom_score_adj: config.resources.oom_score_adj,
             runtime: self.handler(&pod.runtime_handler)?,
+            images,
             mounts_out: config.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional),
         };
         let image_ref = lowers.image.digests.first().cloned().unwrap_or_else(|| lowers.image.id.clone());
@@ -219,7 +224,7 @@ impl Runtime {
             image_ref,
             user: (identity.uid, identity.gid, identity.groups),
             group,
-            lowers: lowers.names,
+            lowers: held,
             log,
         };
         let write = |name: &str, value: &serde_json::Value| {
@@ -235,6 +240,19 @@ impl Runtime {
         self.images.hold(&record.lowers);
         self.state.write().containers.insert(id.clone(), Container::new(record, None));
         Ok(())
+    }
+
+    /// What the shim is to mount for image volumes, with the folders for it.
+    fn image_plans(&self, config: &ContainerConfig, folder: &Path) -> Result<Vec<ImagePlan>> {
+        let mut plans = Vec::new();
+        for (index, mount) in config.image_mounts.iter().enumerate() {
+            let lowers = self.images.lowers(&mount.image)?.names;
+            let place = folder.join("images").join(index.to_string());
+            let root = place.join("root");
+            std::fs::create_dir_all(&root).map_err(Error::io("create", &root))?;
+            plans.push(ImagePlan { lowers, place, sub_path: mount.sub_path.clone() });
+        }
+        Ok(plans)
     }
 
     fn namespaces(

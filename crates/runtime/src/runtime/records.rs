@@ -122,6 +122,7 @@ impl Container {
             labels: record.config.labels.clone(),
             annotations: record.config.annotations.clone(),
             mounts: record.config.mounts.clone(),
+            image_mounts: record.config.image_mounts.clone(),
             resources: record.config.resources.clone(),
             user: record.user.clone(),
         }

@@ -22,7 +22,7 @@ use super::external;
 use super::program::Program;
 use super::setup::{chain, default_signals};
 use crate::disk;
-use crate::protocol::{self, ContainerPlan, MAX_MESSAGE, Message};
+use crate::protocol::{self, ContainerPlan, ImagePlan, MAX_MESSAGE, Message};
 
 /// A container that runs.
 pub(super) struct Started {
@@ -170,7 +170,38 @@ fn mount_root(plan: &ContainerPlan, folder: &Path) -> Result<(), String> {
         nix::Error::ENODEV => "failed to mount the container's root: the kernel has no overlayfs".to_owned(),
         other => format!("failed to mount the container's root: {other}"),
     })?;
+    for image in &plan.images {
+        mount_image(image, &empty)?;
+    }
     std::env::set_current_dir("/").map_err(|error| format!("failed to leave the snapshots: {error}"))
+}
+
+/// Mounts an image's layers, read-only, and the part of it that is wanted. The working folder is that of the layers.
+fn mount_image(image: &ImagePlan, empty: &Path) -> Result<(), String> {
+    let root = image.place.join("root");
+    // Without an upper layer the kernel wants two lower ones at least.
+    let options = format!("lowerdir={}:{}", image.lowers.join(":"), empty.display());
+    if options.len() > 4000 {
+        return Err(format!("the image of a volume has too many layers ({})", image.lowers.len()));
+    }
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NODEV;
+    mount(Some("overlay"), &root, Some("overlay"), flags, Some(options.as_str()))
+        .map_err(|error| format!("failed to mount the image of a volume: {error}"))?;
+    if image.sub_path.is_empty() {
+        return Ok(());
+    }
+    // Nobody can change what is mounted here, so what a link leads to now is what will be bound.
+    let root = root.canonicalize().map_err(|error| format!("failed to look at {}: {error}", root.display()))?;
+    let wanted = root.join(image.sub_path.trim_start_matches('/'));
+    let found = wanted.canonicalize().map_err(|error| format!("subPath {:?} of the image: {error}", image.sub_path))?;
+    if !found.starts_with(&root) {
+        return Err(format!("subPath {:?} leads out of the image", image.sub_path));
+    }
+    let part = image.source();
+    let made = if found.is_dir() { std::fs::create_dir_all(&part) } else { std::fs::write(&part, "") };
+    made.map_err(|error| format!("failed to make {}: {error}", part.display()))?;
+    mount(Some(&found), &part, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|error| format!("failed to mount subPath {:?} of the image: {error}", image.sub_path))
 }
 
 pub(super) fn receive_terminal(listener: &UnixListener) -> Result<OwnedFd, String> {

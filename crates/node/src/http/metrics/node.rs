@@ -16,7 +16,10 @@ pub fn of_node(server: &Server) -> String {
     out.family("kubelet_node_name", "gauge", "[ALPHA] The node's name. The count is always 1.");
     out.value("kubelet_node_name", &[("node", &server.context.config.name)], 1, None);
     out.family("kubelet_desired_pods", "gauge", "[ALPHA] The number of pods the kubelet is being instructed to run.");
-    out.value("kubelet_desired_pods", &[("static", "")], server.pods.all().len(), None);
+    let pods = server.pods.all();
+    let from_files = pods.iter().filter(|owner| crate::static_pods::is_static(owner)).count();
+    out.value("kubelet_desired_pods", &[("static", "")], pods.len() - from_files, None);
+    out.value("kubelet_desired_pods", &[("static", "true")], from_files, None);
     let ready = runtime.pod_sandboxes().iter().filter(|sandbox| sandbox.state == SandboxState::Ready).count();
     out.family("kubelet_running_pods", "gauge", "[ALPHA] Number of pods that have a running pod sandbox");
     out.value("kubelet_running_pods", &[], ready, None);
