@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::Config;
 use crate::csi::drivers::Drivers;
+use crate::devices::Devices;
 use crate::env::Surroundings;
 use crate::events::Recorder;
 use crate::eviction::Pressure;
@@ -51,6 +52,8 @@ pub struct Context {
     pub locals: LocalVolumes,
     /// Storage drivers that have registered.
     pub drivers: Drivers,
+    /// Devices of device plugins.
+    pub devices: Devices,
 }
 
 impl Context {

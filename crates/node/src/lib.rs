@@ -12,14 +12,17 @@
 mod admission;
 mod allocation;
 mod backoff;
+mod cdi;
 mod config;
 mod context;
 mod csi;
+mod devices;
 mod env;
 mod errors;
 mod events;
 mod eviction;
 mod folder_watch;
+mod grpc;
 mod hooks;
 mod http;
 mod image;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::context::Context;
 use crate::csi::drivers::{self, Drivers};
+use crate::devices::{self, Devices};
 use crate::events;
 use crate::eviction::{self, Pressure};
 use crate::http::Server;
@@ -102,6 +103,7 @@ impl Node {
             probe_tls,
             locals: LocalVolumes::of(&config.data_dir),
             drivers: Drivers::default(),
+            devices: Devices::open(config.node_dir().join("device-plugins.json")),
             config,
         });
         Ok(Arc::new(Node { context, pods: Arc::default(), port, parts: Mutex::new(Some((listener, writer))) }))
@@ -135,6 +137,11 @@ impl Node {
             ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
             ("the clean-up of local volumes", deletions),
             ("the registration of storage drivers", tokio::spawn(drivers::run(Arc::clone(context), token.clone()))),
+            ("device plugins", tokio::spawn(devices::plugin::run(Arc::clone(context), token.clone()))),
+            (
+                "the pod resources API",
+                tokio::spawn(devices::pod_resources::run(Arc::clone(context), Arc::clone(&self.pods), token.clone())),
+            ),
             ("the pods", tokio::spawn(pods::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
             ("eviction", tokio::spawn(eviction::run(Arc::clone(context), Arc::clone(&self.pods), token.clone()))),
             ("the HTTP API", tokio::spawn(server.run(listener, token.clone()))),

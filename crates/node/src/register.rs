@@ -48,6 +48,8 @@ pub struct Look {
     pub pressure: Vec<&'static str>,
     /// Images in the store.
     pub images: Vec<Image>,
+    /// Devices by resource: how many there are, and how many of them can be used.
+    pub devices: BTreeMap<String, (usize, usize)>,
     /// The time.
     pub now: Timestamp,
 }
@@ -57,6 +59,7 @@ fn look(context: &Context) -> Look {
         disk: machine::disk(&context.config.data_dir).unwrap_or_default(),
         pressure: context.pressure.all(),
         images: context.config.runtime.images().list(),
+        devices: context.devices.amounts(),
         now: Timestamp::now(),
     }
 }
@@ -99,6 +102,11 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
     .into_iter()
     .map(|(key, value)| (key.to_owned(), quantity(value)))
     .collect();
+    let (mut capacity, mut allocatable) = (resources.clone(), resources);
+    for (resource, (all, usable)) in &look.devices {
+        capacity.insert(resource.clone(), quantity(all.to_string()));
+        allocatable.insert(resource.clone(), quantity(usable.to_string()));
+    }
     let short = |condition: &str| look.pressure.contains(&condition);
     let condition = |kind: &str, bad: bool, good_reason: &str, good: &str, bad_reason: &str, bad_text: &str| {
         let (status, reason, message) = if bad { ("True", bad_reason, bad_text) } else { ("False", good_reason, good) };
@@ -162,8 +170,8 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.to_owned(), address };
     let internal = node.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
     NodeStatus {
-        capacity: Some(resources.clone()),
-        allocatable: Some(resources),
+        capacity: Some(capacity),
+        allocatable: Some(allocatable),
         conditions: Some(conditions),
         addresses: Some(internal.chain([address("Hostname", node.name.to_owned())]).collect()),
         daemon_endpoints: Some(NodeDaemonEndpoints {
@@ -240,6 +248,7 @@ pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationTo
         tokio::select! {
             () = token.cancelled() => return,
             () = context.pressure.changed() => {}
+            () = context.devices.changed() => {}
             () = tokio::time::sleep(delay) => {}
         }
     }
@@ -434,7 +443,7 @@ mod tests {
         };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
         let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };
-        let look = Look { disk, pressure: Vec::new(), images: Vec::new(), now: at(1000) };
+        let look = Look { disk, pressure: Vec::new(), images: Vec::new(), devices: BTreeMap::new(), now: at(1000) };
         let make = |look: &Look, old: &NodeStatus| node_status(&facts, look, old);
         let first = make(&look, &NodeStatus::default());
         let later = Look { now: at(2000), disk: Disk { available: 49 << 30, ..disk }, ..look.clone() };

@@ -32,6 +32,8 @@ pub struct ContainerConfig {
     pub image_mounts: Vec<ImageMount>,
     /// Devices of the host to show in the container.
     pub devices: Vec<Device>,
+    /// Programs of the host to run at points of the container's life.
+    pub hooks: Vec<Hook>,
     /// Labels, kept for the caller.
     pub labels: BTreeMap<String, String>,
     /// Annotations, kept for the caller.
@@ -110,6 +112,22 @@ pub struct Device {
     pub container_path: PathBuf,
     /// Any of `rwm`.
     pub permissions: String,
+}
+
+/// A program that the OCI runtime runs at a point of a container's life; devices bring some.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Hook {
+    /// `prestart`, `createRuntime`, `createContainer`, `startContainer`, `poststart` or `poststop`.
+    pub stage: String,
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Its arguments, its own name first.
+    pub args: Vec<String>,
+    /// Its variables, `KEY=value`.
+    pub env: Vec<String>,
+    /// How many seconds it may take.
+    pub timeout: Option<i64>,
 }
 
 /// Limits of a container or of a pod. `None` leaves the kernel's default.

@@ -45,7 +45,7 @@ mod users;
 
 pub use config::{Config, OWN_HANDLERS, installed_handlers};
 pub use container::{
-    ContainerConfig, ContainerState, ContainerStatus, Device, ImageMount, Mount, MountPropagation, Resources,
+    ContainerConfig, ContainerState, ContainerStatus, Device, Hook, ImageMount, Mount, MountPropagation, Resources,
     SeccompProfile, SecurityContext,
 };
 pub use error::{Error, Result};

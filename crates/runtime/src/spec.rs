@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::cgroup::Cgroups;
-use crate::container::{ContainerConfig, Device, Mount, MountPropagation, SeccompProfile};
+use crate::container::{ContainerConfig, Device, Hook, Mount, MountPropagation, SeccompProfile};
 use crate::images::ImageConfig;
 use crate::seccomp;
 use crate::users::Identity;
@@ -262,13 +262,38 @@ pub(crate) fn build(
     let (devices, rules) = devices(config)?;
     linux["devices"] = json!(devices);
     linux["resources"] = json!({"devices": rules});
-    Ok(json!({
+    let mut whole = json!({
         "ociVersion": "1.2.0",
         "process": process,
         "root": {"path": around.root, "readonly": security.read_only_root},
         "mounts": mounts(config, around)?,
         "linux": linux,
-    }))
+    });
+    if !config.hooks.is_empty() {
+        whole["hooks"] = hooks(&config.hooks)?;
+    }
+    Ok(whole)
+}
+
+/// Hooks by the point at which they run, in the order in which they came.
+fn hooks(list: &[Hook]) -> Result<Value, String> {
+    const STAGES: [&str; 6] =
+        ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    let mut stages: BTreeMap<&str, Vec<Value>> = BTreeMap::new();
+    for hook in list {
+        if !STAGES.contains(&hook.stage.as_str()) {
+            return Err(format!("unknown hook {:?}", hook.stage));
+        }
+        if !hook.path.is_absolute() {
+            return Err(format!("the path {} of a hook is not absolute", hook.path.display()));
+        }
+        let mut value = json!({"path": hook.path, "args": hook.args, "env": hook.env});
+        if let Some(timeout) = hook.timeout {
+            value["timeout"] = json!(timeout);
+        }
+        stages.entry(&hook.stage).or_default().push(value);
+    }
+    Ok(json!(stages))
 }
 
 fn propagation(mounts: &[Mount]) -> &'static str {

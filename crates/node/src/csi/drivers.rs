@@ -10,14 +10,15 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, QUESTION, words};
 use super::objects;
 use super::proto::{
     NodeGetCapabilitiesResponse, NodeGetInfoResponse, Nothing, PluginInfo, RegistrationStatus, STAGE_UNSTAGE_VOLUME,
     VOLUME_MOUNT_GROUP,
 };
 use crate::context::Context;
+use crate::devices;
 use crate::folder_watch::FolderWatch;
+use crate::grpc::client::{Client, QUESTION, words};
 
 /// How often a plugin that does not answer is asked again while its socket is there, first and last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -131,7 +132,7 @@ async fn introduce(context: Arc<Context>, socket: PathBuf, token: CancellationTo
     loop {
         let asked = tokio::select! {
             () = token.cancelled() => return,
-            asked = ask(&socket) => asked,
+            asked = ask(&context, &socket, &token) => asked,
         };
         match asked {
             Ok(None) => return,
@@ -154,27 +155,31 @@ async fn introduce(context: Arc<Context>, socket: PathBuf, token: CancellationTo
 }
 
 /// One try; `None` for plugins of other kinds.
-async fn ask(socket: &Path) -> Result<Option<Driver>, String> {
+async fn ask(context: &Arc<Context>, socket: &Path, token: &CancellationToken) -> Result<Option<Driver>, String> {
     let registrar = Client::new(socket.to_owned());
     let said: Result<PluginInfo, _> =
         registrar.call("/pluginregistration.Registration/GetInfo", Nothing {}, QUESTION).await;
     let info = said.map_err(|status| words(&status))?;
-    if info.kind != "CSIPlugin" {
-        return Ok(None);
-    }
-    let made = meet(socket, &info).await;
+    let endpoint = if info.endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(&info.endpoint) };
+    let made = match info.kind.as_str() {
+        "CSIPlugin" => meet(&endpoint, &info).await.map(Some),
+        "DevicePlugin" => {
+            let versions = &info.supported_versions;
+            devices::plugin::meet(context, &info.name, &endpoint, versions, token).await.map(|()| None)
+        }
+        _ => return Ok(None),
+    };
     let status =
         RegistrationStatus { plugin_registered: made.is_ok(), error: made.as_ref().err().cloned().unwrap_or_default() };
     let told: Result<Nothing, _> =
         registrar.call("/pluginregistration.Registration/NotifyRegistrationStatus", status, QUESTION).await;
     told.map_err(|status| words(&status))?;
-    made.map(Some)
+    made
 }
 
-async fn meet(socket: &Path, info: &PluginInfo) -> Result<Driver, String> {
+async fn meet(endpoint: &Path, info: &PluginInfo) -> Result<Driver, String> {
     check(info)?;
-    let endpoint = if info.endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(&info.endpoint) };
-    let client = Client::new(endpoint);
+    let client = Client::new(endpoint.to_owned());
     let node: Result<NodeGetInfoResponse, _> = client.call("/csi.v1.Node/NodeGetInfo", Nothing {}, QUESTION).await;
     let node = node.map_err(|status| format!("NodeGetInfo failed: {}", words(&status)))?;
     check_place(&node)?;

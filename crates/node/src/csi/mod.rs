@@ -9,7 +9,6 @@
 //! `<node>` is laid out like a kubelet's folder, so that manifests of drivers work with its path in place of
 //! `/var/lib/kubelet`. Controller calls are left to the drivers' own sidecars, which need nothing but the API.
 
-pub mod client;
 pub mod drivers;
 pub mod mount;
 mod objects;

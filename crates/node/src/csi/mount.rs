@@ -14,7 +14,6 @@ use kube::Api;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::client::{WORK, words};
 use super::drivers::Driver;
 use super::proto::{
     AccessMode, MountVolume, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
@@ -22,6 +21,7 @@ use super::proto::{
 };
 use crate::context::Context;
 use crate::errors::chain;
+use crate::grpc::client::{WORK, words};
 use crate::pod;
 use crate::volumes::claims::{self, Found, Source};
 

@@ -86,6 +86,12 @@ impl Worker {
         }
         if !is_new || runs || self.pod.metadata.deletion_timestamp.is_some() {
             self.context.ledger.adopt(&uid, claim(&self.granted), &self.wake);
+            if let Err(Rejection { message, .. }) =
+                self.context.devices.enter(&self.granted, &self.context.pod_dir(&uid))
+            {
+                // What runs goes on; a container that starts again says what it lacks.
+                tracing::warn!(pod = pod::full_name(&self.pod), message, "a pod's devices were not found again");
+            }
         } else if let Err(rejection) = self.admit(&uid) {
             self.reject(rejection);
         } else {
@@ -96,7 +102,9 @@ impl Worker {
     fn admit(&self, uid: &str) -> Result<(), Rejection> {
         admission::admit_under_pressure(&self.granted, &self.context.pressure.all())?;
         admission::admit(&self.granted, &self.context.machine)?;
-        self.context.ledger.admit(uid, claim(&self.granted), &self.wake)
+        self.context.ledger.admit(uid, claim(&self.granted), &self.wake)?;
+        let devices = self.context.devices.enter(&self.granted, &self.context.pod_dir(uid));
+        devices.inspect_err(|_| self.context.ledger.release(uid))
     }
 
     fn reject(&mut self, Rejection { reason, message }: Rejection) {
@@ -108,6 +116,7 @@ impl Worker {
     /// The pod uses nothing of the node any more, or will not for long.
     pub(super) fn leave(&self) {
         self.context.ledger.release(pod::uid(&self.pod));
+        self.context.devices.leave(pod::uid(&self.pod));
     }
 
     /// Looks at the pod with the eyes of what it was granted.

@@ -79,6 +79,13 @@ impl Starter {
         let mut config = self.config(member, attempt, &image, &volumes).await.inspect_err(|failure| {
             self.event(member, Severity::Warning, "Failed", format!("Error: {}", failure.message));
         })?;
+        let pod_dir = self.context.pod_dir(pod::uid(&self.pod));
+        self.context.devices.give(&self.pod, &pod_dir, &member.container.name, &mut config).await.map_err(
+            |message| {
+                self.event(member, Severity::Warning, "Failed", format!("Error: {message}"));
+                failure("CreateContainerConfigError", message)
+            },
+        )?;
         if round > 0 {
             config.annotations.insert(ROUND_ANNOTATION.to_owned(), round.to_string());
         }
@@ -285,6 +292,7 @@ impl Starter {
             working_dir: container.working_dir.clone().filter(|folder| !folder.is_empty()),
             mounts,
             image_mounts,
+            hooks: Vec::new(),
             devices,
             labels: [
                 ("io.kubernetes.container.name", container.name.clone()),

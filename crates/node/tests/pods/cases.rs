@@ -9,6 +9,7 @@ use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::devices::devices_of_plugins;
 use crate::static_pods::run_from_files;
 use crate::world::{World, condition};
 
@@ -90,6 +91,7 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         survives_a_restart,
         comes_back_without_the_api_server,
         run_from_files,
+        devices_of_plugins,
     );
     world.end().await?;
     Ok(failed)

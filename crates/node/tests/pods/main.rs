@@ -5,6 +5,8 @@
 
 mod api;
 mod cases;
+mod devices;
+mod plugins;
 mod static_pods;
 mod tool;
 mod world;

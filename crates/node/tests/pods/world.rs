@@ -233,6 +233,11 @@ impl World {
         self.folder.path().join("manifests")
     }
 
+    /// The node's own folder.
+    pub fn node_dir(&self) -> PathBuf {
+        self.folder.path().join("data").join("node")
+    }
+
     /// Waits until something holds; the error shows what it said last.
     pub async fn until(&self, what: &str, mut holds: impl AsyncFnMut(&World) -> Result<(), String>) -> Result<()> {
         let begun = tokio::time::Instant::now();

@@ -51,6 +51,29 @@ impl Client {
             Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
         }
     }
+
+    /// One call whose answers come one after the other. Only the call itself is timed.
+    pub async fn stream<Q, A>(
+        &self,
+        method: &'static str,
+        request: Q,
+        patience: Duration,
+    ) -> Result<tonic::Streaming<A>, Status>
+    where
+        Q: prost::Message + Send + Sync + 'static,
+        A: prost::Message + Default + Send + Sync + 'static,
+    {
+        let mut grpc = self.grpc.clone();
+        let call = async {
+            grpc.ready().await.map_err(|error| Status::unavailable(crate::errors::chain(&error)))?;
+            let path = PathAndQuery::from_static(method);
+            grpc.server_streaming(Request::new(request), path, ProstCodec::<Q, A>::default()).await
+        };
+        match tokio::time::timeout(patience, call).await {
+            Ok(answer) => answer.map(tonic::Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
+        }
+    }
 }
 
 /// A failed call in the words of events: `rpc error: code = Internal desc = ...`.
