@@ -1,134 +1,381 @@
-//! `kobune apply`: server-side apply in the order of the files, then waiting until everything is ready.
+//! `kobune apply`: compares first, refuses before anything is touched, applies phase by phase, waits, and prunes last.
+
+pub mod diagnose;
+mod progress;
+pub mod wait;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use futures::StreamExt;
-use kube::api::{Api, DynamicObject, Patch, PatchParams};
-use kube::core::GroupVersionKind;
-use kube::discovery::{self, ApiResource, Scope};
+use futures::stream::FuturesUnordered;
+use http::Method;
 use kube::runtime::{WatchStreamExt, watcher};
+use serde_json::Value;
 
-use crate::{manifests, readiness};
+use crate::batch::{self, AT_ONCE, Batch, BatchOptions, Entry};
+use crate::history;
+use crate::order::Phase;
+use crate::plan::ask::apply_path;
+use crate::plan::effects;
+use crate::plan::model::{Action, Item};
+use crate::plan::report;
+use crate::plan::sealed::Sealed;
+use crate::request;
+use crate::style::ColorChoice;
+use crate::take_over;
+use crate::targets::Target;
+use progress::Progress;
+use wait::Awaited;
+
+/// How long a definition may take to be established, and an object to be gone before it is made again.
+const SETTLE: Duration = Duration::from_secs(60);
 
 /// The flags of `apply`.
 #[derive(Debug, Clone, Args)]
 pub struct ApplyOptions {
-    /// Manifests: a file, a folder, or - for standard input
-    #[arg(short, long, value_name = "FILE", required = true)]
-    pub filename: Vec<PathBuf>,
-    /// The kubeconfig to use [default: KUBECONFIG, then ~/.kube/config]
-    #[arg(long, value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// The namespace of objects that name none; there is no silent default
-    #[arg(short, long, value_name = "NAME")]
-    pub namespace: Option<String>,
-    /// Take over fields that another manager holds
-    #[arg(long)]
-    pub force_conflicts: bool,
+    /// What is to be applied, and how.
+    #[command(flatten)]
+    pub batch: BatchOptions,
+    /// Apply exactly what `plan --out FILE` has kept, or refuse because the cluster moved
+    #[arg(long, value_name = "FILE", conflicts_with = "filename")]
+    pub plan: Option<PathBuf>,
     /// How long to wait until everything is ready, in seconds; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub timeout: u64,
+    /// How many revisions of a set are kept for `rollback`; 0 keeps none
+    #[arg(long, value_name = "COUNT", default_value_t = 10)]
+    pub revisions: usize,
+    /// When to use colours
+    #[arg(long, value_enum, default_value = "auto")]
+    pub color: ColorChoice,
 }
 
-/// An object that was applied, and how to find it again.
-struct Applied {
-    label: String,
-    kind: String,
-    name: String,
-    api: Api<DynamicObject>,
-    resource: ApiResource,
+/// How a batch is carried out.
+pub struct Manner {
+    /// How long to wait for readiness.
+    pub timeout: Duration,
+    /// Whether every object must still be as it was compared.
+    pub pinned: bool,
+    /// How many revisions are kept.
+    pub revisions: usize,
+    /// What the revision is noted as.
+    pub cause: String,
+    /// How lines look.
+    pub color: ColorChoice,
 }
 
-/// Applies the manifests and waits for them.
-pub async fn apply(options: ApplyOptions) -> Result<()> {
-    let client = crate::client(options.kubeconfig.as_deref()).await?;
-    let mut objects = Vec::new();
-    for source in &options.filename {
-        objects.extend(manifests::read(source)?);
-    }
-    let mut applied = Vec::new();
-    for object in objects {
-        applied.push(apply_one(&client, &options, object).await?);
-    }
-    if options.timeout == 0 {
-        return Ok(());
-    }
-    let limit = Duration::from_secs(options.timeout);
-    let waits = applied.iter().map(wait);
-    match tokio::time::timeout(limit, futures::future::try_join_all(waits)).await {
-        Ok(result) => result.map(drop),
-        Err(_) => bail!("not everything is ready after {} s", options.timeout),
-    }
-}
-
-async fn apply_one(client: &kube::Client, options: &ApplyOptions, mut object: DynamicObject) -> Result<Applied> {
-    let types = object.types.clone().context("apiVersion and kind are missing")?;
-    let name = object.metadata.name.clone().context("metadata.name is missing")?;
-    let label = format!("{}/{name}", types.kind.to_lowercase());
-    let kind = GroupVersionKind::try_from(&types).with_context(|| label.clone())?;
-    let (resource, capabilities) = discovery::pinned_kind(client, &kind)
-        .await
-        .with_context(|| format!("{label}: the cluster has no kind {} in {}", types.kind, types.api_version))?;
-    let api = match capabilities.scope {
-        Scope::Cluster => Api::all_with(client.clone(), &resource),
-        Scope::Namespaced => {
-            let namespace = match (&object.metadata.namespace, &options.namespace) {
-                (Some(own), Some(flag)) if own != flag => {
-                    bail!("{label}: its manifest says namespace {own} and --namespace says {flag}")
-                }
-                (Some(own), _) => own.clone(),
-                (None, Some(flag)) => flag.clone(),
-                (None, None) => bail!("{label}: no namespace: write it into the manifest or give --namespace"),
-            };
-            object.metadata.namespace = Some(namespace.clone());
-            Api::namespaced_with(client.clone(), &namespace, &resource)
+/// Applies manifests, or a plan.
+pub async fn apply(options: ApplyOptions) -> Result<ExitCode> {
+    let mut manner = Manner {
+        timeout: Duration::from_secs(options.timeout),
+        pinned: false,
+        revisions: options.revisions,
+        cause: "apply".to_owned(),
+        color: options.color,
+    };
+    let (batch, options) = match &options.plan {
+        Some(file) => {
+            let sealed = Sealed::read(file)?;
+            let planned = sealed.options(&options.batch.connect);
+            let cluster = planned.connect.connect().await?;
+            let batch = batch::compare(&planned, sealed.manifests(file), cluster).await?;
+            sealed.check(&batch).await?;
+            manner.pinned = true;
+            (batch, planned)
+        }
+        None => {
+            if options.batch.filename.is_empty() {
+                bail!("what is to be applied? give -f FILE, -f FOLDER, -f - for standard input, or --plan FILE");
+            }
+            let manifests = options.batch.read()?;
+            let cluster = options.batch.connect.connect().await?;
+            (batch::compare(&options.batch, manifests, cluster).await?, options.batch)
         }
     };
-    let before = api.get_metadata_opt(&name).await.with_context(|| label.clone())?;
-    let mut parameters = PatchParams::apply("kobune");
-    parameters.force = options.force_conflicts;
-    let after: DynamicObject =
-        api.patch(&name, &parameters, &Patch::Apply(&object)).await.with_context(|| label.clone())?;
-    let done = match before.map(|object| object.metadata.resource_version) {
-        None => "created",
-        Some(version) if version == after.metadata.resource_version => "unchanged",
-        Some(_) => "changed",
-    };
-    println!("{label} {done}");
-    Ok(Applied { label, kind: types.kind, name, api, resource })
+    carry_out(batch, &options, &manner).await
 }
 
-/// Follows an object until it is ready and says what is missing whenever that changes.
-async fn wait(object: &Applied) -> Result<()> {
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", object.name));
-    let changes = watcher(object.api.clone(), config).default_backoff().applied_objects();
-    let mut changes = std::pin::pin!(changes);
-    let mut said = None;
+/// Does what a batch's plan says.
+pub async fn carry_out(mut batch: Batch, options: &BatchOptions, manner: &Manner) -> Result<ExitCode> {
+    let style = manner.color.style(&std::io::stdout());
+    if batch.plan.is_blocked() {
+        let mut refused = batch.plan.clone();
+        refused.items.retain(|item| !item.blocked.is_empty());
+        bail!(
+            "nothing was applied:\n\n{}",
+            report::text::write(&refused, false, manner.color.style(&std::io::stderr()))
+        );
+    }
+    let mut progress = Progress::new(style);
+    let mut work = Work { applied: Vec::new(), done: 0 };
+    let interrupt = Interrupt::listen();
+    let outcome = phases(&mut batch, options, manner, &mut progress, &mut work, &interrupt).await;
+    progress.clear();
+    if let Err(error) = outcome {
+        return Err(stopped(error, &batch, &work));
+    }
+    let counts = batch
+        .plan
+        .summary()
+        .replace("to create", "created")
+        .replace("to change", "changed")
+        .replace("to recreate", "recreated");
+    let counts = counts.replace("to prune", "pruned").replace("to adopt", "adopted");
+    progress.line(&style.bold(format!("Done: {counts}.")));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What has been done until now.
+struct Work {
+    applied: Vec<Awaited>,
+    done: usize,
+}
+
+/// What went wrong, and how far it came: everything that was written is named, and nothing more is under way.
+fn stopped(error: anyhow::Error, batch: &Batch, work: &Work) -> anyhow::Error {
+    let total = batch.plan.items.iter().filter(|item| item.action != Action::Unchanged).count();
+    let advice = match work.done {
+        0 => "nothing was changed".to_owned(),
+        done if done == total => "everything is written, but not everything is ready".to_owned(),
+        done => format!("{done} of {total} objects are written, the others are as they were; apply again to go on"),
+    };
+    let back = match &batch.set {
+        Some(set) if work.done > 0 => format!(", or `kobune rollback {} -n {}` to go back", set.name, set.namespace),
+        _ => String::new(),
+    };
+    error.context(format!("stopped: {advice}{back}"))
+}
+
+/// Whether somebody pressed Ctrl-C. The second time ends the program at once.
+struct Interrupt(tokio::sync::watch::Receiver<bool>);
+
+impl Interrupt {
+    fn listen() -> Interrupt {
+        let (sender, receiver) = tokio::sync::watch::channel(false);
+        tokio::spawn(async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                sender.send_replace(true);
+            }
+            if tokio::signal::ctrl_c().await.is_ok() {
+                std::process::exit(130);
+            }
+        });
+        Interrupt(receiver)
+    }
+
+    fn is_set(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.is_set() { Err(anyhow!("interrupted")) } else { Ok(()) }
+    }
+
+    /// Runs something that may be dropped at any time.
+    async fn or<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut receiver = self.0.clone();
+        tokio::select! {
+            result = work => result,
+            Ok(_) = receiver.wait_for(|set| *set) => Err(anyhow!("interrupted")),
+        }
+    }
+}
+
+async fn phases(
+    batch: &mut Batch,
+    options: &BatchOptions,
+    manner: &Manner,
+    progress: &mut Progress,
+    work: &mut Work,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let pairs: Vec<(Item, Entry)> = batch.plan.items.iter().cloned().zip(std::mem::take(&mut batch.entries)).collect();
+    let targets: Vec<&Target> = pairs.iter().filter_map(|(_, entry)| entry.target.as_ref()).collect();
+    let idle = pairs.iter().all(|(item, _)| item.action == Action::Unchanged);
+    let mut noted = batch.set.is_none();
+    let mut start = 0;
+    let count = targets.len();
+    while start < count {
+        let phase = targets[start].phase;
+        let end = start + targets[start..].iter().take_while(|target| target.phase == phase).count();
+        // The set's parent may live in a namespace of the batch, and must be there before its first member.
+        if let Some(set) = batch.set.as_mut().filter(|_| !noted && phase > Phase::Namespaces) {
+            set.note_places(&batch.cluster.client, &targets, false).await?;
+            noted = true;
+        }
+        one_phase(batch, options, manner, &pairs[start..end], progress, work, interrupt).await?;
+        if phase == Phase::Definitions {
+            let definitions: Vec<Awaited> =
+                work.applied.iter().filter(|it| it.object.kind == "CustomResourceDefinition").cloned().collect();
+            interrupt.or(wait::ready(&batch.cluster.client, definitions, SETTLE, progress)).await?;
+        }
+        start = end;
+    }
+    if let Some(set) = batch.set.as_mut().filter(|_| !noted) {
+        set.note_places(&batch.cluster.client, &targets, false).await?;
+    }
+    if !manner.timeout.is_zero() {
+        let waiting = work.applied.iter().filter(|it| it.object.kind != "CustomResourceDefinition").cloned().collect();
+        interrupt.or(wait::ready(&batch.cluster.client, waiting, manner.timeout, progress)).await?;
+    }
+    for (item, entry) in &pairs[count..] {
+        let Some(member) = &entry.member else { continue };
+        interrupt.check()?;
+        let options = batch::delete_options(&member.uid, None, "Background");
+        match request::delete(&batch.cluster.client, &member.path, &options).await {
+            Ok(_) => {}
+            Err(error) if error.is(404) => {}
+            Err(error) => return Err(error).with_context(|| format!("prune {}", item.object)),
+        }
+        work.done += 1;
+        said(item, progress);
+    }
+    if let Some(set) = batch.set.as_mut() {
+        if options.set.prune {
+            set.note_places(&batch.cluster.client, &targets, true).await?;
+        }
+        if !idle && manner.revisions > 0 {
+            history::record(
+                &batch.cluster.client,
+                set,
+                &targets,
+                &batch.plan.summary(),
+                &manner.cause,
+                manner.revisions,
+            )
+            .await?;
+        }
+    }
+    Ok(())
+}
+
+fn said(item: &Item, progress: &mut Progress) {
+    let style = progress.style;
+    let place = item.object.namespace.as_ref().map(|namespace| format!(" in {namespace}")).unwrap_or_default();
+    let word = item.action.done();
+    let word = match item.action {
+        Action::Create => style.green(word),
+        Action::Change | Action::Adopt => style.yellow(word),
+        Action::Recreate | Action::Prune => style.red(word),
+        Action::Unchanged => style.dim(word),
+    };
+    progress.line(&format!("{}{place} {word}", item.object));
+}
+
+/// Applies the objects of a phase side by side. After the first failure no further one is begun.
+async fn one_phase(
+    batch: &Batch,
+    options: &BatchOptions,
+    manner: &Manner,
+    pairs: &[(Item, Entry)],
+    progress: &mut Progress,
+    work: &mut Work,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut work_to_do = pairs.iter().filter(|(item, _)| item.action != Action::Unchanged);
+    let mut under_way = FuturesUnordered::new();
+    let mut failure = None;
     loop {
-        let current = match changes.next().await {
-            Some(Ok(current)) => serde_json::to_value(&current)?,
-            // The watcher tries again by itself; what goes wrong for long ends with the time limit.
-            Some(Err(error)) => {
-                eprintln!("{}: {error}", object.label);
-                continue;
+        // What is under way comes to its end; dropping it would leave open what became of it.
+        while under_way.len() < AT_ONCE && failure.is_none() && !interrupt.is_set() {
+            let Some((item, entry)) = work_to_do.next() else { break };
+            let client = &batch.cluster.client;
+            under_way.push(async move {
+                let target =
+                    entry.target.as_ref().expect("only members that are pruned have no target, and they come later");
+                (item, target, write(client, options, manner, item, target, entry).await)
+            });
+        }
+        let Some((item, target, result)) = under_way.next().await else { break };
+        match result {
+            Ok(object) => {
+                work.done += 1;
+                said(item, progress);
+                work.applied.push(Awaited {
+                    object: item.object.clone(),
+                    resource: target.resource.clone(),
+                    last: object,
+                });
             }
-            None => bail!("{}: the watch of {} ended", object.label, object.resource.plural),
-        };
-        match readiness::missing(&object.kind, &current) {
-            None => {
-                if said.is_some() {
-                    println!("{} ready", object.label);
-                }
-                return Ok(());
+            Err(error) => {
+                failure.get_or_insert(error.context(format!("{} ({})", item.object, target.manifest.place())));
             }
-            Some(missing) if said.as_ref() != Some(&missing) => {
-                println!("{} {missing}", object.label);
-                said = Some(missing);
-            }
-            Some(_) => {}
         }
     }
+    interrupt.check()?;
+    failure.map_or(Ok(()), Err)
+}
+
+/// Writes one object.
+async fn write(
+    client: &kube::Client,
+    options: &BatchOptions,
+    manner: &Manner,
+    item: &Item,
+    target: &Target,
+    entry: &Entry,
+) -> Result<Value> {
+    let mut manifest = target.manifest.value.clone();
+    let mut version = item.resource_version.clone();
+    if item.action == Action::Recreate
+        && let Some(live) = &entry.live
+    {
+        remove(client, target, live).await?;
+        version = None;
+    } else if let Some(live) = entry.live.as_ref().filter(|_| !entry.taken_over.is_empty()) {
+        let migrated = take_over::migrate(client, &target.path(), live, &options.field_manager, &entry.taken_over)
+            .await
+            .context("take it over")?;
+        version = migrated["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    }
+    if manner.pinned
+        && let Some(version) = version
+    {
+        manifest["metadata"]["resourceVersion"] = version.into();
+    }
+    let resizes =
+        target.object.kind == "Pod" && target.object.group().is_empty() && effects::only_resizes(&item.changes);
+    let path = if resizes { format!("{}/resize", target.path()) } else { target.path() };
+    let path = apply_path(&path, &options.field_manager, options.force_conflicts, false);
+    // A definition that was just established may be ahead of what serves it, and there is nothing that says when it is not.
+    let mut patience = if target.defined_here { 40 } else { 0 };
+    loop {
+        match request::write(client, Method::PATCH, &path, request::APPLY, &manifest).await {
+            Err(error) if patience > 0 && error.is(404) => patience -= 1,
+            answer => return Ok(answer?.body),
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+/// Deletes an object and waits until it is gone.
+async fn remove(client: &kube::Client, target: &Target, live: &Value) -> Result<()> {
+    let uid = live["metadata"]["uid"].as_str().unwrap_or_default();
+    match request::delete(client, &target.path(), &batch::delete_options(uid, None, "Foreground")).await {
+        Ok(_) => {}
+        Err(error) if error.is(404) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    let api = wait::api(client, &target.resource, target.object.namespace.as_deref());
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", target.object.name));
+    let mut changes = std::pin::pin!(watcher(api, config).default_backoff());
+    let gone = async {
+        let mut seen = false;
+        while let Some(change) = changes.next().await {
+            match change {
+                Ok(watcher::Event::Delete(_)) => return,
+                Ok(watcher::Event::InitApply(_) | watcher::Event::Apply(_)) => seen = true,
+                Ok(watcher::Event::InitDone) if !seen => return,
+                Ok(watcher::Event::Init) => seen = false,
+                Ok(watcher::Event::InitDone) | Err(_) => {}
+            }
+        }
+    };
+    tokio::time::timeout(SETTLE, gone)
+        .await
+        .map_err(|_| anyhow!("it is deleted, but not gone after {} s", SETTLE.as_secs()))
 }

@@ -1,8 +1,23 @@
 //! Commands that are clients of the API like any other: they take any kubeconfig and know nothing of kobune's inside.
 
 mod apply;
+mod apply_set;
+mod batch;
+mod connect;
+mod discovery;
+mod fields;
+mod history;
 mod manifests;
+mod namespace;
+mod object;
+mod order;
+mod plan;
 mod readiness;
+mod request;
+mod style;
+mod table;
+mod take_over;
+mod targets;
 mod token;
 
 use std::path::Path;
@@ -10,6 +25,9 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use apply::{ApplyOptions, apply};
+pub use connect::ConnectOptions;
+pub use history::{HistoryOptions, RollbackOptions, history, rollback};
+pub use plan::{PlanOptions, plan};
 pub use token::{TokenCommand, token};
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.

@@ -31,8 +31,14 @@ pub enum Command {
     Agent(AgentOptions),
     /// Run a cluster whose nodes are not there: as many as you like, whose pods run at once
     Simulate(SimulateOptions),
+    /// Show what applying manifests would change, field by field
+    Plan(kobune_cli::PlanOptions),
     /// Apply manifests to a cluster and wait until everything is ready
     Apply(kobune_cli::ApplyOptions),
+    /// List the revisions of a set of objects that were applied with --applyset
+    History(kobune_cli::HistoryOptions),
+    /// Apply an earlier revision of a set of objects again
+    Rollback(kobune_cli::RollbackOptions),
     /// Make, list and delete tokens with which machines join
     #[command(subcommand)]
     Token(kobune_cli::TokenCommand),

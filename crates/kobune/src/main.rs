@@ -44,27 +44,34 @@ fn main() -> ExitCode {
         Some("tool") => return kobune_tools::main(arguments.into_iter().skip(1)),
         _ => {}
     }
-    match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    let cli = Cli::parse();
+    // As of `kubectl diff`: 1 says that something would change.
+    let failure = if matches!(cli.command, Command::Plan(_)) { ExitCode::from(2) } else { ExitCode::FAILURE };
+    match run(cli) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("kobune: {error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }
 
-fn run(cli: Cli) -> anyhow::Result<()> {
-    match cli.command {
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let done = match cli.command {
+        Command::Plan(options) => return process::offline(kobune_cli::plan(options)),
+        Command::Apply(options) => return process::offline(kobune_cli::apply(options)),
+        Command::History(options) => return process::offline(kobune_cli::history(options)),
+        Command::Rollback(options) => return process::offline(kobune_cli::rollback(options)),
         Command::Up(options) => process::run(|token| up::run(options, up::Parts::All, token)),
         Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
         Command::Agent(options) => process::run(|token| agent::run(options, token)),
         Command::Simulate(options) => process::run(|token| simulate::run(options, token)),
-        Command::Apply(options) => process::offline(kobune_cli::apply(options)),
         Command::Token(command) => process::offline(kobune_cli::token(command)),
         Command::Down(options) => down::run(&options),
         Command::Snapshot { command } => process::offline(snapshot::run(command)),
         Command::Image { command } => image::run(command),
         Command::Config { command: ConfigCommand::Show(options) } => settings::show(options),
         Command::Shim | Command::Tool => unreachable!("handled before the command line is read"),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }

@@ -20,7 +20,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("scheduler", &["partial"]),
         ("controllers", &["kinds", "partial", "pki", "scheduler"]),
         ("simulator", &["partial"]),
-        ("cli", &["pki"]),
+        ("cli", &["kinds", "pki"]),
         ("tools", &[]),
         ("testbed", &[]),
         ("bench", &["testbed"]),

@@ -1,6 +1,7 @@
 //! Whole clusters with real containers and real clients. Each test has a cluster of its own in a network namespace of
 //! its own; see `kobune-testbed`.
 
+mod apply;
 mod bad_input;
 mod clients;
 mod disruptions;
