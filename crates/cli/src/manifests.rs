@@ -97,7 +97,9 @@ impl Manifest {
                         let has = |item: &Value, pair: &str| {
                             pair.split_once('=').is_some_and(|(name, value)| {
                                 let own = if name.is_empty() { Some(item) } else { item.get(name) };
-                                own.is_none_or(|own| own.to_string() == value)
+                                own.is_none_or(|own| {
+                                    serde_json::from_str::<Value>(value).is_ok_and(|value| value == *own)
+                                })
                             })
                         };
                         match items.iter().position(|item| inside.split(',').all(|pair| has(item, pair))) {

@@ -131,7 +131,7 @@ pub fn resolve(
             mistakes.push(target.mistake(format!("{} is here twice in the same namespace", target.object)));
         }
     }
-    targets.sort_by(|left, right| left.phase.cmp(&right.phase));
+    targets.sort_by_key(|target| target.phase);
     (targets, mistakes)
 }
 

@@ -41,7 +41,7 @@ pub fn api(client: &kube::Client, resource: &Resource, namespace: Option<&str>) 
 }
 
 enum News {
-    Object(Resource, Value),
+    Object(Box<Resource>, Value),
     Pod(Value),
     Trouble(String),
 }
@@ -58,7 +58,7 @@ fn follow(
     watcher(api, config)
         .default_backoff()
         .applied_objects()
-        .map(move |change| match change.map(|object| serde_json::to_value(object)) {
+        .map(move |change| match change.map(serde_json::to_value) {
             Ok(Ok(object)) => news(object),
             Ok(Err(error)) => News::Trouble(error.to_string()),
             // The watch begins again by itself; what goes wrong for long ends with the time limit.
@@ -88,7 +88,7 @@ pub async fn ready(
         let only = if let [name] = names.as_slice() { Some(name.as_str()) } else { None };
         let of = resource.clone();
         news.push(follow(api(client, resource, namespace.as_deref()), only, move |object| {
-            News::Object(of.clone(), object)
+            News::Object(Box::new(of.clone()), object)
         }));
     }
     let runs_pods = |it: &Awaited| {

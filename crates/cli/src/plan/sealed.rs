@@ -170,8 +170,14 @@ fn moved(reviewed: &[Seen], now: &[Seen]) -> Vec<String> {
     for before in reviewed {
         match of(now, &before.object) {
             Some(after) if after.action == before.action && after.digest == before.digest => {}
+            Some(after) if after.action == before.action => lines.push(format!(
+                "  {}: moved from resourceVersion {} to {}, and other fields would change than those in the plan",
+                before.object,
+                version(before),
+                version(&after)
+            )),
             Some(after) => lines.push(format!(
-                "  {}: seen at resourceVersion {}, now {}; it was to be {}, now it would be {}",
+                "  {}: moved from resourceVersion {} to {}; it was to be {}, now it would be {}",
                 before.object,
                 version(before),
                 version(&after),
@@ -217,7 +223,7 @@ mod tests {
         );
         let lines = moved(&reviewed, &[seen("a", Action::Change, "2", "y"), seen("c", Action::Prune, "1", "z")]);
         assert_eq!(lines.len(), 3, "{lines:?}");
-        assert!(lines[0].contains("seen at resourceVersion 1, now 2"), "{lines:?}");
+        assert!(lines[0].contains("moved from resourceVersion 1 to 2"), "{lines:?}");
     }
 
     #[test]

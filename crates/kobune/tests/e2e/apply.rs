@@ -115,7 +115,10 @@ fn a_batch_from_its_first_plan_to_its_end() {
     let versions = || {
         client.kubectl(&[
             "get",
-            "deploy,boat,cm/conf,secret/key",
+            "deploy/web",
+            "boat/one",
+            "cm/conf",
+            "secret/key",
             "-n",
             "shop",
             "-o",
@@ -195,7 +198,10 @@ fn a_batch_from_its_first_plan_to_its_end() {
     let seen = || {
         client.kubectl(&[
             "get",
-            "deploy,cm/conf,secret/key,boat",
+            "deploy/web",
+            "cm/conf",
+            "secret/key",
+            "boat/one",
             "-n",
             "shop",
             "-o",
@@ -308,7 +314,7 @@ fn what_others_applied_is_taken_over_and_mistakes_come_together() {
         "bad.yaml:6:7: this cluster has no kind ConfigMop in v1",
         "did you mean ConfigMap of v1?",
         "bad.yaml:11:1: configmap/lost: no namespace",
-        "bad.yaml:15:33: configmap/a: there is no namespace nowhere",
+        "bad.yaml:15:32: configmap/a: there is no namespace nowhere",
         "unknown field \"spec.selectr\"",
         "did you mean selector?",
     ];
