@@ -37,6 +37,7 @@ mod pod_control;
 mod pod_garbage_collector;
 mod queue;
 mod replica_set;
+mod resource_claim;
 mod resource_quota;
 mod revisions;
 mod root_ca;
@@ -147,6 +148,7 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     persistent_volume::start(&context);
     volume_protection::start(&context);
     ephemeral_volume::start(&context);
+    resource_claim::start(&context);
     local_provisioner::start(&context);
     attach_detach::start(&context);
     garbage_collector::start(&context);

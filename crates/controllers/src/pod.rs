@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{OwnerReference, Time};
 use kobune_partial::Partial;
-use kobune_scheduler::claims::{ClaimUse, VolumeInput};
+use kobune_scheduler::claims::{ClaimUse, DeviceClaimInput, VolumeInput};
 use kobune_scheduler::labels::Labels;
 use serde::Deserialize;
 
@@ -35,6 +35,7 @@ pub struct SpecInput {
     affinity: Option<Affinity>,
     scheduling_gates: Option<Vec<PodSchedulingGate>>,
     volumes: Option<Vec<VolumeInput>>,
+    resource_claims: Option<Vec<DeviceClaimInput>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -55,6 +56,7 @@ pub struct StatusInput {
     #[serde(rename = "podIPs")]
     pod_ips: Option<Vec<PodIP>>,
     start_time: Option<Time>,
+    resource_claim_statuses: Option<Vec<DeviceClaimInput>>,
     container_statuses: Option<Vec<ContainerStatusInput>>,
     init_container_statuses: Option<Vec<ContainerStatusInput>>,
 }
@@ -103,6 +105,19 @@ pub struct NamedPort {
     pub port: i32,
     /// `TCP`, `UDP` or `SCTP`.
     pub protocol: Box<str>,
+}
+
+/// A claim on devices that a pod names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceClaim {
+    /// The name that the pod's containers use.
+    pub name: Box<str>,
+    /// The template that the claim is made out of.
+    pub template: Option<Box<str>>,
+    /// The claim, once it is known.
+    pub claim: Option<Box<str>>,
+    /// Whether the pod's status tells of it, be it that none is needed.
+    pub told: bool,
 }
 
 /// One pod.
@@ -158,6 +173,8 @@ pub struct Pod {
     pub tolerations: Box<[Toleration]>,
     /// Claims that it uses.
     pub claims: Box<[ClaimUse]>,
+    /// Claims on devices.
+    pub device_claims: Box<[DeviceClaim]>,
 }
 
 impl From<PodInput> for Pod {
@@ -199,6 +216,18 @@ impl From<PodInput> for Pod {
         let name = metadata.name.as_deref().unwrap_or_default();
         let claims = spec.volumes.iter().flatten().filter_map(|volume| volume.claim(name));
         let claims = claims.collect();
+        let device_claims = spec.resource_claims.iter().flatten().map(|wanted| {
+            let told = status.resource_claim_statuses.iter().flatten().find(|told| told.name == wanted.name);
+            let claim =
+                wanted.resource_claim_name.as_deref().or(told.and_then(|told| told.resource_claim_name.as_deref()));
+            DeviceClaim {
+                name: wanted.name.as_str().into(),
+                template: wanted.resource_claim_template_name.as_deref().map(Box::from),
+                claim: claim.map(Box::from),
+                told: told.is_some(),
+            }
+        });
+        let device_claims = device_claims.collect();
         let statuses = status.container_statuses.as_deref().unwrap_or_default();
         let text = |text: Option<String>| text.filter(|text| !text.is_empty()).map(String::into_boxed_str);
         Self {
@@ -234,6 +263,7 @@ impl From<PodInput> for Pod {
             started: status.start_time.map(|time| time.0),
             finished: statuses.iter().filter_map(|c| Some(c.state.terminated.as_ref()?.finished_at.as_ref()?.0)).max(),
             claims,
+            device_claims,
             target: spec.affinity.as_ref().and_then(target),
             node: text(spec.node_name),
             hostname: text(spec.hostname),

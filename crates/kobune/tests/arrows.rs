@@ -17,7 +17,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("ingress", &["network"]),
         ("runtime", &[]),
         ("node", &["network", "runtime"]),
-        ("scheduler", &["partial"]),
+        ("scheduler", &["expressions", "partial"]),
         ("controllers", &["kinds", "partial", "pki", "scheduler"]),
         ("simulator", &["partial"]),
         ("cli", &["kinds", "pki"]),

@@ -1,4 +1,4 @@
-//! Claims that pods use as volumes.
+//! Claims that pods use, as volumes and on devices.
 
 use serde::Deserialize;
 
@@ -15,6 +15,18 @@ pub struct VolumeInput {
 #[serde(default, rename_all = "camelCase")]
 struct SourceInput {
     claim_name: String,
+}
+
+/// A claim on devices, in a pod's `spec.resourceClaims` and in its `status.resourceClaimStatuses`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct DeviceClaimInput {
+    /// The name that the pod's containers use.
+    pub name: String,
+    /// The claim.
+    pub resource_claim_name: Option<String>,
+    /// The template that the claim is made out of.
+    pub resource_claim_template_name: Option<String>,
 }
 
 /// A claim that a pod uses as a volume.

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
+use crate::devices::Devices;
 use crate::labels::Labels;
 use crate::pod::PodInfo;
 use crate::quantity;
@@ -106,6 +107,8 @@ pub struct Cluster {
     pub namespaces: HashMap<Arc<str>, Labels>,
     /// Claims, volumes and storage classes.
     pub volumes: Volumes,
+    /// Devices and the claims on them.
+    pub devices: Devices,
     /// Disruption budgets by namespace and name.
     pub budgets: BTreeMap<(Arc<str>, Arc<str>), Budget>,
     /// The node of each counted pod.

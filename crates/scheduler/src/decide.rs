@@ -39,6 +39,15 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usiz
         );
         return Decision::Wait { message, obstacles: obstacle::VOLUMES, preemption: None, gives_up: true };
     }
+    if let Err(why) = cluster.devices.question(pod)
+        && nodes > 0
+    {
+        let message = format!(
+            "0/{nodes} nodes are available: {why}. preemption: 0/{nodes} nodes are available: {nodes} Preemption is not \
+             helpful for scheduling."
+        );
+        return Decision::Wait { message, obstacles: obstacle::DEVICES, preemption: None, gives_up: true };
+    }
     let none = Constraints::default();
     let constraints = pod.constraints.as_deref().unwrap_or(&none);
     let question = Question::new(pod, constraints, cluster);

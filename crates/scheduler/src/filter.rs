@@ -7,7 +7,7 @@ use crate::cluster::{Cluster, NodeFacts, NodeState};
 use crate::node_match;
 use crate::pod::{Constraints, PodInfo};
 use crate::volume_match::Place;
-use crate::{pod_affinity, spread, volumes};
+use crate::{devices, pod_affinity, spread, volumes};
 
 /// Kinds of obstacles as bits, so that a waiting pod knows which events could help it.
 pub mod obstacle {
@@ -27,6 +27,8 @@ pub mod obstacle {
     pub const NO_NODES: u16 = 64;
     /// Claims and volumes.
     pub const VOLUMES: u16 = 1024;
+    /// Claims on devices.
+    pub const DEVICES: u16 = 2048;
 }
 
 /// Why a node does not do.
@@ -55,6 +57,7 @@ pub struct Question<'c> {
     pod_affinity: pod_affinity::Counts,
     spread: spread::Counts<'c>,
     volumes: Option<volumes::Question<'c>>,
+    devices: Option<devices::Question<'c>>,
     /// Another pod has a claim that only one pod may have at a time.
     claim_taken: bool,
 }
@@ -68,6 +71,7 @@ impl<'c> Question<'c> {
             pod_affinity: pod_affinity::Counts::new(pod, constraints, cluster),
             spread: spread::Counts::new(pod, constraints, cluster),
             volumes: cluster.volumes.question(pod).ok().filter(|volumes| !volumes.is_free()),
+            devices: cluster.devices.question(pod).ok().flatten(),
             claim_taken: claim_taken(pod, cluster),
         }
     }
@@ -113,6 +117,13 @@ impl<'c> Question<'c> {
             && let Some((reason, resolvable)) = self.pod_affinity.obstacle(&facts.labels)
         {
             return Err(Rejection { reasons: vec![reason.into()], obstacle: obstacle::POD_AFFINITY, resolvable });
+        }
+        if profile.filters("DynamicResources")
+            && let Some(devices) = &self.devices
+            && let Err(reason) = devices.ask(Place { name, labels: &facts.labels })
+        {
+            // Pods that are pushed aside keep their devices until their claims are free of them.
+            return Err(Rejection { reasons: vec![reason.into()], obstacle: obstacle::DEVICES, resolvable: false });
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ pub mod volume_match;
 
 mod cluster;
 mod decide;
+mod devices;
 mod filter;
 mod pod;
 mod pod_affinity;

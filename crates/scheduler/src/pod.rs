@@ -15,7 +15,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kobune_partial::Partial;
 use serde::Deserialize;
 
-use crate::claims::{ClaimUse, VolumeInput};
+use crate::claims::{ClaimUse, DeviceClaimInput, VolumeInput};
+use crate::devices::DeviceClaimUse;
 use crate::labels::Labels;
 use crate::profile::Profile;
 use crate::resources::Resources;
@@ -50,6 +51,7 @@ pub struct SpecInput {
     preemption_policy: Option<String>,
     host_network: Option<bool>,
     volumes: Option<Vec<VolumeInput>>,
+    resource_claims: Option<Vec<DeviceClaimInput>>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -71,6 +73,7 @@ pub struct StatusInput {
     nominated_node_name: Option<String>,
     container_statuses: Option<Vec<ContainerStatusInput>>,
     init_container_statuses: Option<Vec<ContainerStatusInput>>,
+    resource_claim_statuses: Option<Vec<DeviceClaimInput>>,
     start_time: Option<k8s_openapi::apimachinery::pkg::apis::meta::v1::Time>,
 }
 
@@ -153,6 +156,8 @@ pub struct PodInfo {
     pub gated: bool,
     /// Claims it uses as volumes.
     pub claims: Box<[ClaimUse]>,
+    /// Claims on devices; of a bound pod nobody asks for them again.
+    pub device_claims: Box<[DeviceClaimUse]>,
     /// `None` on a bound pod without pod affinity, where nothing reads it again.
     pub constraints: Option<Box<Constraints>>,
 }
@@ -172,6 +177,7 @@ impl PodInfo {
 
     /// Forgets what nobody reads once the pod has a node.
     pub fn settle(&mut self) {
+        self.device_claims = Box::default();
         let needed = self.constraints.as_ref().and_then(|constraints| constraints.affinity.as_ref());
         if needed.is_none_or(|affinity| affinity.pod_affinity.is_none() && affinity.pod_anti_affinity.is_none()) {
             self.constraints = None;
@@ -246,10 +252,12 @@ pub fn read(pod: PodInput, profiles: &[Arc<Profile>]) -> (Stage, PodInfo, Shown)
     let name = metadata.name.unwrap_or_default();
     let claims = spec.volumes.iter().flatten().filter_map(|volume| volume.claim(&name));
     let claims = claims.collect();
+    let device_claims = device_claims(&spec, &status);
     let mut info = PodInfo {
         namespace: metadata.namespace.unwrap_or_default().into(),
         name: name.into(),
         claims,
+        device_claims,
         uid: metadata.uid.unwrap_or_default().into(),
         labels: metadata.labels.as_ref().into(),
         profile,
@@ -282,6 +290,23 @@ pub fn read(pod: PodInput, profiles: &[Arc<Profile>]) -> (Stage, PodInfo, Shown)
     let (reason, message) =
         condition.map(|c| (c.reason.unwrap_or_default(), c.message.unwrap_or_default())).unwrap_or_default();
     (stage, info, Shown { reason, message, nominated: status.nominated_node_name.filter(|name| !name.is_empty()) })
+}
+
+/// Claims on devices: those that are named, and those that are made out of templates. A template may need none.
+fn device_claims(spec: &SpecInput, status: &StatusInput) -> Box<[DeviceClaimUse]> {
+    let one = |wanted: &DeviceClaimInput| {
+        if let Some(name) = &wanted.resource_claim_name {
+            return Some(DeviceClaimUse { claim: Some(name.as_str().into()), generated: false });
+        }
+        let told = status.resource_claim_statuses.iter().flatten().find(|told| told.name == wanted.name);
+        let claim = told.map(|told| told.resource_claim_name.as_deref().map(Box::from));
+        match claim {
+            Some(None) => None,
+            Some(claim) => Some(DeviceClaimUse { claim, generated: true }),
+            None => Some(DeviceClaimUse { claim: None, generated: true }),
+        }
+    };
+    spec.resource_claims.iter().flatten().filter_map(one).collect()
 }
 
 /// An image's name as nodes list it, with the tag that is meant when none is given.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// Plug-ins that may be named, with the weight that their score has by default; those without keep or order pods only.
-const PLUGINS: [(&str, i64); 21] = [
+const PLUGINS: [(&str, i64); 22] = [
     ("TaintToleration", 3),
     ("NodeAffinity", 2),
     ("PodTopologySpread", 2),
@@ -26,6 +26,7 @@ const PLUGINS: [(&str, i64); 21] = [
     ("NodeVolumeLimits", 0),
     ("VolumeBinding", 0),
     ("VolumeZone", 0),
+    ("DynamicResources", 0),
     ("DefaultPreemption", 0),
     ("PrioritySort", 0),
     ("SchedulingGates", 0),

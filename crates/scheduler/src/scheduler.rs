@@ -1,6 +1,6 @@
 //! The one task that owns the scheduler's state: it takes watch events, decides, and starts the writes.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
     Binding, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceSlice};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
@@ -22,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Budget, Cluster};
 use crate::decide::{Decision, decide};
+use crate::devices;
 use crate::filter::obstacle;
 use crate::labels::Labels;
 use crate::pod::{PodInfo, PodInput, Shown, Stage, read};
@@ -30,6 +32,7 @@ use crate::queue::Queue;
 use crate::recorder::{Recorder, Severity};
 use crate::{Config, Error, Profile};
 
+mod device_events;
 mod volume_events;
 
 use volume_events::Awaiting;
@@ -39,11 +42,18 @@ const BINDINGS: usize = 128;
 /// Pods decided about before watch events get their turn again.
 const BATCH: usize = 64;
 
+/// What is written before a binding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    Volumes,
+    Devices,
+}
+
 /// How a binding went, or a write of volumes that comes before it.
 struct Outcome {
     pod: Arc<PodInfo>,
     node: Arc<str>,
-    of_volumes: bool,
+    before: Option<Before>,
     result: Result<(), kube::Error>,
 }
 
@@ -60,6 +70,9 @@ struct Scheduler {
     /// Pods that have a node and wait there for their claims.
     awaiting: Awaiting,
     volumes_known: volume_events::Known,
+    devices_known: device_events::Known,
+    /// What is to be written to claims on devices before a pod is bound, by its uid.
+    device_writes: HashMap<Arc<str>, Vec<devices::Write>>,
     /// What a restarted watch has named so far.
     listed_pods: HashSet<Arc<str>>,
     listed_nodes: HashSet<Arc<str>>,
@@ -93,6 +106,9 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
     let mut claims = steady(watcher::watcher(Api::<PersistentVolumeClaim>::all(client.clone()), settings()));
     let mut volumes = steady(watcher::watcher(Api::<PersistentVolume>::all(client.clone()), settings()));
     let mut classes = steady(watcher::watcher(Api::<StorageClass>::all(client.clone()), settings()));
+    let mut device_claims = steady(watcher::watcher(Api::<ResourceClaim>::all(client.clone()), settings()));
+    let mut slices = steady(watcher::watcher(Api::<ResourceSlice>::all(client.clone()), settings()));
+    let mut device_classes = steady(watcher::watcher(Api::<DeviceClass>::all(client.clone()), settings()));
     let (recorder, writer) = Recorder::new(client.clone(), "default-scheduler");
     let mut scheduler = Scheduler {
         client,
@@ -105,6 +121,8 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
         assumed: HashSet::new(),
         awaiting: Awaiting::default(),
         volumes_known: volume_events::Known::default(),
+        devices_known: device_events::Known::default(),
+        device_writes: HashMap::new(),
         listed_pods: HashSet::new(),
         listed_nodes: HashSet::new(),
         nodes_known: false,
@@ -126,6 +144,13 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
             event = volumes.next() => scheduler.volume_event(event.ok_or(Error::WatchEnded { kind: "persistentvolumes" })?),
             event = claims.next() => {
                 scheduler.claim_event(event.ok_or(Error::WatchEnded { kind: "persistentvolumeclaims" })?);
+            }
+            event = device_classes.next() => {
+                scheduler.device_class_event(event.ok_or(Error::WatchEnded { kind: "deviceclasses" })?);
+            }
+            event = slices.next() => scheduler.slice_event(event.ok_or(Error::WatchEnded { kind: "resourceslices" })?),
+            event = device_claims.next() => {
+                scheduler.device_claim_event(event.ok_or(Error::WatchEnded { kind: "resourceclaims" })?);
             }
             event = budgets.next() => {
                 scheduler.budget_event(event.ok_or(Error::WatchEnded { kind: "poddisruptionbudgets" })?);
@@ -278,6 +303,10 @@ impl Scheduler {
         self.assumed.remove(uid);
         self.awaiting.remove(uid);
         self.cluster.volumes.release(uid);
+        self.device_writes.remove(uid);
+        if self.cluster.devices.release(uid) {
+            self.queue.helped(obstacle::DEVICES, Instant::now());
+        }
         self.queue.remove(uid);
         self.cluster.withdraw(uid);
         if self.cluster.unplace(uid).is_some() {
@@ -291,7 +320,12 @@ impl Scheduler {
     /// Decides about waiting pods. Says whether more of them wait right now.
     fn schedule(&mut self) -> bool {
         // Without all nodes and pods any answer would be a guess, and without budgets preemption would be reckless.
-        if !(self.nodes_known && self.pods_known && self.budgets_known && self.volumes_known.all()) {
+        if !(self.nodes_known
+            && self.pods_known
+            && self.budgets_known
+            && self.volumes_known.all()
+            && self.devices_known.all())
+        {
             return false;
         }
         for _ in 0..BATCH {
@@ -308,6 +342,9 @@ impl Scheduler {
                     } else if gives_up {
                         self.give_up(&pod, &shown);
                     }
+                    if obstacles & obstacle::DEVICES != 0 {
+                        self.give_devices_back(&pod);
+                    }
                     self.unschedulable(&pod, &shown, obstacles, "Unschedulable", message);
                 }
             }
@@ -321,6 +358,7 @@ impl Scheduler {
         placed.settle();
         self.cluster.place(Arc::new(placed));
         self.assumed.insert(pod.uid.clone());
+        self.assume_devices(&pod, &node);
         if self.await_volumes(&pod, &node) {
             return;
         }
@@ -329,7 +367,14 @@ impl Scheduler {
 
     fn send_binding(&mut self, pod: Arc<PodInfo>, node: Arc<str>) {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
+        let client = self.client.clone();
+        let writes = self.device_writes.remove(&pod.uid).unwrap_or_default();
         self.bindings.spawn(async move {
+            for write in writes {
+                if let Err(error) = device_events::write_claim(&client, &pod, &write).await {
+                    return Outcome { pod, node, before: Some(Before::Devices), result: Err(error) };
+                }
+            }
             let binding = Binding {
                 metadata: ObjectMeta {
                     name: Some(pod.name.to_string()),
@@ -351,19 +396,19 @@ impl Scheduler {
                     &binding,
                 )
                 .await;
-            Outcome { pod, node, of_volumes: false, result: result.map(|_| ()) }
+            Outcome { pod, node, before: None, result: result.map(|_| ()) }
         });
     }
 
     fn bound(&mut self, outcome: Result<Outcome, tokio::task::JoinError>) {
-        let Outcome { pod, node, of_volumes, result } = match outcome {
+        let Outcome { pod, node, before, result } = match outcome {
             Ok(outcome) => outcome,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a binding panicked");
                 return;
             }
         };
-        if of_volumes {
+        if before == Some(Before::Volumes) {
             // When it went well, the claims' own changes say how it goes on.
             if let Err(error) = result {
                 self.volumes_failed(&pod.uid, &words(&error));
@@ -386,7 +431,11 @@ impl Scheduler {
                 }
                 let shown = self.queue.get(&pod.uid).map(|waiting| waiting.shown.clone());
                 if let Some(shown) = shown {
-                    let message = format!("running Bind plugin \"DefaultBinder\": {}", words(&error));
+                    let plugin = match before {
+                        Some(_) => "running PreBind plugin \"DynamicResources\"",
+                        None => "running Bind plugin \"DefaultBinder\"",
+                    };
+                    let message = format!("{plugin}: {}", words(&error));
                     self.unschedulable(&pod, &shown, obstacle::BINDING, "SchedulerError", message);
                 }
             }
@@ -396,6 +445,10 @@ impl Scheduler {
     /// Stops counting a pod on the node that it did not get to.
     fn give_back(&mut self, pod: &PodInfo) {
         self.cluster.volumes.release(&pod.uid);
+        self.device_writes.remove(&pod.uid);
+        if self.cluster.devices.release(&pod.uid) {
+            self.queue.helped(obstacle::DEVICES, Instant::now());
+        }
         // The watch may have confirmed it although the answer was lost.
         if self.assumed.remove(&pod.uid) {
             self.cluster.unplace(&pod.uid);

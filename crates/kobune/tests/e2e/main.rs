@@ -4,6 +4,7 @@
 mod apply;
 mod bad_input;
 mod clients;
+mod devices;
 mod disruptions;
 mod hello;
 mod helm;

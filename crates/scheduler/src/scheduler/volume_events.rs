@@ -10,7 +10,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 
-use super::{Outcome, Scheduler};
+use super::{Before, Outcome, Scheduler};
 use crate::filter::obstacle;
 use crate::pod::PodInfo;
 use crate::volume_match::Place;
@@ -61,7 +61,7 @@ impl Awaiting {
     }
 }
 
-fn name_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
+pub(super) fn name_of(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> String {
     meta.name.clone().unwrap_or_default()
 }
 
@@ -205,7 +205,7 @@ impl Scheduler {
         write: impl Future<Output = kube::Result<()>> + Send + 'static,
     ) {
         let (pod, node) = (pod.clone(), node.clone());
-        self.bindings.spawn(async move { Outcome { pod, node, of_volumes: true, result: write.await } });
+        self.bindings.spawn(async move { Outcome { pod, node, before: Some(Before::Volumes), result: write.await } });
     }
 
     /// Binds the pods whose claims are bound, and puts those back whose claims will not be.
