@@ -132,6 +132,7 @@ pub async fn start(
         offline_after: OFFLINE_AFTER,
         offline_records: settings.offline_records,
         static_pods: settings.static_pods.clone(),
+        cdi_dirs: vec!["/var/run/cdi".into(), "/etc/cdi".into()],
         labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         version: settings::VERSION.to_owned(),
     })

@@ -1,4 +1,4 @@
-//! Container Device Interface: files in `/etc/cdi` and `/var/run/cdi` say what a container needs for a device with a name
+//! Container Device Interface: files in folders of the machine (usually `/var/run/cdi` and `/etc/cdi`) say what a container needs for a device with a name
 //! like `vendor.example.com/class=name`.
 //!
 //! Source: `SPEC.md` of cncf-tags/container-device-interface, version 1.0.
@@ -77,11 +77,6 @@ struct FileHook {
     args: Vec<String>,
     env: Vec<String>,
     timeout: Option<i64>,
-}
-
-/// Where the files are, more important ones first.
-pub fn folders() -> [PathBuf; 2] {
-    ["/var/run/cdi".into(), "/etc/cdi".into()]
 }
 
 fn files(folder: &Path) -> Vec<File> {

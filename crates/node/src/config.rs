@@ -49,6 +49,8 @@ pub struct Config {
     pub offline_records: bool,
     /// The folder of the static pods' manifests; it is made when it is not there.
     pub static_pods: PathBuf,
+    /// The folders of CDI files, more important ones first.
+    pub cdi_dirs: Vec<PathBuf>,
     /// Labels to register the node with besides the usual ones.
     pub labels: BTreeMap<String, String>,
     /// The Kubernetes version to report, like `v1.36.0+kobune0.1.0`.

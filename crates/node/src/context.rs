@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 use crate::config::Config;
 use crate::csi::drivers::Drivers;
 use crate::devices::Devices;
+use crate::dra::Dra;
 use crate::env::Surroundings;
 use crate::events::Recorder;
 use crate::eviction::Pressure;
@@ -54,6 +55,8 @@ pub struct Context {
     pub drivers: Drivers,
     /// Devices of device plugins.
     pub devices: Devices,
+    /// Devices of claims.
+    pub dra: Dra,
 }
 
 impl Context {

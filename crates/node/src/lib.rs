@@ -17,6 +17,7 @@ mod config;
 mod context;
 mod csi;
 mod devices;
+mod dra;
 mod env;
 mod errors;
 mod events;

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::csi::drivers::{self, Drivers};
 use crate::devices::{self, Devices};
+use crate::dra;
 use crate::events;
 use crate::eviction::{self, Pressure};
 use crate::http::Server;
@@ -103,6 +104,7 @@ impl Node {
             probe_tls,
             locals: LocalVolumes::of(&config.data_dir),
             drivers: Drivers::default(),
+            dra: Default::default(),
             devices: Devices::open(config.node_dir().join("device-plugins.json")),
             config,
         });
@@ -137,6 +139,7 @@ impl Node {
             ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
             ("the clean-up of local volumes", deletions),
             ("the registration of storage drivers", tokio::spawn(drivers::run(Arc::clone(context), token.clone()))),
+            ("the sweep of resource slices", tokio::spawn(sweep_slices(Arc::clone(context), token.clone()))),
             ("device plugins", tokio::spawn(devices::plugin::run(Arc::clone(context), token.clone()))),
             (
                 "the pod resources API",
@@ -154,6 +157,10 @@ impl Node {
         }
         result
     }
+}
+
+async fn sweep_slices(context: Arc<Context>, token: CancellationToken) {
+    dra::drivers::sweep(&context, None, &token).await;
 }
 
 async fn watch_services(context: Arc<Context>, client: kube::Client, token: CancellationToken) {

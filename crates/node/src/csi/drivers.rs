@@ -17,6 +17,7 @@ use super::proto::{
 };
 use crate::context::Context;
 use crate::devices;
+use crate::dra;
 use crate::folder_watch::FolderWatch;
 use crate::grpc::client::{Client, QUESTION, words};
 
@@ -95,6 +96,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
             if let Some(question) = asked.remove(&path) {
                 question.cancel();
             }
+            dra::drivers::gone(&context, &path, &token);
             if let Some(driver) = context.drivers.known.lock().remove(&path) {
                 tracing::info!(driver = driver.name, "a storage driver has gone");
                 fewer = true;
@@ -167,6 +169,7 @@ async fn ask(context: &Arc<Context>, socket: &Path, token: &CancellationToken) -
             let versions = &info.supported_versions;
             devices::plugin::meet(context, &info.name, &endpoint, versions, token).await.map(|()| None)
         }
+        "DRAPlugin" => context.dra.drivers.add(socket, &info.name, &endpoint, &info.supported_versions).map(|()| None),
         _ => return Ok(None),
     };
     let status =

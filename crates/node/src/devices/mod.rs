@@ -266,6 +266,7 @@ impl Devices {
         &self,
         owner: &Pod,
         pod_dir: &Path,
+        cdi_dirs: &[PathBuf],
         container: &str,
         config: &mut ContainerConfig,
     ) -> Result<(), String> {
@@ -302,7 +303,7 @@ impl Devices {
                     client.call("/v1beta1.DevicePlugin/PreStartContainer", ids, QUESTION).await;
                 ready.map_err(|status| format!("PreStartContainer of {resource} failed: {}", words(&status)))?;
             }
-            apply(needs, config)?;
+            apply(needs, cdi_dirs, config)?;
         }
         Ok(())
     }
@@ -331,7 +332,7 @@ impl Devices {
 }
 
 /// Puts what a container needs into its configuration; what its author wrote wins.
-fn apply(needs: Needs, config: &mut ContainerConfig) -> Result<(), String> {
+fn apply(needs: Needs, cdi_dirs: &[PathBuf], config: &mut ContainerConfig) -> Result<(), String> {
     config.env.splice(0..0, needs.env);
     config.mounts.extend(needs.mounts.into_iter().map(|(container_path, host_path, read_only)| Mount {
         host_path,
@@ -345,11 +346,11 @@ fn apply(needs: Needs, config: &mut ContainerConfig) -> Result<(), String> {
         permissions,
     }));
     config.annotations.extend(needs.annotations);
-    cdi::inject(&cdi::folders(), &needs.cdi, config).map_err(|error| error.to_string())
+    cdi::inject(cdi_dirs, &needs.cdi, config).map_err(|error| error.to_string())
 }
 
 /// Temporary name, fsync, rename.
-fn keep(path: &Path, record: &impl Serialize) -> io::Result<()> {
+pub fn keep(path: &Path, record: &impl Serialize) -> io::Result<()> {
     let next = path.with_extension("new");
     let mut file = std::fs::File::create(&next)?;
     io::Write::write_all(&mut file, &serde_json::to_vec(record)?)?;

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 
 use crate::context::Context;
 use crate::csi::{self, mount::CsiVolume};
+use crate::dra;
 use crate::errors::chain;
 use crate::events::Severity;
 use crate::pod;
@@ -169,6 +170,11 @@ pub async fn run_sandbox(
     owner: &Arc<Pod>,
     attempt: u32,
 ) -> Result<(SandboxId, Vec<String>), String> {
+    if let Err(message) = dra::prepare(context, owner).await {
+        let text = format!("Failed to prepare dynamic resources: {message}");
+        context.events.pod(owner, Severity::Warning, "FailedPrepareDynamicResources", text);
+        return Err(message);
+    }
     let made = make(context, owner, attempt).await;
     if let Err(message) = &made {
         let text = format!("Failed to create pod sandbox: {message}");

@@ -27,7 +27,7 @@ use crate::probes::Target;
 use crate::references::{Held, Lookup};
 use crate::resources::container_resources;
 use crate::security::security_context;
-use crate::{hooks, volumes};
+use crate::{dra, hooks, volumes};
 
 /// Why a container did not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,12 +80,13 @@ impl Starter {
             self.event(member, Severity::Warning, "Failed", format!("Error: {}", failure.message));
         })?;
         let pod_dir = self.context.pod_dir(pod::uid(&self.pod));
-        self.context.devices.give(&self.pod, &pod_dir, &member.container.name, &mut config).await.map_err(
-            |message| {
-                self.event(member, Severity::Warning, "Failed", format!("Error: {message}"));
-                failure("CreateContainerConfigError", message)
-            },
-        )?;
+        let (cdi_dirs, name) = (&self.context.config.cdi_dirs, &member.container.name);
+        let wrong = |message: String| {
+            self.event(member, Severity::Warning, "Failed", format!("Error: {message}"));
+            failure("CreateContainerConfigError", message)
+        };
+        self.context.devices.give(&self.pod, &pod_dir, cdi_dirs, name, &mut config).await.map_err(wrong)?;
+        dra::give(&self.pod, &pod_dir, cdi_dirs, name, &mut config).await.map_err(wrong)?;
         if round > 0 {
             config.annotations.insert(ROUND_ANNOTATION.to_owned(), round.to_string());
         }

@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::events::Severity;
 use crate::pod::{self, Member, Role};
 use crate::probes::Target;
-use crate::{hooks, volumes};
+use crate::{dra, hooks, volumes};
 
 /// However little of the grace period the hook has left, a container gets this long to end by itself.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
@@ -111,6 +111,7 @@ pub async fn clean_up(context: &Context, uid: &str) -> Result<(), String> {
         runtime.stop_pod_sandbox(&sandbox.id).await.map_err(|error| crate::errors::chain(&error))?;
     }
     context.config.network.detach(uid).await.map_err(|error| crate::errors::chain(&error))?;
+    dra::unprepare(context, uid).await?;
     let pod_dir = context.pod_dir(uid);
     crate::csi::mount::tear_down(context, &pod_dir).await?;
     let torn = tokio::task::spawn_blocking(move || volumes::tear_down(&pod_dir)).await;

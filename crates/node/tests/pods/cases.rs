@@ -9,6 +9,7 @@ use nix::sched::CloneFlags;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::claims::devices_of_claims;
 use crate::devices::devices_of_plugins;
 use crate::static_pods::run_from_files;
 use crate::world::{World, condition};
@@ -92,6 +93,7 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         comes_back_without_the_api_server,
         run_from_files,
         devices_of_plugins,
+        devices_of_claims,
     );
     world.end().await?;
     Ok(failed)

@@ -141,6 +141,11 @@ pub async fn devices_of_plugins(world: &mut World) -> Result<()> {
         Ok(Given { containers: wanted.containers.iter().map(need).collect() }.encode_to_vec())
     });
     let (list, lists) = watch::channel(things(&[true, true]));
+    world
+        .until("the node listens for device plugins", async |_| {
+            if folder.join("kubelet.sock").exists() { Ok(()) } else { Err("no socket".to_owned()) }
+        })
+        .await?;
     let plugin = Plugin::start(&folder.join("thing.sock"), answers, Some(lists))?;
     let register = async |version: &str, resource: &str| {
         let request =

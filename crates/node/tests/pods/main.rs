@@ -5,6 +5,7 @@
 
 mod api;
 mod cases;
+mod claims;
 mod devices;
 mod plugins;
 mod static_pods;

@@ -133,6 +133,7 @@ impl World {
             offline_after: Duration::from_millis(300),
             offline_records: true,
             static_pods: self.manifests(),
+            cdi_dirs: vec![self.folder.path().join("cdi")],
             labels: Default::default(),
             version: "v1.36.0".to_owned(),
         })
@@ -231,6 +232,11 @@ impl World {
     /// The folder of static pods' manifests.
     pub fn manifests(&self) -> PathBuf {
         self.folder.path().join("manifests")
+    }
+
+    /// The folder of CDI files.
+    pub fn cdi(&self) -> PathBuf {
+        self.folder.path().join("cdi")
     }
 
     /// The node's own folder.

@@ -32,6 +32,7 @@ pub(super) fn admit(request: &Request<'_>, object: Option<&Value>, old: Option<&
         ("", "pods") => pod(request, node, object, old),
         ("", "nodes") => own_node(request, node, object, old),
         ("coordination.k8s.io", "leases") => own_name(request, node, object, "lease"),
+        ("resource.k8s.io", "resourceslices") => own_slice(node, [object, old]),
         ("storage.k8s.io", "csinodes") => own_name(request, node, object, "CSINode"),
         _ => Ok(()),
     };
@@ -85,6 +86,15 @@ fn pod(request: &Request<'_>, node: &str, object: Option<&Value>, old: Option<&V
         (part, operation) => {
             Err(format!("unexpected operation {operation:?} on pod subresource {part:?} by node {node:?}"))
         }
+    }
+}
+
+/// A node's slices name it, before and after.
+fn own_slice(node: &str, states: [Option<&Value>; 2]) -> Result<(), String> {
+    let foreign = |slice: &&Value| text(&slice["spec"], "nodeName") != node;
+    match states.into_iter().flatten().find(foreign) {
+        None => Ok(()),
+        Some(_) => Err("can only create, update or delete ResourceSlices with spec.nodeName set to itself".to_owned()),
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) enum Referred {
     ConfigMap,
     Claim,
     ServiceAccount,
+    ResourceClaim,
 }
 
 type Target = (Referred, String, String);
@@ -270,6 +271,13 @@ pub(crate) fn references(pod: &Value) -> Vec<(Referred, String)> {
             let (pod_name, volume_name) = (own(&pod["metadata"]["name"]), own(&volume["name"]));
             note(Referred::Claim, Some(&Value::from(format!("{pod_name}-{volume_name}"))));
         }
+    }
+    for claim in list(spec, "resourceClaims") {
+        note(Referred::ResourceClaim, claim.get("resourceClaimName"));
+    }
+    // Those made from templates have their names before the pod is bound.
+    for claim in list(pod.get("status").unwrap_or(&Value::Null), "resourceClaimStatuses") {
+        note(Referred::ResourceClaim, claim.get("resourceClaimName"));
     }
     for key in ["volumes", "containers", "initContainers", "ephemeralContainers"] {
         if let Some(part) = spec.get(key) {

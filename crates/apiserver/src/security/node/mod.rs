@@ -24,6 +24,12 @@ const RULES: &[(&[&str], &str, &[&str])] = &[
     (&["get", "list", "watch"], "certificates.k8s.io", &["clustertrustbundles"]),
     (&["get", "list", "watch"], "storage.k8s.io", &["csidrivers"]),
     (&["get", "list", "watch"], "node.k8s.io", &["runtimeclasses"]),
+    // Which of them are its own NodeRestriction sees.
+    (
+        &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],
+        "resource.k8s.io",
+        &["resourceslices"],
+    ),
 ];
 
 /// Decides for the agent of a node.
@@ -54,6 +60,9 @@ pub(crate) fn authorize(graph: &NodeGraph, node: &str, attributes: &Attributes<'
             "get" => Err(no_relationship(node)),
             _ => Err("can only get individual resources of this type".to_owned()),
         }),
+        ("resource.k8s.io", "resourceclaims") => {
+            plain(attributes).and_then(|()| referred(graph, node, Referred::ResourceClaim, attributes, &["get"]))
+        }
         ("storage.k8s.io", "csinodes") => own(node, attributes, &["get", "create", "update", "patch", "delete"]),
         ("", "nodes") if attributes.subresource.is_empty() && matches!(attributes.verb, "get" | "update" | "patch") => {
             own(node, attributes, &["get", "update", "patch"])
@@ -142,7 +151,8 @@ mod tests {
         let pod = json!({"spec": {
             "serviceAccountName": "bot",
             "volumes": [{"secret": {"secretName": "tls"}}, {"persistentVolumeClaim": {"claimName": "data"}}],
-        }});
+            "resourceClaims": [{"name": "g", "resourceClaimName": "gpu"}, {"name": "h", "resourceClaimTemplateName": "t"}],
+        }, "status": {"resourceClaimStatuses": [{"name": "h", "resourceClaimName": "web-h-x"}]}});
         let graph =
             NodeGraph::of(&[("n1", "a", pod)]).with_volume("v", ("a", "data"), ("vault", "key"), ("csi-1", "n1"));
         let check = |verb: &str, group: &str, resource: &str, namespace: &str, name: &str, expected: bool| {
@@ -168,6 +178,12 @@ mod tests {
         check("delete", "storage.k8s.io", "volumeattachments", "", "csi-1", false);
         check("create", "", "serviceaccounts/token", "a", "bot", true);
         check("create", "", "serviceaccounts/token", "a", "default", false);
+        check("get", "resource.k8s.io", "resourceclaims", "a", "gpu", true);
+        check("get", "resource.k8s.io", "resourceclaims", "a", "web-h-x", true);
+        check("get", "resource.k8s.io", "resourceclaims", "a", "other", false);
+        check("list", "resource.k8s.io", "resourceclaims", "a", "", false);
+        check("patch", "resource.k8s.io", "resourceclaims/status", "a", "gpu", false);
+        check("deletecollection", "resource.k8s.io", "resourceslices", "", "", true);
         check("update", "coordination.k8s.io", "leases", "kube-node-lease", "n1", true);
         check("create", "coordination.k8s.io", "leases", "kube-node-lease", "", true);
         check("update", "coordination.k8s.io", "leases", "kube-node-lease", "n2", false);
