@@ -1,13 +1,14 @@
 //! A batch: the manifests of one command, looked up in the cluster and compared with it. `plan` shows what comes out, `apply`
 //! does it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Args;
 use futures::{StreamExt, TryStreamExt};
+use http::Method;
 use kobune_kinds::Catalogue;
 use serde_json::{Value, json};
 
@@ -23,7 +24,7 @@ use crate::plan::effects;
 use crate::plan::explain::{self, Evidence};
 use crate::plan::model::{Action, Item, Plan, Why};
 use crate::plan::sealed;
-use crate::request;
+use crate::request::{self, RequestError};
 use crate::take_over;
 use crate::targets::{self, Target};
 
@@ -165,20 +166,82 @@ pub async fn compare(options: &BatchOptions, manifests: Vec<Manifest>, cluster: 
     Ok(Batch { cluster, plan, entries, set })
 }
 
-/// All objects as they are, side by side.
+/// From how many objects of a kind in a namespace on they are listed instead of read one by one.
+const MANY: usize = 20;
+
+/// How many objects a page of a list holds.
+const PAGE: usize = 500;
+
+/// All objects as they are: many of a kind from a list, the others one by one, side by side.
 async fn all_live(cluster: &Cluster, targets: &[Target], mistakes: &mut Vec<Mistake>) -> Vec<Option<Value>> {
-    let answers: Vec<Result<Option<Value>, Vec<Mistake>>> = futures::stream::iter(targets)
-        .map(|target| ask::live(&cluster.client, target))
+    let mut folders: HashMap<String, HashSet<&str>> = HashMap::new();
+    for target in targets.iter().filter(|target| !target.defined_here) {
+        let folder = target.resource.path(target.object.namespace.as_deref());
+        folders.entry(folder).or_default().insert(&target.object.name);
+    }
+    folders.retain(|_, names| names.len() >= MANY);
+    let lists: Vec<Option<(String, HashMap<String, Value>)>> = futures::stream::iter(folders)
+        .map(async |(folder, names)| {
+            // Who may not list may still read; then they are read one by one.
+            let found = list_some(cluster, &folder, &names).await.ok()?;
+            Some((folder, found))
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let mut listed: HashMap<String, HashMap<String, Value>> = lists.into_iter().flatten().collect();
+    let known: Vec<Option<Option<Value>>> = targets
+        .iter()
+        .map(|target| {
+            let found = listed.get_mut(&target.resource.path(target.object.namespace.as_deref()))?;
+            Some(found.remove(&target.object.name))
+        })
+        .collect();
+    let answers: Vec<Result<Option<Value>, Vec<Mistake>>> = futures::stream::iter(targets.iter().zip(known))
+        .map(async |(target, known)| match known {
+            Some(known) => Ok(known),
+            None => ask::live(&cluster.client, target).await,
+        })
         .buffered(AT_ONCE)
         .collect()
         .await;
-    let mut found = |answer: Result<Option<Value>, Vec<Mistake>>| {
+    let found = |answer: Result<Option<Value>, Vec<Mistake>>| {
         answer.unwrap_or_else(|found| {
             mistakes.extend(found);
             None
         })
     };
-    answers.into_iter().map(&mut found).collect()
+    answers.into_iter().map(found).collect()
+}
+
+/// Those objects of a list that have one of the names, page by page.
+async fn list_some(
+    cluster: &Cluster,
+    folder: &str,
+    names: &HashSet<&str>,
+) -> Result<HashMap<String, Value>, RequestError> {
+    let mut found = HashMap::with_capacity(names.len());
+    let mut token = String::new();
+    loop {
+        let path = format!("{folder}?limit={PAGE}&continue={}", request::query(&token));
+        let mut page = request::send(&cluster.client, Method::GET, &path, None, "application/json").await?.body;
+        // The items of a list do not say what they are.
+        let kind = page["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default().to_owned();
+        let api_version = page["apiVersion"].take();
+        for mut item in page["items"].as_array_mut().map(std::mem::take).unwrap_or_default() {
+            let Some(name) = item["metadata"]["name"].as_str().filter(|name| names.contains(name)).map(str::to_owned)
+            else {
+                continue;
+            };
+            item["kind"] = kind.clone().into();
+            item["apiVersion"] = api_version.clone();
+            found.insert(name, item);
+        }
+        token = page["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+        if token.is_empty() {
+            return Ok(found);
+        }
+    }
 }
 
 /// What the batch brings that is not there yet. An object whose namespace neither is there nor comes is a mistake.

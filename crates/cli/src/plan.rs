@@ -5,6 +5,8 @@ pub mod effects;
 pub mod explain;
 mod local;
 pub mod model;
+#[cfg(test)]
+mod properties;
 pub mod report;
 pub mod sealed;
 
