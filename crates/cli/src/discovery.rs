@@ -44,6 +44,11 @@ impl Resource {
         }
     }
 
+    /// Its name for one object; where the server says none, that of the kind.
+    pub fn singular_name(&self) -> String {
+        if self.singular.is_empty() { self.kind.to_lowercase() } else { self.singular.clone() }
+    }
+
     /// `deployments.apps`, `pods`.
     pub fn name(&self) -> String {
         match self.group.as_str() {

@@ -19,6 +19,7 @@ mod table;
 mod take_over;
 mod targets;
 mod token;
+mod verbs;
 
 use std::path::Path;
 
@@ -29,6 +30,7 @@ pub use connect::ConnectOptions;
 pub use history::{HistoryOptions, RollbackOptions, history, rollback};
 pub use plan::{PlanOptions, plan};
 pub use token::{TokenCommand, token};
+pub use verbs::{ApiResourcesOptions, GetOptions, LogsOptions, api_resources, get, logs};
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.
 async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {

@@ -39,6 +39,12 @@ pub enum Command {
     History(kobune_cli::HistoryOptions),
     /// Apply an earlier revision of a set of objects again
     Rollback(kobune_cli::RollbackOptions),
+    /// Print objects in tables, as JSON or as YAML
+    Get(kobune_cli::GetOptions),
+    /// Print what containers say
+    Logs(kobune_cli::LogsOptions),
+    /// Print what the API server serves
+    ApiResources(kobune_cli::ApiResourcesOptions),
     /// Make, list and delete tokens with which machines join
     #[command(subcommand)]
     Token(kobune_cli::TokenCommand),

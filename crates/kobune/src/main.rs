@@ -59,6 +59,9 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
         Command::Plan(options) => return process::offline(kobune_cli::plan(options)),
+        Command::Get(options) => return process::offline(kobune_cli::get(options)),
+        Command::Logs(options) => return process::offline(kobune_cli::logs(options)),
+        Command::ApiResources(options) => return process::offline(kobune_cli::api_resources(options)),
         Command::Apply(options) => return process::offline(kobune_cli::apply(options)),
         Command::History(options) => return process::offline(kobune_cli::history(options)),
         Command::Rollback(options) => return process::offline(kobune_cli::rollback(options)),

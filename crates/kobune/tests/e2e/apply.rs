@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use kobune_testbed::{Cluster, Finished};
+use kobune_testbed::{Cluster, Finished, eventually};
 
 use crate::cluster;
 
@@ -336,4 +336,49 @@ fn what_others_applied_is_taken_over_and_mistakes_come_together() {
     assert_eq!(plan["items"][0]["changes"][0]["path"], "data.dropped", "{plan}");
     client.expect(&["plan", "-f", &old, "-o", "markdown"], 1, &["### kobune plan: 1 to change", "<details>"]);
     client.expect(&["plan", "-f", &old, "-o", "html"], 1, &["<!doctype html>", "data.dropped"]);
+
+    // Everyday verbs print what kubectl prints.
+    let pods = client.file("pods.yaml", SPEAKERS);
+    client.expect(&["apply", "-f", &pods], 0, &["job/speaker in default ready"]);
+    for arguments in [
+        &["get", "pods,jobs,cm", "-A"][..],
+        &["get", "all", "-o", "wide", "--show-labels"],
+        &["get", "job", "speaker", "nobody", "-L", "app,tier"],
+        &["get", "job/speaker", "cm/old", "-o", "json"],
+        &["get", "svc", "-A", "-o", "name"],
+        &["get", "nodes", "-o", "wide", "--no-headers"],
+        &["get", "pods", "-n", "nowhere"],
+        &["get", "clusterroles", "-l", "kubernetes.io/bootstrapping=rbac-defaults", "--chunk-size", "7"],
+        &["api-resources", "-o", "wide"],
+        &["logs", "-l", "app=speaker", "--prefix", "--tail=1"],
+        &["logs", "job/speaker", "-c", "second"],
+        &["logs", "job/speaker", "--all-containers", "--timestamps", "--since=1h"],
+    ] {
+        // Ages may tick between the two.
+        eventually(&format!("{arguments:?} prints what kubectl prints"), crate::SETTLE, || {
+            let theirs = cluster.kubectl(arguments).map_err(|error| error.to_string())?;
+            let ours = client.run(arguments);
+            let same = ours.stdout == theirs.stdout && ours.status.code() == theirs.status.code();
+            if same {
+                Ok(())
+            } else {
+                Err(format!("{:?}\n{}\n{}\n{}{}", ours.status, ours.stdout, theirs.stdout, ours.stderr, theirs.stderr))
+            }
+        });
+    }
 }
+
+/// A pod of two containers that say something.
+const SPEAKERS: &str = r#"
+apiVersion: batch/v1
+kind: Job
+metadata: {name: speaker, namespace: default, labels: {tier: back}}
+spec:
+  template:
+    metadata: {labels: {app: speaker}}
+    spec:
+      restartPolicy: Never
+      containers:
+      - {name: first, image: kobune.local/kobune, imagePullPolicy: IfNotPresent, command: [echo, one]}
+      - {name: second, image: kobune.local/kobune, imagePullPolicy: IfNotPresent, command: [echo, two]}
+"#;

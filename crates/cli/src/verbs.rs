@@ -1,0 +1,45 @@
+//! Everyday verbs with kubectl's flags, words and output.
+
+mod api_resources;
+mod get;
+mod logs;
+mod selection;
+mod tables;
+
+use clap::Args;
+
+use crate::connect::{Cluster, ConnectOptions};
+
+pub use api_resources::{ApiResourcesOptions, api_resources};
+pub use get::{GetOptions, get};
+pub use logs::{LogsOptions, logs};
+
+/// Which cluster, and which namespace of it.
+#[derive(Debug, Clone, Args)]
+pub struct PlaceOptions {
+    /// The namespace [default: that of the kubeconfig's context, or default]
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connect: ConnectOptions,
+}
+
+impl PlaceOptions {
+    /// The namespace that is meant.
+    fn namespace(&self, cluster: &Cluster) -> String {
+        let named = self.namespace.clone().or_else(|| cluster.namespace.clone());
+        named.unwrap_or_else(|| "default".to_owned())
+    }
+}
+
+/// A failure of the server in kubectl's words.
+fn from_server(error: crate::request::RequestError) -> anyhow::Error {
+    match error.status() {
+        Some(status) if !status.reason.is_empty() => {
+            anyhow::anyhow!("Error from server ({}): {}", status.reason, status.message)
+        }
+        Some(status) => anyhow::anyhow!("Error from server: {}", status.message),
+        None => anyhow::Error::new(error),
+    }
+}

@@ -1,0 +1,332 @@
+//! `kobune get`: objects in tables, as JSON, as YAML or by name, as `kubectl get` prints them.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use futures::{AsyncBufReadExt as _, TryStreamExt as _};
+use http::Method;
+use serde_json::{Value, json};
+
+use super::selection::{self, Selected};
+use super::tables::{self, Shape};
+use super::{PlaceOptions, from_server};
+use crate::connect::Cluster;
+use crate::discovery::{Discovery, Resource};
+use crate::request::{self, RequestError};
+use crate::table;
+
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+
+/// The flags of `get`.
+#[derive(Debug, Clone, Args)]
+pub struct GetOptions {
+    /// TYPE [NAME...], TYPE/NAME..., or TYPE1,TYPE2
+    #[arg(value_name = "TYPE[/NAME] [NAME...]")]
+    pub arguments: Vec<String>,
+    /// Objects of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Only objects with these labels
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// Only objects with these fields
+    #[arg(long, value_name = "SELECTOR")]
+    pub field_selector: Option<String>,
+    /// How to print: json, yaml, name, wide
+    #[arg(short, long, value_name = "FORMAT", value_parser = ["json", "yaml", "name", "wide"])]
+    pub output: Option<String>,
+    /// Leave the headings out
+    #[arg(long)]
+    pub no_headers: bool,
+    /// Print all labels in a last column
+    #[arg(long)]
+    pub show_labels: bool,
+    /// Print the kind before names
+    #[arg(long)]
+    pub show_kind: bool,
+    /// Print managed fields in JSON and YAML
+    #[arg(long)]
+    pub show_managed_fields: bool,
+    /// Labels that get columns of their own
+    #[arg(short = 'L', long, value_name = "LABEL", value_delimiter = ',')]
+    pub label_columns: Vec<String>,
+    /// An object that is not there is no error
+    #[arg(long)]
+    pub ignore_not_found: bool,
+    /// Go on printing what changes
+    #[arg(short, long)]
+    pub watch: bool,
+    /// Print what a path of the API answers, as it comes
+    #[arg(long, value_name = "PATH", conflicts_with = "arguments")]
+    pub raw: Option<String>,
+    /// How many objects are asked for at once; 0 for all
+    #[arg(long, value_name = "COUNT", default_value_t = 500)]
+    pub chunk_size: usize,
+    /// Where.
+    #[command(flatten)]
+    pub place: PlaceOptions,
+}
+
+/// Prints objects.
+pub async fn get(options: GetOptions) -> Result<ExitCode> {
+    let cluster = options.place.connect.connect().await?;
+    if let Some(path) = &options.raw {
+        let (bytes, _) = request::raw(&cluster.client, Method::GET, path, None, "*/*").await.map_err(from_server)?;
+        write(&bytes)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let discovery = Discovery::ask(&cluster.client).await.map_err(from_server)?;
+    let selected = selection::select(&discovery, &options.arguments)?;
+    if options.all_namespaces && selected.iter().any(|it| !it.names.is_empty()) {
+        bail!("a resource cannot be retrieved by name across all namespaces");
+    }
+    match options.output.as_deref() {
+        None | Some("wide") => in_tables(&options, &cluster, &selected).await,
+        Some(format) => as_objects(&options, &cluster, &selected, format).await,
+    }
+}
+
+fn write(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("write to standard output"),
+    }
+}
+
+fn folder(options: &GetOptions, cluster: &Cluster, resource: &Resource) -> String {
+    let namespace = options.place.namespace(cluster);
+    resource.path((!options.all_namespaces).then_some(namespace.as_str()))
+}
+
+fn selectors(options: &GetOptions) -> String {
+    let labels = options.selector.as_ref().map(|text| format!("&labelSelector={}", request::query(text)));
+    let fields = options.field_selector.as_ref().map(|text| format!("&fieldSelector={}", request::query(text)));
+    [labels, fields].into_iter().flatten().collect()
+}
+
+/// The answers about a resource: one an object that was named, one a page of a list.
+async fn answers(
+    options: &GetOptions,
+    cluster: &Cluster,
+    selected: &Selected,
+    accept: &str,
+) -> (Vec<Value>, Vec<RequestError>) {
+    let folder = folder(options, cluster, &selected.resource);
+    let (mut found, mut errors) = (Vec::new(), Vec::new());
+    if !selected.names.is_empty() {
+        for name in &selected.names {
+            let path = format!("{folder}/{}", request::query(name));
+            match request::send(&cluster.client, Method::GET, &path, None, accept).await {
+                Ok(answer) => found.push(answer.body),
+                Err(error) if options.ignore_not_found && error.is(404) => {}
+                Err(error) => errors.push(error),
+            }
+        }
+        return (found, errors);
+    }
+    let limit = if options.chunk_size == 0 { String::new() } else { format!("&limit={}", options.chunk_size) };
+    let mut token = String::new();
+    loop {
+        let path = format!("{folder}?continue={}{limit}{}", request::query(&token), selectors(options));
+        match request::send(&cluster.client, Method::GET, &path, None, accept).await {
+            Ok(answer) => {
+                token = answer.body["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
+                found.push(answer.body);
+            }
+            Err(error) => {
+                errors.push(error);
+                return (found, errors);
+            }
+        }
+        if token.is_empty() {
+            return (found, errors);
+        }
+    }
+}
+
+/// Says what failed, as kubectl does: the exit code is 1 then, whatever else was printed.
+fn failed(errors: Vec<RequestError>) -> ExitCode {
+    let code = if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    for error in errors {
+        eprintln!("{}", from_server(error));
+    }
+    code
+}
+
+async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected]) -> Result<ExitCode> {
+    let mut printed = false;
+    let mut errors = Vec::new();
+    let mut watched = None;
+    for one in selected {
+        let (found, failures) = answers(options, cluster, one, TABLE).await;
+        errors.extend(failures);
+        let kind = options.show_kind || selected.len() > 1;
+        let shape = Shape {
+            wide: options.output.as_deref() == Some("wide"),
+            namespaces: options.all_namespaces && one.resource.namespaced,
+            kind: kind.then(|| one.resource.group_kind().to_lowercase()),
+            label_columns: options.label_columns.clone(),
+            labels: options.show_labels,
+        };
+        let mut rows: Vec<Vec<String>> = found.iter().flat_map(|table| tables::rows(table, &shape)).collect();
+        let empty = rows.is_empty();
+        if let Some(first) = found.first().filter(|_| !options.no_headers && !empty) {
+            rows.insert(0, tables::headings(first, &shape));
+        }
+        let mut widths = Vec::new();
+        table::widen(&mut widths, &rows);
+        let separator = if printed && !empty && !options.no_headers { "\n" } else { "" };
+        write(format!("{separator}{}", table::aligned_to(&widths, &rows)).as_bytes())?;
+        printed |= !empty;
+        let version =
+            found.last().and_then(|table| table["metadata"]["resourceVersion"].as_str()).unwrap_or_default().to_owned();
+        watched = Some((one, shape, widths, version));
+    }
+    if options.watch {
+        let (Some((one, shape, widths, version)), [_]) = (watched, selected) else {
+            bail!("you may only specify a single resource type");
+        };
+        follow(options, cluster, one, &shape, widths, &version).await?;
+        return Ok(failed(errors));
+    }
+    let by_name = selected.iter().any(|one| !one.names.is_empty());
+    if !printed && errors.is_empty() && !by_name && !options.ignore_not_found {
+        let namespaced = selected.iter().any(|one| one.resource.namespaced) && !options.all_namespaces;
+        match namespaced {
+            true => eprintln!("No resources found in {} namespace.", options.place.namespace(cluster)),
+            false => eprintln!("No resources found"),
+        }
+    }
+    Ok(failed(errors))
+}
+
+/// Prints rows as they change. A watch ends by itself after a while; then the next one goes on where it ended.
+async fn follow(
+    options: &GetOptions,
+    cluster: &Cluster,
+    one: &Selected,
+    shape: &Shape,
+    mut widths: Vec<usize>,
+    version: &str,
+) -> Result<()> {
+    let mut version = version.to_owned();
+    let folder = folder(options, cluster, &one.resource);
+    let names = match one.names.as_slice() {
+        [] => String::new(),
+        [name] => format!("&fieldSelector={}", request::query(&format!("metadata.name={name}"))),
+        _ => bail!("watch is only supported on individual resources and resource collections"),
+    };
+    loop {
+        let path = format!(
+            "{folder}?watch=true&allowWatchBookmarks=true&resourceVersion={version}{names}{}",
+            selectors(options)
+        );
+        let request = http::Request::get(path).header(http::header::ACCEPT, TABLE).body(Vec::new())?;
+        let mut lines = cluster.client.request_stream(request).await.context("watch")?.lines();
+        while let Some(line) = lines.try_next().await.context("watch")? {
+            let event: Value = serde_json::from_str(&line).context("read the watch")?;
+            let object = &event["object"];
+            if event["type"] == "ERROR" {
+                bail!("{}", object["message"].as_str().unwrap_or("the watch failed"));
+            }
+            let newest = object["rows"][0]["object"]["metadata"]["resourceVersion"].as_str();
+            let newest = newest.or(object["metadata"]["resourceVersion"].as_str());
+            if let Some(newest) = newest.filter(|text| !text.is_empty()) {
+                version = newest.to_owned();
+            }
+            if event["type"] != "BOOKMARK" {
+                let rows = tables::rows(object, shape);
+                table::widen(&mut widths, &rows);
+                write(table::aligned_to(&widths, &rows).as_bytes())?;
+            }
+        }
+    }
+}
+
+async fn as_objects(options: &GetOptions, cluster: &Cluster, selected: &[Selected], format: &str) -> Result<ExitCode> {
+    let mut errors = Vec::new();
+    let mut objects = Vec::new();
+    for one in selected {
+        let (found, failures) = answers(options, cluster, one, "application/json").await;
+        errors.extend(failures);
+        for mut answer in found {
+            if one.names.is_empty() {
+                let items =
+                    answer.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
+                // The items of a list do not say what they are.
+                objects.extend(items.into_iter().map(|mut item| {
+                    item["apiVersion"] = one.resource.api_version().into();
+                    item["kind"] = one.resource.kind.clone().into();
+                    (one, item)
+                }));
+            } else {
+                objects.push((one, answer));
+            }
+        }
+    }
+    if format == "name" {
+        let lines = objects.iter().map(|(one, object)| {
+            let kind = match one.resource.group.as_str() {
+                "" => one.resource.singular_name(),
+                group => format!("{}.{group}", one.resource.singular_name()),
+            };
+            format!("{kind}/{}\n", object["metadata"]["name"].as_str().unwrap_or_default())
+        });
+        write(lines.collect::<String>().as_bytes())?;
+        return Ok(failed(errors));
+    }
+    let mut objects: Vec<Value> = objects.into_iter().map(|(_, object)| object).collect();
+    if !options.show_managed_fields {
+        for object in &mut objects {
+            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+                metadata.remove("managedFields");
+            }
+        }
+    }
+    let single = selected.len() == 1 && selected[0].names.len() == 1;
+    let value = match (single, objects.len()) {
+        (true, 0) => return Ok(failed(errors)),
+        (true, _) => objects.remove(0),
+        (false, _) => {
+            json!({"apiVersion": "v1", "items": objects, "kind": "List", "metadata": {"resourceVersion": ""}})
+        }
+    };
+    match format {
+        "json" => write(as_json(&value)?.as_bytes())?,
+        _ => write(serde_saphyr::to_string(&value).context("write YAML")?.as_bytes())?,
+    }
+    Ok(failed(errors))
+}
+
+/// JSON as Go writes it for kubectl: four spaces, and what HTML would take for its own escaped.
+fn as_json(value: &Value) -> Result<String> {
+    let mut out = Vec::new();
+    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
+    serde::Serialize::serialize(value, &mut serializer).context("write JSON")?;
+    let text = String::from_utf8(out).context("write JSON")?;
+    let mut escaped = String::with_capacity(text.len() + 1);
+    for letter in text.chars() {
+        match letter {
+            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => escaped.push_str(&format!("\\u{:04x}", u32::from(letter))),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped.push('\n');
+    Ok(escaped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_as_go_writes_it() {
+        let text = as_json(&json!({"a": ["<&>"], "b": {}})).unwrap();
+        assert_eq!(text, "{\n    \"a\": [\n        \"\\u003c\\u0026\\u003e\"\n    ],\n    \"b\": {}\n}\n");
+    }
+}
