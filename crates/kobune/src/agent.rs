@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use kobune_network::Network;
 use kobune_network::cluster::Cluster;
-use kobune_node::Node;
+use kobune_node::{CredentialProviders, Node};
 use kobune_pki::{Authority, San, tls};
 use kobune_runtime::Runtime;
 use tokio::task::JoinSet;
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli::{AgentOptions, Backend};
 use crate::join::{self, Membership, Renewal};
 use crate::settings::{self, Names, NodeSettings};
-use crate::{admin, instance, up};
+use crate::{admin, image_folder, instance, up};
 
 /// How often the machine is looked at for want of memory, disk, inodes or processes; the kubelet's figure.
 const EVICTION_PERIOD: Duration = Duration::from_secs(10);
@@ -97,6 +97,10 @@ pub async fn start(
         .await
         .context("make kobune's own image")?;
     own.context("make kobune's own image")?;
+    let (runtime, data_dir) = (Arc::clone(&machine.runtime), names.data_dir.clone());
+    // Before the first pod: one whose image is about to come should not fail to pull it.
+    let loaded = tokio::task::spawn_blocking(move || image_folder::load(&data_dir, runtime.images())).await;
+    loaded.context("load images")?.context("load images")?;
 
     let dns = settings::dns_addresses(&settings.service_cidrs);
     let names_service = kobune_network::dns::Config::new(dns.clone(), &settings.cluster_domain);
@@ -111,6 +115,10 @@ pub async fn start(
     );
     parts.spawn(async { ("network", rules.await.context("network")) });
 
+    let credential_providers = match &settings.credential_providers {
+        Some((config, programs)) => CredentialProviders::read(config, programs)?,
+        None => CredentialProviders::default(),
+    };
     // A socket for every address of the sixth family takes those of the fourth too.
     let v6 = machine.ips.iter().any(IpAddr::is_ipv6);
     let any = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { IpAddr::from([0, 0, 0, 0]) };
@@ -132,6 +140,7 @@ pub async fn start(
         offline_after: OFFLINE_AFTER,
         offline_records: settings.offline_records,
         static_pods: settings.static_pods.clone(),
+        credential_providers: Arc::new(credential_providers),
         cdi_dirs: vec!["/var/run/cdi".into(), "/etc/cdi".into()],
         labels: settings.labels.iter().cloned().collect::<BTreeMap<_, _>>(),
         version: settings::VERSION.to_owned(),
@@ -158,11 +167,13 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
     let eviction = settings::eviction(&options.node)?;
     let runtime_handlers = settings::runtime_handlers(&options.node);
     let static_pods = settings::static_pods(&options.node, &names.data_dir);
+    let credential_providers = settings::credential_providers(&options.node);
     let settings = NodeSettings {
         name,
         eviction,
         runtime_handlers,
         static_pods,
+        credential_providers,
         offline_records: true,
         ips: options.node.node_ip,
         backend: options.node.backend,

@@ -174,6 +174,22 @@ pub struct NodeOptions {
     /// folder]
     #[arg(long, value_name = "DIR", env = "KOBUNE_POD_MANIFEST_PATH")]
     pub pod_manifest_path: Option<PathBuf>,
+    /// A CredentialProviderConfig of the kubelet: programs that know credentials of registries
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KOBUNE_IMAGE_CREDENTIAL_PROVIDER_CONFIG",
+        requires = "image_credential_provider_bin_dir"
+    )]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// The folder of those programs
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "KOBUNE_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR",
+        requires = "image_credential_provider_config"
+    )]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// OCI runtimes for RuntimeClasses, NAME=PATH [default: runc, crun and youki where they are installed]
     #[arg(long, value_name = "NAME=PATH", env = "KOBUNE_RUNTIME_HANDLERS", value_delimiter = ',', value_parser = parse_handler)]
     pub runtime_handler: Vec<(String, PathBuf)>,

@@ -9,6 +9,7 @@ mod discovery;
 mod down;
 mod election;
 mod image;
+mod image_folder;
 mod instance;
 mod join;
 mod metrics;

@@ -89,6 +89,8 @@ pub struct NodeSettings {
     pub eviction: Vec<Threshold>,
     pub runtime_handlers: BTreeMap<String, PathBuf>,
     pub static_pods: PathBuf,
+    /// The kubelet's configuration of credential providers, and the folder of the programs.
+    pub credential_providers: Option<(PathBuf, PathBuf)>,
     /// The API server is elsewhere: what pods need of it is kept for times without it.
     pub offline_records: bool,
     pub cluster_domain: String,
@@ -160,6 +162,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         eviction,
         runtime_handlers: runtime_handlers(&options.node),
         static_pods: static_pods(&options.node, &server.names.data_dir),
+        credential_providers: credential_providers(&options.node),
         offline_records: false,
         cluster_domain: server.cluster_domain.clone(),
     };
@@ -213,6 +216,11 @@ pub fn runtime_handlers(options: &NodeOptions) -> BTreeMap<String, PathBuf> {
 /// The folder of static pods' manifests.
 pub fn static_pods(options: &NodeOptions, data_dir: &Path) -> PathBuf {
     options.pod_manifest_path.clone().unwrap_or_else(|| data_dir.join("manifests"))
+}
+
+/// Where the programs are that know credentials of registries, and what says which to ask.
+pub fn credential_providers(options: &NodeOptions) -> Option<(PathBuf, PathBuf)> {
+    options.image_credential_provider_config.clone().zip(options.image_credential_provider_bin_dir.clone())
 }
 
 /// When pods are evicted because the machine runs short.

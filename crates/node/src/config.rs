@@ -9,6 +9,7 @@ use std::time::Duration;
 use kobune_network::Network;
 use kobune_runtime::Runtime;
 
+use crate::credential_provider::CredentialProviders;
 use crate::eviction::Threshold;
 
 /// Everything a node needs from the program around it.
@@ -49,6 +50,8 @@ pub struct Config {
     pub offline_records: bool,
     /// The folder of the static pods' manifests; it is made when it is not there.
     pub static_pods: PathBuf,
+    /// Programs that know credentials of registries.
+    pub credential_providers: Arc<CredentialProviders>,
     /// The folders of CDI files, more important ones first.
     pub cdi_dirs: Vec<PathBuf>,
     /// Labels to register the node with besides the usual ones.

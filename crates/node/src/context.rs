@@ -82,7 +82,8 @@ impl Context {
         if let Some(cpus) = Amount::parse(&self.machine.cpus.to_string()) {
             allocatable.insert("cpu".to_owned(), cpus);
         }
-        if let Some(memory) = Amount::parse(&self.machine.memory.to_string()) {
+        let memory = self.machine.memory - self.machine.hugepages.values().sum::<i64>();
+        if let Some(memory) = Amount::parse(&memory.to_string()) {
             allocatable.insert("memory".to_owned(), memory);
         }
         if let Some(disk) =

@@ -47,7 +47,7 @@ fn is_latest(image: &str) -> bool {
 }
 
 /// The registry's host of an image name, `docker.io` when it has none.
-fn registry(image: &str) -> (&str, &str) {
+pub fn registry(image: &str) -> (&str, &str) {
     match image.split_once('/') {
         Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => (host, rest),
         _ => ("docker.io", image),
@@ -61,7 +61,6 @@ pub fn is_local(image: &str) -> bool {
 
 /// The credentials that the pod's pull secrets have for an image, best match first.
 pub fn credentials(image: &str, secrets: &[Content]) -> Vec<Auth> {
-    let (host, path) = registry(image);
     let mut found: Vec<(usize, Auth)> = Vec::new();
     for secret in secrets {
         let auths = match (secret.get(".dockerconfigjson"), secret.get(".dockercfg")) {
@@ -73,21 +72,24 @@ pub fn credentials(image: &str, secrets: &[Content]) -> Vec<Auth> {
         };
         let Some(Value::Object(auths)) = auths else { continue };
         for (key, entry) in auths {
-            let wanted = key.trim_start_matches("https://").trim_start_matches("http://");
-            let wanted = wanted
-                .strip_suffix("/v1/")
-                .or_else(|| wanted.strip_suffix("/v2/"))
-                .unwrap_or(wanted)
-                .trim_end_matches('/');
-            let (wanted_host, wanted_path) = wanted.split_once('/').unwrap_or((wanted, ""));
-            let wanted_host = if wanted_host == "index.docker.io" { "docker.io" } else { wanted_host };
-            if host_matches(wanted_host, host) && path.starts_with(wanted_path) {
-                found.extend(auth(&entry).map(|auth| (wanted.len(), auth)));
+            if let Some(length) = matches(&key, image) {
+                found.extend(auth(&entry).map(|auth| (length, auth)));
             }
         }
     }
     found.sort_by_key(|(length, _)| std::cmp::Reverse(*length));
     found.into_iter().map(|(_, auth)| auth).collect()
+}
+
+/// Whether a registry's pattern (`*.example.org/team`) is about an image; how long it is, since longer ones say more.
+pub fn matches(pattern: &str, image: &str) -> Option<usize> {
+    let (host, path) = registry(image);
+    let wanted = pattern.trim_start_matches("https://").trim_start_matches("http://");
+    let wanted =
+        wanted.strip_suffix("/v1/").or_else(|| wanted.strip_suffix("/v2/")).unwrap_or(wanted).trim_end_matches('/');
+    let (wanted_host, wanted_path) = wanted.split_once('/').unwrap_or((wanted, ""));
+    let wanted_host = if wanted_host == "index.docker.io" { "docker.io" } else { wanted_host };
+    (host_matches(wanted_host, host) && path.starts_with(wanted_path)).then_some(wanted.len())
 }
 
 /// Whether a host matches a name whose labels may contain `*`.

@@ -15,6 +15,7 @@ mod backoff;
 mod cdi;
 mod config;
 mod context;
+mod credential_provider;
 mod csi;
 mod devices;
 mod dra;
@@ -54,6 +55,7 @@ mod volumes;
 mod worker;
 
 pub use config::Config;
+pub use credential_provider::{CredentialProviders, ProviderError};
 pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
 pub use node::{Node, NodeError};
 pub use volumes::local::{LocalError, LocalVolumes};

@@ -1,5 +1,6 @@
 //! Facts about this machine, read from `/proc` and `/sys`. Nothing here changes anything.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -12,6 +13,8 @@ pub struct Machine {
     pub memory: i64,
     /// Swap in bytes.
     pub swap: i64,
+    /// Memory in huge pages, by the resource's name (`hugepages-2Mi`), in bytes.
+    pub hugepages: BTreeMap<String, i64>,
     /// Largest process id.
     pub pid_max: i64,
     /// `/etc/machine-id`.
@@ -38,6 +41,25 @@ fn meminfo(text: &str, key: &str) -> Option<i64> {
     line.split_whitespace().next()?.parse::<i64>().ok().map(|kibibytes| kibibytes * 1024)
 }
 
+/// What the machine has set aside as huge pages, also sizes of which there are none.
+fn hugepages(folder: &Path) -> BTreeMap<String, i64> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().into_string().unwrap_or_default();
+        let size = name.strip_prefix("hugepages-").and_then(|name| name.strip_suffix("kB")?.parse::<i64>().ok());
+        let count = fs::read_to_string(entry.path().join("nr_hugepages")).ok();
+        let count = count.and_then(|text| text.trim().parse::<i64>().ok());
+        let (Some(kibibytes), Some(count)) = (size, count) else { continue };
+        let size = match kibibytes {
+            size if size >= 1 << 20 => format!("{}Gi", size >> 20),
+            size if size >= 1 << 10 => format!("{}Mi", size >> 10),
+            size => format!("{size}Ki"),
+        };
+        found.insert(format!("hugepages-{size}"), count.saturating_mul(kibibytes).saturating_mul(1024));
+    }
+    found
+}
+
 fn pretty_name(os_release: &str) -> Option<String> {
     let line = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="))?;
     Some(line.trim_matches('"').to_owned())
@@ -52,6 +74,7 @@ pub fn read_machine() -> Machine {
         cpus: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         memory: meminfo(&memory, "MemTotal").unwrap_or(0),
         swap: meminfo(&memory, "SwapTotal").unwrap_or(0),
+        hugepages: hugepages(Path::new("/sys/kernel/mm/hugepages")),
         pid_max: read("/proc/sys/kernel/pid_max").parse().unwrap_or(32768),
         system_uuid: if uuid.is_empty() { machine_id.clone() } else { uuid },
         machine_id,
@@ -110,6 +133,18 @@ pub fn tasks() -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_have_their_resource_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, count) in [("hugepages-2048kB", "4\n"), ("hugepages-1048576kB", "0\n"), ("hugepages-64kB", "1\n")] {
+            fs::create_dir(folder.path().join(name)).expect("made");
+            fs::write(folder.path().join(name).join("nr_hugepages"), count).expect("written");
+        }
+        let expected = [("hugepages-1Gi", 0), ("hugepages-2Mi", 8 << 20), ("hugepages-64Ki", 64 << 10)];
+        let expected = expected.map(|(name, bytes)| (name.to_owned(), bytes));
+        assert_eq!(hugepages(folder.path()), expected.into());
+    }
 
     #[test]
     fn files_are_read() {

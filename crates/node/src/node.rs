@@ -87,7 +87,7 @@ impl Node {
         let disk = crate::machine::disk(&config.data_dir).unwrap_or_default();
         let capacity = Totals {
             cpu: i64::try_from(machine.cpus).unwrap_or(1).saturating_mul(1000),
-            memory: machine.memory,
+            memory: machine.memory - machine.hugepages.values().sum::<i64>(),
             storage: i64::try_from(disk.size).unwrap_or(i64::MAX),
         };
         let offline = Offline::new(config.offline_records.then(|| config.node_dir().join("offline")));

@@ -96,13 +96,19 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         ("memory", format!("{}Ki", node.machine.memory / 1024)),
         ("ephemeral-storage", disk),
         ("pods", node.max_pods.to_string()),
-        ("hugepages-1Gi", "0".to_owned()),
-        ("hugepages-2Mi", "0".to_owned()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), quantity(value)))
     .collect();
     let (mut capacity, mut allocatable) = (resources.clone(), resources);
+    // What is set aside is no memory for anything else.
+    let set_aside: i64 = node.machine.hugepages.values().sum();
+    allocatable.insert("memory".to_owned(), quantity(format!("{}Ki", (node.machine.memory - set_aside).max(0) / 1024)));
+    for (resource, bytes) in &node.machine.hugepages {
+        let amount = if bytes % 1024 == 0 && *bytes > 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() };
+        capacity.insert(resource.clone(), quantity(amount.clone()));
+        allocatable.insert(resource.clone(), quantity(amount));
+    }
     for (resource, (all, usable)) in &look.devices {
         capacity.insert(resource.clone(), quantity(all.to_string()));
         allocatable.insert(resource.clone(), quantity(usable.to_string()));

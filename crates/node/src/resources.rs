@@ -16,8 +16,6 @@ const CPU_PERIOD: i64 = 100_000;
 const CPU_QUOTA_LEAST: i64 = 1000;
 /// The kernel's bounds for CPU shares.
 const CPU_SHARES: (i64, i64) = (2, 262_144);
-/// From this priority on a pod is critical to the node.
-const CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// A pod's quality of service class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +118,29 @@ pub fn container_resources(pod: &Pod, container: &Container, memory_capacity: i6
         memory_limit: memory_limit.map(Amount::value),
         memory_swap_limit: memory_limit.map(Amount::value),
         oom_score_adj: Some(oom_score_adj(pod, container, memory_capacity)),
+        hugepage_limits: hugepage_limits(own),
         ..Resources::default()
+    }
+}
+
+/// Limits of huge pages, by the size as the kernel names it. A machine's other sizes are left alone.
+fn hugepage_limits(own: Option<&ResourceRequirements>) -> BTreeMap<String, u64> {
+    let limits = own.and_then(|own| own.limits.as_ref()).into_iter().flatten();
+    limits
+        .filter_map(|(name, amount)| {
+            let size = Amount::parse(name.strip_prefix("hugepages-")?)?.value();
+            let bytes = u64::try_from(Amount::of(amount).value()).ok()?;
+            Some((kernel_size(u64::try_from(size).ok()?), bytes))
+        })
+        .collect()
+}
+
+/// A page's size as cgroup files have it: `64KB`, `2MB`, `1GB`.
+fn kernel_size(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes >= 1 << 30 => format!("{}GB", bytes >> 30),
+        bytes if bytes >= 1 << 20 => format!("{}MB", bytes >> 20),
+        bytes => format!("{}KB", bytes >> 10),
     }
 }
 
@@ -187,8 +207,7 @@ pub fn pod_resources(pod: &Pod) -> Resources {
 
 /// How early the kernel ends a container when the machine's memory runs out.
 pub fn oom_score_adj(pod: &Pod, container: &Container, memory_capacity: i64) -> i32 {
-    let critical =
-        pod.spec.as_ref().and_then(|spec| spec.priority).is_some_and(|priority| priority >= CRITICAL_PRIORITY);
+    let critical = crate::pod::is_critical(pod);
     match qos_class(pod) {
         _ if critical => -997,
         QosClass::Guaranteed => -997,
@@ -209,6 +228,14 @@ mod tests {
 
     fn pod(containers: Value) -> Pod {
         serde_json::from_value(json!({"spec": {"containers": containers}})).expect("a pod")
+    }
+
+    #[test]
+    fn huge_pages_are_limited_by_the_kernels_names() {
+        let limits = serde_json::json!({"limits": {"hugepages-2Mi": "4Mi", "hugepages-1Gi": "1Gi", "cpu": "1"}});
+        let own: ResourceRequirements = serde_json::from_value(limits).expect("resources");
+        let expected = [("2MB".to_owned(), 4 << 20), ("1GB".to_owned(), 1 << 30)];
+        assert_eq!(hugepage_limits(Some(&own)), expected.into());
     }
 
     #[test]

@@ -107,6 +107,31 @@ fn a_container_that_fails_is_restarted_with_back_off_and_its_reason() {
     let table = cluster.kubectl(["get", "pod", "failing"]).unwrap().ok();
     assert!(table.contains("CrashLoopBackOff"), "{table}");
 
+    // One container's end starts the whole pod anew, where it is.
+    cluster.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: together}
+spec:
+  restartPolicy: Never
+  initContainers: [{name: i, image: kobune.local/kobune, imagePullPolicy: IfNotPresent, command: ["true"]}]
+  containers:
+    - {name: a, image: kobune.local/kobune, imagePullPolicy: IfNotPresent, command: [sleep, infinity]}
+    - name: b
+      image: kobune.local/kobune
+      imagePullPolicy: IfNotPresent
+      command: [exit, "42"]
+      restartPolicy: Never
+      restartPolicyRules: [{action: RestartAllContainers, exitCodes: {operator: In, values: [42]}}]
+"#,
+    );
+    for path in ["initContainerStatuses[0]", "containerStatuses[0]", "containerStatuses[1]"] {
+        wait_for(&cluster, &["pod", "together"], &format!(".status.{path}.restartCount"), "1");
+    }
+    let phase = cluster.kubectl(["get", "pod", "together", "-o", "jsonpath={.status.phase}"]).unwrap().ok();
+    assert_ne!(phase, "Failed");
+
     let once = sleeper("once", "").replace(r#"["sleep", "infinity"]"#, r#"["exit", "4"]"#);
     cluster.apply(&once.replace(r#""containers""#, r#""restartPolicy": "Never", "containers""#));
     wait_for(&cluster, &["pod", "once"], ".status.phase", "Failed");
@@ -132,4 +157,30 @@ fn memory_and_cpu_limits_are_in_the_cgroup() {
     let hungry = sleeper("hungry", r#", "resources": {"limits": {"memory": "24Mi"}}"#);
     cluster.apply(&hungry.replace(r#"["sleep", "infinity"]"#, r#"["eat", "200"]"#));
     wait_for(&cluster, &["pod", "hungry"], ".status.containerStatuses[0].lastState.terminated.reason", "OOMKilled");
+}
+
+#[test]
+fn static_pods_are_shown_and_follow_their_files() {
+    let cluster = cluster();
+    let node = cluster.kubectl(["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]).unwrap().ok();
+    let name = format!("web-{node}");
+    let file = cluster.data_dir().join("manifests/web.yaml");
+    std::fs::write(&file, sleeper("web", "")).expect("written");
+    let ready = r#".status.conditions[?(@.type=="Ready")].status"#;
+    wait_for(&cluster, &["pod", &name], ready, "True");
+    let get = |path: &str| {
+        let output = format!("jsonpath={{{path}}}");
+        cluster.kubectl(["get", "pod", &name, "-o", &output]).unwrap().ok()
+    };
+    let (uid, container) = (get(".metadata.uid"), get(".status.containerStatuses[0].containerID"));
+    // What shows it comes again; what runs goes on.
+    cluster.kubectl(["delete", "pod", &name, "--wait=false"]).unwrap().ok();
+    eventually("the pod is shown again", SETTLE, || {
+        let got = cluster.kubectl(["get", "pod", &name, "-o", "jsonpath={.metadata.uid}"]).unwrap();
+        if got.status.success() && got.stdout != uid { Ok(()) } else { Err(got.stdout) }
+    });
+    wait_for(&cluster, &["pod", &name], ready, "True");
+    assert_eq!(get(".status.containerStatuses[0].containerID"), container);
+    std::fs::remove_file(&file).expect("removed");
+    cluster.kubectl(["wait", "--for=delete", &format!("pod/{name}"), "--timeout=60s"]).unwrap().ok();
 }

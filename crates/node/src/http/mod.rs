@@ -4,6 +4,7 @@
 
 mod access;
 mod local_volumes;
+mod logs;
 mod metrics;
 mod port_forward;
 mod query;
@@ -14,6 +15,7 @@ mod websocket;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,6 +172,7 @@ impl Server {
             (_, [verb @ ("exec" | "attach"), namespace, name, .., container]) if parts.len() >= 4 => {
                 streaming::remote(&self, request, verb, namespace, name, container, &query).await
             }
+            (&Method::GET, ["logs", below @ ..]) => logs::serve(Path::new("/var/log"), below).await,
             (&Method::GET, ["volumesInUse"]) => local_volumes::in_use(&self).await,
             (&Method::PUT | &Method::DELETE, ["localVolumes", name]) => {
                 local_volumes::change(&self, request, name).await

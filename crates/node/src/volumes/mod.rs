@@ -57,6 +57,9 @@ pub enum VolumeError {
     /// A kind of volume this node does not have.
     #[error("volume plugin for {0} is not available on this node")]
     Unsupported(&'static str),
+    /// The volume does not say which huge pages, and the pod asks for none or for several sizes.
+    #[error("the pod does not request huge pages of exactly one size, and medium HugePages does not say which")]
+    PageSize,
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> VolumeError {
@@ -104,9 +107,13 @@ pub fn set_up(pod_dir: &Path, owner: &Pod, volume: &Volume, sources: &Sources<'_
     if let Some(source) = &volume.empty_dir {
         let fresh = !path.exists();
         make_folder(&path)?;
-        let memory = source.medium.as_deref() == Some("Memory");
+        let medium = source.medium.as_deref().unwrap_or_default();
+        let huge = medium.starts_with("HugePages");
+        let memory = medium == "Memory" || huge;
         let mounted = memory && is_mount(&path)?;
-        if memory && !mounted {
+        if huge && !mounted {
+            mount_hugepages(&path, &page_size(owner, medium)?)?;
+        } else if memory && !mounted {
             let limit = source.size_limit.as_ref().map(Amount::of).map(Amount::value).filter(|limit| *limit > 0);
             mount_tmpfs(&path, limit, "1777")?;
         }
@@ -150,6 +157,30 @@ fn mount_tmpfs(path: &Path, size: Option<i64>, mode: &str) -> Result<(), VolumeE
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
     nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some(options.as_str()))
         .map_err(|errno| failed("mount memory at", path)(errno.into()))
+}
+
+/// The size of the huge pages of a medium: `HugePages-2Mi` says it, `HugePages` means the only one that the pod asks for.
+///
+/// Source: `getPageSizeMountOption` in `pkg/volume/emptydir/empty_dir.go`.
+fn page_size(owner: &Pod, medium: &str) -> Result<String, VolumeError> {
+    if let Some(size) = medium.strip_prefix("HugePages-") {
+        return Ok(size.to_owned());
+    }
+    let spec = pod::spec(owner);
+    let all = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    let requests = all.filter_map(|container| container.resources.as_ref()?.requests.as_ref());
+    let names = requests.flat_map(|requests| requests.keys()).filter_map(|name| name.strip_prefix("hugepages-"));
+    let sizes: std::collections::BTreeSet<&str> = names.collect();
+    let only = (sizes.len() == 1).then(|| sizes.first()).flatten();
+    only.map(|size| (*size).to_owned()).ok_or(VolumeError::PageSize)
+}
+
+fn mount_hugepages(path: &Path, size: &str) -> Result<(), VolumeError> {
+    // The kernel's units are those of Kubernetes without the `i`.
+    let options = format!("pagesize={}", size.trim_end_matches('i'));
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    nix::mount::mount(Some("nodev"), path, Some("hugetlbfs"), flags, Some(options.as_str()))
+        .map_err(|errno| failed("mount huge pages at", path)(errno.into()))
 }
 
 /// Unmounts and removes everything below a pod's `volumes`, and lets go of its claims. Blocks.

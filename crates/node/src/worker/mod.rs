@@ -7,6 +7,7 @@
 //! A pass never waits: what takes time is an operation, a task of its own that reports its end as [`Progress`]. So a slow
 //! pull or hook holds up nothing but itself, and there are never two passes over one pod.
 
+mod ending;
 pub mod manifest;
 mod outcome;
 mod probing;
@@ -14,6 +15,7 @@ mod report;
 mod resizing;
 mod sandbox;
 mod start;
+mod starting;
 mod stop;
 mod termination;
 
@@ -21,7 +23,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 use kobune_runtime::{ContainerId, ContainerState, ContainerStatus, SandboxId, SandboxState};
@@ -35,7 +36,7 @@ use crate::backoff::{Backoff, elapsed};
 use crate::context::Context;
 use crate::events::Severity;
 use crate::eviction::Eviction;
-use crate::plan::{self, Kill, Plan, Start, Track, latest};
+use crate::plan::{self, Track, latest};
 use crate::pod::{self, Member};
 use crate::probes::ProbeKind;
 use crate::references::Held;
@@ -46,8 +47,7 @@ use crate::volumes::tokens::Tokens;
 use probing::Probing;
 use report::Told;
 use resizing::Resizing;
-use start::{StartFailure, Starter};
-use stop::Stopper;
+use start::StartFailure;
 
 pub use stop::{clean_up, forget};
 
@@ -613,239 +613,6 @@ impl Worker {
             self.wake_in(delay + Duration::from_millis(1));
         }
         self.act(plan, now);
-    }
-
-    fn drive_volumes(&mut self) {
-        if let Some(due) = self.tokens_due {
-            if due <= Instant::now() {
-                self.volumes_stale = true;
-                self.tokens_due = None;
-            } else {
-                self.wake_at(due);
-            }
-        }
-        if !self.volumes_stale {
-            return;
-        }
-        // Volumes of the downward API may show the pod's address, which the sandbox brings; the first round waits for nothing else.
-        if self.volumes.may_start() {
-            self.volumes.begin();
-            self.volumes_stale = false;
-            let (context, owner, held) = (Arc::clone(&self.context), Arc::clone(&self.granted), self.held.clone());
-            let (ips, tokens) = (self.pod_ips.clone(), Arc::clone(&self.tokens));
-            self.spawn(async move {
-                Progress::Volumes(sandbox::set_up_volumes(&context, &owner, &ips, &held, &tokens).await)
-            });
-        } else if let Some(at) = self.volumes.not_before.filter(|_| !self.volumes.busy) {
-            self.wake_at(at);
-        }
-    }
-
-    fn spawn_sandbox(&mut self) {
-        let uid = pod::uid(&self.pod);
-        let known = self.context.config.runtime.pod_sandboxes().into_iter().filter(|sandbox| sandbox.config.uid == uid);
-        let attempt = known.map(|sandbox| sandbox.config.attempt + 1).max().unwrap_or(0);
-        if attempt > 0 && self.sandboxes.delay.is_zero() {
-            let message = "Pod sandbox changed, it will be killed and re-created.";
-            self.context.events.pod(&self.pod, Severity::Normal, "SandboxChanged", message);
-        }
-        self.sandboxes.begin();
-        let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.granted));
-        self.spawn(async move { Progress::Sandbox(sandbox::run_sandbox(&context, &owner, attempt).await) });
-    }
-
-    fn act(&mut self, plan: Plan, now: Timestamp) {
-        for (name, reason, message) in plan.waiting {
-            let track = self.tracks.entry(name.clone()).or_default();
-            let first = track.waiting.as_ref().is_none_or(|(known, _)| *known != reason);
-            track.waiting = Some((reason, message));
-            if first && let Some(member) = self.member(&name) {
-                let text = format!("Back-off restarting failed container {name} in pod {}", pod::full_name(&self.pod));
-                self.context.events.container(&self.pod, member.role, &name, Severity::Warning, "BackOff", text);
-            }
-        }
-        for kill in plan.kill {
-            self.spawn_kill(kill);
-        }
-        let Some(sandbox) = self.sandbox.clone() else { return };
-        if plan.start.is_empty() || !self.volumes_ready || self.pod_ips.is_empty() {
-            return;
-        }
-        self.spawn_start(sandbox, plan.start, now);
-    }
-
-    fn spawn_kill(&mut self, kill: Kill) {
-        let member = self.members[kill.member].clone();
-        let name = member.container.name.clone();
-        let unhealthy = self.tracks.get(&name).is_some_and(|track| track.unhealthy.is_some());
-        let own = [&member.container.liveness_probe, &member.container.startup_probe];
-        let own =
-            own.into_iter().flatten().find_map(|probe| probe.termination_grace_period_seconds).filter(|_| unhealthy);
-        let usual = own.or(pod::spec(&self.pod).termination_grace_period_seconds).unwrap_or(30).max(0).unsigned_abs();
-        let seconds = if kill.abruptly { 0 } else { usual };
-        let track = self.tracks.entry(name.clone()).or_default();
-        track.busy = true;
-        track.replaced = kill.replace.then(|| kill.id.clone());
-        if kill.redefined {
-            self.replaced_by = Some(Instant::now() + REPLACED_WITHIN);
-        }
-        if track.outgrown {
-            // It did not crash: another one follows at once.
-            self.backoff.reset(&name);
-        }
-        let stopper = self.stopper();
-        self.spawn(async move {
-            stopper.stop(&member, &kill.id, Duration::from_secs(seconds), &kill.message).await;
-            Progress::Killed { name }
-        });
-    }
-
-    fn spawn_start(&mut self, sandbox: SandboxId, starts: Vec<Start>, now: Timestamp) {
-        let mut list = Vec::new();
-        for start in starts {
-            let member = self.members[start.member].clone();
-            let name = member.container.name.clone();
-            if let Some(since) = start.after {
-                self.backoff.next(&name, since, now);
-            }
-            let track = self.tracks.entry(name).or_default();
-            track.busy = true;
-            track.not_before = None;
-            list.push((member, start.attempt, start.round));
-        }
-        let starter = Starter {
-            context: Arc::clone(&self.context),
-            pod: Arc::clone(&self.granted),
-            sandbox,
-            pod_ips: self.pod_ips.clone(),
-            held: self.held.clone(),
-            token: self.start_token.clone(),
-        };
-        self.starting += list.len();
-        let sender = self.progress.0.clone();
-        self.operations.spawn(async move {
-            // Service variables of a pod that starts before the services are known would be missing for its whole life.
-            tokio::select! {
-                () = starter.context.services.synced() => {}
-                () = starter.token.cancelled() => {}
-            }
-            for (member, attempt, round) in list {
-                let name = member.container.name.clone();
-                let result = match starter.start(&member, attempt, round).boxed().await {
-                    Ok(id) => {
-                        let resources = member.container.resources.clone().unwrap_or_default();
-                        drop(sender.send(Progress::Started { name: name.clone(), id: id.clone(), resources }).await);
-                        starter.post_start(&member, &id).boxed().await.map(|()| id)
-                    }
-                    Err(failure) => Err(failure),
-                };
-                // Without a receiver the worker is gone, and nobody wants to know.
-                drop(sender.send(Progress::StartDone { name, result }).await);
-            }
-        });
-    }
-
-    fn stopper(&self) -> Stopper {
-        Stopper { context: Arc::clone(&self.context), pod: Arc::clone(&self.pod), pod_ips: self.pod_ips.clone() }
-    }
-
-    fn drive_stop(&mut self, containers: &[ContainerStatus]) {
-        if self.starting > 0 || self.stopping > 0 {
-            return;
-        }
-        let running = containers.iter().any(|container| container.state == ContainerState::Running);
-        if !running && !self.sandboxes.busy && !self.volumes.busy {
-            self.stage = Stage::Cleaning;
-            self.probing.clear();
-            self.drive_clean_up();
-        } else if running && self.stop_retry.may_start() {
-            self.spawn_stop(self.grace.unwrap_or_default());
-        } else if let Some(at) = self.stop_retry.not_before {
-            self.wake_at(at);
-        }
-    }
-
-    fn spawn_stop(&mut self, grace: Duration) {
-        self.stopping += 1;
-        let (stopper, members) = (self.stopper(), self.members.clone());
-        self.spawn(async move { Progress::Stopped(stopper.stop_all(&members, grace).await) });
-    }
-
-    fn drive_clean_up(&mut self) {
-        if self.cleaning.may_start() {
-            self.cleaning.begin();
-            let (context, uid) = (Arc::clone(&self.context), pod::uid(&self.pod).to_owned());
-            self.spawn(async move { Progress::CleanedUp(clean_up(&context, &uid).await) });
-        } else if let Some(at) = self.cleaning.not_before.filter(|_| !self.cleaning.busy) {
-            self.wake_at(at);
-        }
-    }
-
-    /// `told`: the API server has the last status.
-    fn drive_ended(&mut self, told: bool) {
-        if self.gone {
-            if self.forgetting.may_start() {
-                self.stage = Stage::Forgetting;
-                self.forgetting.begin();
-                let (context, uid) = (Arc::clone(&self.context), pod::uid(&self.pod).to_owned());
-                let logs = self.context.log_dir(&self.pod);
-                self.spawn(async move { Progress::Forgotten(forget(&context, &uid, Some(logs)).await) });
-            } else if let Some(at) = self.forgetting.not_before.filter(|_| !self.forgetting.busy) {
-                self.wake_at(at);
-            }
-        } else if self.pod.metadata.deletion_timestamp.is_some() && told && self.untold.is_none() {
-            if self.deleting.may_start() {
-                self.deleting.begin();
-                let (client, owner) = (self.context.config.client.clone(), Arc::clone(&self.pod));
-                self.spawn(async move { Progress::Deleted(report::delete(&client, &owner).await) });
-            } else if let Some(at) = self.deleting.not_before.filter(|_| !self.deleting.busy) {
-                self.wake_at(at);
-            }
-        }
-    }
-
-    /// Keeps one ended container a name beside the newest one; older ones go with their logs.
-    fn collect(&mut self, containers: &[ContainerStatus]) {
-        if self.stage != Stage::Running {
-            return;
-        }
-        let names: HashSet<&str> = containers.iter().map(|container| container.name.as_str()).collect();
-        let mut remove = Vec::new();
-        for name in names {
-            let newest = latest(containers, name).map(|container| container.id.clone());
-            let kept = plan::previous(containers, name, newest.as_ref()).map(|container| container.id.clone());
-            remove.extend(containers.iter().filter(|container| {
-                container.name == name && Some(&container.id) != newest.as_ref() && Some(&container.id) != kept.as_ref()
-            }));
-        }
-        for container in remove {
-            if !self.removing.insert(container.id.clone()) {
-                continue;
-            }
-            let (context, container) = (Arc::clone(&self.context), container.clone());
-            let termination =
-                start::termination_file(&self.context.pod_dir(pod::uid(&self.pod)), &container.name, container.attempt);
-            self.spawn(async move {
-                if let Err(error) = context.config.runtime.remove_container(&container.id).await {
-                    tracing::warn!(container = %container.id, error = &error as &dyn std::error::Error, "an ended container was not removed");
-                }
-                let files = tokio::task::spawn_blocking(move || {
-                    let logs = container.log_path.iter().flat_map(|path| crate::log::files(path).unwrap_or_default());
-                    for file in logs.chain([termination]) {
-                        if let Err(error) = std::fs::remove_file(&file)
-                            && error.kind() != std::io::ErrorKind::NotFound
-                        {
-                            tracing::warn!(file = %file.display(), error = &error as &dyn std::error::Error, "an old log was not removed");
-                        }
-                    }
-                    container.id
-                });
-                match files.await {
-                    Ok(id) => Progress::Removed(id),
-                    Err(_panicked) => Progress::Stopped(true),
-                }
-            });
-        }
     }
 
     /// Writes the status if it changed; whether the API server has it.

@@ -211,6 +211,10 @@ async fn runtime_handler(context: &Context, owner: &Pod) -> Result<String, Strin
 
 async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<(SandboxId, Vec<String>), String> {
     let spec = pod::spec(owner);
+    if spec.host_users == Some(false) {
+        // To run it among the host's users would give it what its author wanted it not to have.
+        return Err("this node does not support user namespaces (hostUsers: false)".to_owned());
+    }
     let config = &context.config;
     let host_network = spec.host_network.unwrap_or(false);
     let (netns, ips) = if host_network {

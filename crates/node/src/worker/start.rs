@@ -209,6 +209,7 @@ impl Starter {
             .filter_map(|reference| self.held.secret(namespace, &reference.name).ok().flatten())
             .collect();
         let mut tries: Vec<Option<_>> = credentials(wanted, &secrets).into_iter().map(Some).collect();
+        tries.extend(self.context.config.credential_providers.credentials(wanted).await.into_iter().map(Some));
         if tries.is_empty() {
             tries.push(None);
         }

@@ -133,6 +133,7 @@ impl World {
             offline_after: Duration::from_millis(300),
             offline_records: true,
             static_pods: self.manifests(),
+            credential_providers: Default::default(),
             cdi_dirs: vec![self.folder.path().join("cdi")],
             labels: Default::default(),
             version: "v1.36.0".to_owned(),

@@ -60,7 +60,12 @@ fn transitions(
     path: &Path<'_>,
     errors: &mut Errors,
 ) {
-    if policy == "Always" {
+    let mut all = ["containers", "initContainers"].into_iter().flat_map(|field| list(spec, field));
+    // The end of one container may start all of them anew.
+    let together = all.any(|container| {
+        list(container, "restartPolicyRules").iter().any(|rule| text(rule, "action") == "RestartAllContainers")
+    });
+    if policy == "Always" || (together && field != "ephemeralContainerStatuses") {
         return;
     }
     let path = path.child(field);

@@ -133,6 +133,19 @@ fn statuses() {
         ],
         &new,
     );
+    // Where the end of a container may start all of them anew, all may come back.
+    let rule = json!([{"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [42]}}]);
+    let mut other = pod["spec"]["containers"][0].clone();
+    other["name"] = json!("d");
+    other["restartPolicy"] = json!("Never");
+    other["restartPolicyRules"] = rule;
+    for state in [&mut old, &mut new] {
+        state["spec"]["containers"].as_array_mut().expect("a list").push(other.clone());
+    }
+    new["status"]["qosClass"] = old["status"]["qosClass"].clone();
+    new["status"]["podIPs"] = old["status"]["podIPs"].clone();
+    let found = super::kind_of(&pod).validate_update(&new, &old, Some("status"));
+    super::compare(found, &[], &new);
 }
 
 #[test]
