@@ -7,7 +7,7 @@ endif
 # Where Debian keeps libseccomp.a differs by architecture.
 export LIBSECCOMP_LIB_PATH ?= /usr/lib/$(shell uname -m)-linux-gnu
 
-.PHONY: help run test lint unit fuzz fuzz-seeds e2e bench build deps test-tools clean
+.PHONY: help run test lint unit fuzz fuzz-seeds e2e conformance bench build deps test-tools clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,11 @@ fuzz-seeds: deps ## Replays the inputs that are kept in crates/fuzz/seeds.
 
 test-tools:
 	@scripts/install-test-tools.sh
+
+conformance: build test-tools ## Kubernetes' own end-to-end tests, as far as Debian packages them, against two nodes. Takes an hour.
+	@scripts/conformance/build.sh
+	@scripts/conformance/run.sh --parallel 4 --skip '\[Serial\]|\[Disruptive\]' --keep
+	@KOBUNE_CONFORMANCE_RESULTS=$(HOME)/.cache/kobune-conformance/results-serial scripts/conformance/run.sh --focus '(\[Serial\]|\[Disruptive\]).*\[Conformance\]'
 
 bench: build test-tools ## Measures what docs/promises.md promises and prints a line a figure.
 	cargo build --release --locked -p kobune-bench

@@ -153,11 +153,11 @@ impl ApiServer {
             }),
             Route::Group(group) => {
                 let found = aggregation::group(discovery::api_group(&self.catalogue.load(), group), group, registry);
-                self.plain(&found.ok_or_else(ApiError::no_such_path)?, request)
+                self.typed(&found.ok_or_else(ApiError::no_such_path)?, request)
             }
             Route::Resources { group, version } => {
                 let name = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
-                self.plain(
+                self.typed(
                     &discovery::api_resource_list(&self.catalogue.load(), &name).ok_or_else(ApiError::no_such_path)?,
                     request,
                 )
@@ -167,8 +167,16 @@ impl ApiServer {
         }
     }
 
-    fn plain(&self, value: &Value, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+    /// A document that is an object of the API, in the form that the client asks for.
+    fn typed(&self, value: &Value, request: &Request<RequestBody>) -> Answer<Response<Body>> {
         respond::value(StatusCode::OK, value, negotiate(request, Offer::DOCUMENT)?)
+    }
+
+    /// A document that is no object of the API. It is JSON whatever the client asks for: client-go asks for the version
+    /// with the media type of all its requests and reads the answer as JSON.
+    fn plain(&self, value: &Value, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+        let json = Offer { protobuf: false, ..Offer::DOCUMENT };
+        respond::value(StatusCode::OK, value, negotiate(request, json).unwrap_or(Accept::JSON))
     }
 
     /// `/api` and `/apis`: the aggregated form for clients that ask for it, the old one for others.

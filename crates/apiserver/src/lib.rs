@@ -61,6 +61,7 @@ mod table;
 mod update;
 mod watch;
 mod webhook;
+mod websocket;
 
 pub use aggregation::{Guest, GuestAnswer, PrepareError};
 pub use audit::{AuditError, Auditor, LogOptions};

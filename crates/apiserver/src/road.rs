@@ -26,7 +26,7 @@ use crate::{
     respond,
     security::{Attributes, Credentials, User},
     server::Caller,
-    specials, table,
+    specials, table, websocket,
 };
 
 /// Subresources that are connections to a node and live as long as the client likes.
@@ -67,7 +67,7 @@ impl ApiServer {
     pub(crate) fn answer(
         self: Arc<Self>,
         caller: Caller,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
     ) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             let started = Instant::now();
@@ -76,7 +76,17 @@ impl ApiServer {
             let pretty = pretty(&request);
             let audit_id = audit::identity(request.headers());
             let mut told = Told::default();
-            let outcome = AssertUnwindSafe(self.walk(caller, request, &audit_id, &mut told)).catch_unwind().await;
+            let (socket, walk) = match websocket::asked(&mut request) {
+                Ok(socket) => (socket, Ok(request)),
+                Err(error) => (None, Err(error)),
+            };
+            let work = async {
+                match walk {
+                    Ok(request) => self.walk(caller, request, &audit_id, &mut told).await,
+                    Err(error) => Err(error),
+                }
+            };
+            let outcome = AssertUnwindSafe(work).catch_unwind().await;
             let mut response = match outcome {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
@@ -105,7 +115,11 @@ impl ApiServer {
                 flow.mark(response.headers_mut());
             }
             let response = self.conclude(told, response, started.elapsed());
-            if zips { compress::compress(response) } else { response }
+            match socket {
+                Some(socket) => socket.carry(response),
+                None if zips => compress::compress(response),
+                None => response,
+            }
         })
     }
 

@@ -106,7 +106,11 @@ fn type_of(api_version: &str, kind: &str) -> Result<SchemaRef<'static>, EncodeEr
 /// Writes whatever an object says that it is: an object, a list, a `Status`, a `PartialObjectMetadata`.
 pub fn value(out: &mut Vec<u8>, value: &Value) -> Result<(), EncodeError> {
     let text = |name: &str| value.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    // `APIVersions` says no version in JSON; on the wire it is of the version of all kinds without a group.
+    let (api_version, kind) = match (text("apiVersion"), text("kind")) {
+        ("", kind @ "APIVersions") => ("v1", kind),
+        said => said,
+    };
     let json = value.to_string();
     let is_partial = api_version.starts_with(META_GROUP);
     if is_partial && kind == "PartialObjectMetadata" {

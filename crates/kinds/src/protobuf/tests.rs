@@ -174,6 +174,24 @@ fn lists_and_partial_objects() {
     assert_eq!(frame, b"\0\0\0\x0e\x0a\x05ADDED\x12\x05\x0a\x03xyz");
 }
 
+/// client-go reads the legacy discovery documents with whatever media type it was given.
+#[test]
+fn discovery_documents() {
+    let mut out = Vec::new();
+    let resource = json!({"name": "pods", "verbs": ["get", "list"]});
+    let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": "v1", "resources": [resource]});
+    value(&mut out, &list).expect("a list of resources");
+    // The verbs are a message of their own, with one repeated field.
+    let verbs = b"\x22\x0b\x0a\x03get\x0a\x04list";
+    let resource = [&b"\x0a\x04pods"[..], verbs].concat();
+    let expected =
+        [&b"k8s\0\x0a\x15\x0a\x02v1\x12\x0fAPIResourceList\x12\x19\x0a\x02v1\x12\x13"[..], &resource].concat();
+    assert_eq!(out, expected);
+    let mut out = Vec::new();
+    value(&mut out, &json!({"kind": "APIVersions", "versions": ["v1"]})).expect("the versions");
+    assert_eq!(out, b"k8s\0\x0a\x11\x0a\x02v1\x12\x0bAPIVersions\x12\x04\x0a\x02v1");
+}
+
 #[test]
 fn what_does_not_fit_is_an_error() {
     let catalogue = Catalogue::builtin();

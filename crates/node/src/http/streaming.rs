@@ -47,7 +47,11 @@ fn negotiate(headers: &HeaderMap, web_socket: &[&str], spdy: &[&str]) -> Result<
         ours.iter().find(|own| theirs.iter().any(|word| word == *own)).map(|own| (*own).to_owned())
     };
     if asks("websocket") {
-        let theirs = words("sec-websocket-protocol");
+        let mut theirs = words("sec-websocket-protocol");
+        if theirs.is_empty() {
+            // A client that names none means the oldest.
+            theirs.push(String::new());
+        }
         let chosen = choose(web_socket, &theirs);
         return chosen
             .map(Protocol::WebSocket)
@@ -77,7 +81,9 @@ fn switching(protocol: &Protocol, headers: &HeaderMap) -> Result<Response<Body>,
             let key = headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| Refusal::bad("missing Sec-WebSocket-Key"))?;
             answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
             answer.insert(SEC_WEBSOCKET_ACCEPT, value(&derive_accept_key(key.as_bytes()))?);
-            answer.insert(SEC_WEBSOCKET_PROTOCOL, value(chosen)?);
+            if !chosen.is_empty() {
+                answer.insert(SEC_WEBSOCKET_PROTOCOL, value(chosen)?);
+            }
         }
         Protocol::Spdy(chosen) => {
             answer.insert(UPGRADE, HeaderValue::from_static("SPDY/3.1"));
@@ -167,16 +173,17 @@ pub async fn remote(
         return Err(Refusal::bad("you must specify a command"));
     }
     let wanted = Wanted { attach: verb == "attach", id: running.id, options };
-    let protocol = negotiate(request.headers(), &["v5.channel.k8s.io", "v4.channel.k8s.io"], &["v4.channel.k8s.io"])?;
+    let protocol = negotiate(request.headers(), &websocket::Dialect::NAMES, &["v4.channel.k8s.io"])?;
     let response = switching(&protocol, request.headers())?;
     let upgrade = hyper::upgrade::on(&mut request);
     let runtime = Arc::clone(&server.context.config.runtime);
     tokio::spawn(async move {
         let Some(connection) = upgraded(upgrade).await else { return };
         match protocol {
-            Protocol::WebSocket(_) => {
+            Protocol::WebSocket(chosen) => {
                 let socket = WebSocketStream::from_raw_socket(connection, Role::Server, None).await;
-                let client = websocket::remote(socket, wanted.options.stdout, wanted.options.stderr);
+                let dialect = websocket::Dialect::named(&chosen);
+                let client = websocket::remote(socket, dialect, wanted.options.stdout, wanted.options.stderr);
                 talk(&runtime, wanted, client).await;
             }
             Protocol::Spdy(_) => over_spdy(&runtime, wanted, connection).await,
@@ -327,6 +334,7 @@ mod tests {
         check(&[("upgrade", "websocket"), ("sec-websocket-protocol", "v4, v5")], socket("v5"));
         check(&[("upgrade", "WebSocket"), ("sec-websocket-protocol", "v4")], socket("v4"));
         check(&[("upgrade", "websocket"), ("sec-websocket-protocol", "v1")], None);
+        check(&[("upgrade", "websocket")], None);
         check(
             &[("upgrade", "SPDY/3.1"), (PROTOCOL_HEADER, "v5"), (PROTOCOL_HEADER, "v4")],
             Some(Protocol::Spdy("v4".to_owned())),

@@ -1,5 +1,6 @@
 //! The WebSocket protocols of Kubernetes: each message's first byte says which channel it belongs to.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::stream::SplitSink;
 use futures::{SinkExt, StreamExt};
@@ -23,6 +24,62 @@ const ERROR: u8 = 3;
 const RESIZE: u8 = 4;
 /// v5 only: the channel named by the next byte is closed.
 const CLOSE: u8 = 255;
+
+/// How messages are written: the versions of the protocol differ in that and in what they say at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dialect {
+    /// Messages are text: the channel as a digit, then base64.
+    base64: bool,
+    /// The end is told as a `Status`, also when nothing went wrong. Older clients get the words of a failure only.
+    status: bool,
+}
+
+impl Dialect {
+    /// The names that clients ask for, the best first. Source: `wsstream` of `k8s.io/apimachinery` and
+    /// `pkg/kubelet/cri/streaming/remotecommand/websocket.go`.
+    pub const NAMES: [&'static str; 6] = [
+        "v5.channel.k8s.io",
+        "v4.channel.k8s.io",
+        "v4.base64.channel.k8s.io",
+        "channel.k8s.io",
+        "base64.channel.k8s.io",
+        "",
+    ];
+
+    /// The dialect of one of [`Self::NAMES`].
+    pub fn named(name: &str) -> Self {
+        Self { base64: name.contains("base64"), status: name.starts_with('v') }
+    }
+
+    fn message(self, channel: u8, bytes: &[u8]) -> Message {
+        if self.base64 {
+            return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
+        }
+        message(channel, bytes)
+    }
+
+    /// The message for how it ended, if this dialect has one.
+    fn end(self, status: &[u8]) -> Option<Message> {
+        if self.status {
+            return Some(self.message(ERROR, status));
+        }
+        // The status is our own; what it says when something went wrong is what an older client shows.
+        let status: serde_json::Value = serde_json::from_slice(status).unwrap_or_default();
+        let failed = status["status"] != "Success";
+        failed.then(|| self.message(ERROR, status["message"].as_str().unwrap_or("internal error").as_bytes()))
+    }
+
+    /// The channel and bytes of a message.
+    fn read(self, message: Message) -> Option<(u8, Bytes)> {
+        let bytes = content(message)?;
+        let first = *bytes.first()?;
+        if !self.base64 {
+            return Some((first, bytes.slice(1..)));
+        }
+        let decoded = STANDARD.decode(&bytes[1..]).ok()?;
+        Some((first.checked_sub(b'0')?, Bytes::from(decoded)))
+    }
+}
 
 fn message(channel: u8, bytes: &[u8]) -> Message {
     let mut framed = BytesMut::with_capacity(bytes.len() + 1);
@@ -52,7 +109,7 @@ where
 
 /// Serves `exec` and `attach`: starts the connection's task and returns the client's end. `greet` is the first channel that has
 /// something for the client: an empty message on it says that the connection stands.
-pub fn remote<C>(socket: WebSocketStream<C>, stdout: bool, stderr: bool) -> Client
+pub fn remote<C>(socket: WebSocketStream<C>, dialect: Dialect, stdout: bool, stderr: bool) -> Client
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -69,7 +126,7 @@ where
     tokio::spawn(async move {
         let _guard = guard;
         let (mut sink, mut source) = socket.split();
-        if sink.send(message(greet, &[])).await.is_err() {
+        if sink.send(dialect.message(greet, &[])).await.is_err() {
             return;
         }
         let read = async {
@@ -78,25 +135,25 @@ where
                 if matches!(received, Message::Close(_)) {
                     return;
                 }
-                let Some(bytes) = content(received) else { continue };
-                match bytes.first() {
-                    Some(&STDIN) => {
+                let Some((channel, bytes)) = dialect.read(received) else { continue };
+                match channel {
+                    STDIN => {
                         if let Some(to) = &typed
-                            && bytes.len() > 1
-                            && to.send(bytes.slice(1..)).await.is_err()
+                            && !bytes.is_empty()
+                            && to.send(bytes).await.is_err()
                         {
                             typed = None;
                         }
                     }
-                    Some(&RESIZE) => {
+                    RESIZE => {
                         // Only the last size counts: one that finds no room is followed by another.
-                        if let Some(size) = parse_size(&bytes[1..])
+                        if let Some(size) = parse_size(&bytes)
                             && sizes.try_send(size).is_err()
                         {
                             tracing::debug!("a terminal's size was passed over");
                         }
                     }
-                    Some(&CLOSE) if bytes.get(1) == Some(&STDIN) => typed = None,
+                    CLOSE if bytes.first() == Some(&STDIN) => typed = None,
                     _ => {}
                 }
             }
@@ -104,11 +161,13 @@ where
         let write = async {
             while let Some(output) = outputs.recv().await {
                 let message = match &output {
-                    Output::Stdout(bytes) => message(STDOUT, bytes),
-                    Output::Stderr(bytes) => message(STDERR, bytes),
-                    Output::Status(bytes) => message(ERROR, bytes),
+                    Output::Stdout(bytes) => Some(dialect.message(STDOUT, bytes)),
+                    Output::Stderr(bytes) => Some(dialect.message(STDERR, bytes)),
+                    Output::Status(bytes) => dialect.end(bytes),
                 };
-                if sink.send(message).await.is_err() {
+                if let Some(message) = message
+                    && sink.send(message).await.is_err()
+                {
                     return;
                 }
             }
@@ -251,7 +310,7 @@ mod tests {
         let (ours, theirs) = tokio::io::duplex(4096);
         let server = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
         let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
-        let mut end = remote(server, true, true);
+        let mut end = remote(server, Dialect::named("v5.channel.k8s.io"), true, true);
         assert_eq!(client.next().await.expect("a message").expect("read"), message(STDOUT, &[]));
         client.send(message(STDIN, b"hi")).await.expect("sent");
         client.send(message(RESIZE, br#"{"Width":80,"Height":24}"#)).await.expect("sent");
@@ -270,5 +329,21 @@ mod tests {
         ));
         drop(client);
         end.gone.cancelled().await;
+    }
+
+    #[test]
+    fn dialects() {
+        let oldest = Dialect::named("");
+        assert_eq!(oldest, Dialect::named("channel.k8s.io"));
+        assert_eq!(oldest.end(br#"{"status":"Success"}"#), None);
+        assert_eq!(oldest.end(br#"{"status":"Failure","message":"no"}"#), Some(message(ERROR, b"no")));
+        let text = Dialect::named("v4.base64.channel.k8s.io");
+        assert_eq!(text.message(STDOUT, b"hi"), Message::text("1aGk="));
+        assert_eq!(text.read(Message::text("0aGk=")), Some((STDIN, Bytes::from_static(b"hi"))));
+        assert_eq!(text.end(b"{}"), Some(Message::text("3e30=")));
+        for wrong in ["", "0%", " aGk="] {
+            assert_eq!(text.read(Message::text(wrong)), None, "{wrong:?}");
+        }
+        assert_eq!(Dialect::named("v5.channel.k8s.io").read(Message::binary(Bytes::new())), None);
     }
 }
