@@ -71,7 +71,7 @@ build regression-issue-74839 test/images/regression-issue-74839
 if [ ! -e rootfs.tar ]; then
     echo "making the root folder of the images with a shell"
     debootstrap --variant=minbase \
-        --include=ca-certificates,curl,bind9-dnsutils,netcat-openbsd,iproute2,iperf,util-linux,stress,nginx-light,redis-server,etcd-server,etcd-client,apache2 \
+        --include=ca-certificates,curl,bind9-dnsutils,netcat-openbsd,iproute2,iperf,iputils-ping,net-tools,procps,wget,util-linux,stress,nginx-light,redis-server,etcd-server,etcd-client,apache2 \
         bookworm rootfs "$mirror" >debootstrap.log 2>&1 || { tail -20 debootstrap.log; exit 1; }
     rm -rf rootfs/var/cache/apt/* rootfs/var/lib/apt/lists/* rootfs/usr/share/{doc,man,locale}
     tar --numeric-owner -C rootfs -cf rootfs.tar .
