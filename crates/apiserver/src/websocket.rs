@@ -177,7 +177,11 @@ where
     C: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut sink, mut source) = socket.split();
-    let read = async { while let Some(Ok(received)) = source.next().await && !received.is_close() {} };
+    let read = async {
+        while let Some(Ok(received)) = source.next().await
+            && !received.is_close()
+        {}
+    };
     let write = async {
         while let Some(Ok(frame)) = body.frame().await {
             let Ok(piece) = frame.into_data() else { continue };
