@@ -13,7 +13,6 @@ use clap::Args;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use http::Method;
-use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::Value;
 
 use crate::batch::{self, AT_ONCE, Batch, BatchOptions, Entry};
@@ -219,7 +218,13 @@ async fn phases(
         set.note_places(&batch.cluster.client, &targets, false).await?;
     }
     if !manner.timeout.is_zero() {
-        let waiting = work.applied.iter().filter(|it| it.object.kind != "CustomResourceDefinition").cloned().collect();
+        let mut waiting: Vec<Awaited> = work.applied.clone();
+        // What has not changed may still be on its way from the last time.
+        let same = pairs.iter().filter(|(item, _)| item.action == Action::Unchanged);
+        waiting.extend(same.filter_map(|(item, entry)| {
+            let (target, last) = (entry.target.as_ref()?, entry.live.clone()?);
+            Some(Awaited { object: item.object.clone(), resource: target.resource.clone(), last })
+        }));
         interrupt.or(wait::ready(&batch.cluster.client, waiting, manner.timeout, progress)).await?;
     }
     for (item, entry) in &pairs[count..] {
@@ -361,21 +366,7 @@ async fn remove(client: &kube::Client, target: &Target, live: &Value) -> Result<
         Err(error) => return Err(error.into()),
     }
     let api = wait::api(client, &target.resource, target.object.namespace.as_deref());
-    let config = watcher::Config::default().fields(&format!("metadata.name={}", target.object.name));
-    let mut changes = std::pin::pin!(watcher(api, config).default_backoff());
-    let gone = async {
-        let mut seen = false;
-        while let Some(change) = changes.next().await {
-            match change {
-                Ok(watcher::Event::Delete(_)) => return,
-                Ok(watcher::Event::InitApply(_) | watcher::Event::Apply(_)) => seen = true,
-                Ok(watcher::Event::InitDone) if !seen => return,
-                Ok(watcher::Event::Init) => seen = false,
-                Ok(watcher::Event::InitDone) | Err(_) => {}
-            }
-        }
-    };
-    tokio::time::timeout(SETTLE, gone)
+    tokio::time::timeout(SETTLE, wait::gone(api, &target.object.name, Some(uid)))
         .await
         .map_err(|_| anyhow!("it is deleted, but not gone after {} s", SETTLE.as_secs()))
 }

@@ -353,6 +353,9 @@ fn item(options: &BatchOptions, target: &Target, asked: &Asked, set: Option<&App
                 .push("a field changes that cannot; --recreate deletes the object and makes it again".to_owned());
         }
     }
+    if live["metadata"]["deletionTimestamp"].is_string() {
+        item.blocked.push("it is being deleted: apply again when it is gone".to_owned());
+    }
     if !asked.conflicts.is_empty() && item.action != Action::Recreate {
         item.blocked.push(conflict_hint(options, &item));
     }

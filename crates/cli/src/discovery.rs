@@ -49,6 +49,14 @@ impl Resource {
         if self.singular.is_empty() { self.kind.to_lowercase() } else { self.singular.clone() }
     }
 
+    /// `deployment.apps`, `pod`.
+    pub fn singular_with_group(&self) -> String {
+        match self.group.as_str() {
+            "" => self.singular_name(),
+            group => format!("{}.{group}", self.singular_name()),
+        }
+    }
+
     /// `deployments.apps`, `pods`.
     pub fn name(&self) -> String {
         match self.group.as_str() {

@@ -30,7 +30,10 @@ pub use connect::ConnectOptions;
 pub use history::{HistoryOptions, RollbackOptions, history, rollback};
 pub use plan::{PlanOptions, plan};
 pub use token::{TokenCommand, token};
-pub use verbs::{ApiResourcesOptions, GetOptions, LogsOptions, api_resources, get, logs};
+pub use verbs::{
+    ApiResourcesOptions, AuthCommand, DeleteOptions, GetOptions, LogsOptions, ScaleOptions, api_resources, auth,
+    delete, get, logs, scale,
+};
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.
 async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {

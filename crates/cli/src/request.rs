@@ -12,6 +12,9 @@ pub const APPLY: &str = "application/apply-patch+yaml";
 /// The media type of JSON patches.
 pub const JSON_PATCH: &str = "application/json-patch+json";
 
+/// The media type of merge patches.
+pub const MERGE_PATCH: &str = "application/merge-patch+json";
+
 /// A good answer.
 #[derive(Debug, Clone)]
 pub struct Answer {

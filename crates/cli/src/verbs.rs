@@ -1,8 +1,11 @@
 //! Everyday verbs with kubectl's flags, words and output.
 
 mod api_resources;
+mod auth;
+mod delete;
 mod get;
 mod logs;
+mod scale;
 mod selection;
 mod tables;
 
@@ -11,8 +14,11 @@ use clap::Args;
 use crate::connect::{Cluster, ConnectOptions};
 
 pub use api_resources::{ApiResourcesOptions, api_resources};
+pub use auth::{AuthCommand, auth};
+pub use delete::{DeleteOptions, delete};
 pub use get::{GetOptions, get};
 pub use logs::{LogsOptions, logs};
+pub use scale::{ScaleOptions, scale};
 
 /// Which cluster, and which namespace of it.
 #[derive(Debug, Clone, Args)]

@@ -43,6 +43,13 @@ pub enum Command {
     Get(kobune_cli::GetOptions),
     /// Print what containers say
     Logs(kobune_cli::LogsOptions),
+    /// Delete objects and wait until they are gone
+    Delete(kobune_cli::DeleteOptions),
+    /// Set how many pods a workload has
+    Scale(kobune_cli::ScaleOptions),
+    /// Ask what the user may do
+    #[command(subcommand)]
+    Auth(kobune_cli::AuthCommand),
     /// Print what the API server serves
     ApiResources(kobune_cli::ApiResourcesOptions),
     /// Make, list and delete tokens with which machines join

@@ -61,6 +61,9 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
         Command::Plan(options) => return process::offline(kobune_cli::plan(options)),
         Command::Get(options) => return process::offline(kobune_cli::get(options)),
+        Command::Delete(options) => return process::offline(kobune_cli::delete(options)),
+        Command::Scale(options) => return process::offline(kobune_cli::scale(options)),
+        Command::Auth(command) => return process::offline(kobune_cli::auth(command)),
         Command::Logs(options) => return process::offline(kobune_cli::logs(options)),
         Command::ApiResources(options) => return process::offline(kobune_cli::api_resources(options)),
         Command::Apply(options) => return process::offline(kobune_cli::apply(options)),

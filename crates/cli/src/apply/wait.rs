@@ -40,6 +40,28 @@ pub fn api(client: &kube::Client, resource: &Resource, namespace: Option<&str>) 
     }
 }
 
+/// Waits until an object is gone, or is another one of the same name than the one with the uid.
+pub async fn gone(api: Api<DynamicObject>, name: &str, uid: Option<&str>) {
+    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut changes = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut seen = false;
+    while let Some(change) = changes.next().await {
+        match change {
+            Ok(watcher::Event::Delete(_)) => return,
+            Ok(watcher::Event::InitApply(object) | watcher::Event::Apply(object)) => {
+                if uid.is_some() && object.metadata.uid.as_deref() != uid {
+                    return;
+                }
+                seen = true;
+            }
+            Ok(watcher::Event::InitDone) if !seen => return,
+            Ok(watcher::Event::Init) => seen = false,
+            // The watch begins again by itself.
+            Ok(watcher::Event::InitDone) | Err(_) => {}
+        }
+    }
+}
+
 enum News {
     Object(Box<Resource>, Value),
     Pod(Value),

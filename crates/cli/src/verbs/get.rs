@@ -270,10 +270,7 @@ async fn as_objects(options: &GetOptions, cluster: &Cluster, selected: &[Selecte
     }
     if format == "name" {
         let lines = objects.iter().map(|(one, object)| {
-            let kind = match one.resource.group.as_str() {
-                "" => one.resource.singular_name(),
-                group => format!("{}.{group}", one.resource.singular_name()),
-            };
+            let kind = one.resource.singular_with_group();
             format!("{kind}/{}\n", object["metadata"]["name"].as_str().unwrap_or_default())
         });
         write(lines.collect::<String>().as_bytes())?;

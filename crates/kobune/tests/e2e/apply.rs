@@ -350,11 +350,14 @@ fn what_others_applied_is_taken_over_and_mistakes_come_together() {
         &["get", "pods", "-n", "nowhere"],
         &["get", "clusterroles", "-l", "kubernetes.io/bootstrapping=rbac-defaults", "--chunk-size", "7"],
         &["api-resources", "-o", "wide"],
+        &["auth", "can-i", "create", "deployments.apps"],
+        &["auth", "can-i", "fly", "boats", "--as", "nobody"],
+        &["auth", "can-i", "get", "/healthz"],
         &["logs", "-l", "app=speaker", "--prefix", "--tail=1"],
         &["logs", "job/speaker", "-c", "second"],
         &["logs", "job/speaker", "--all-containers", "--timestamps", "--since=1h"],
     ] {
-        // Ages may tick between the two.
+        // Ages may tick between the two commands.
         eventually(&format!("{arguments:?} prints what kubectl prints"), crate::SETTLE, || {
             let theirs = cluster.kubectl(arguments).map_err(|error| error.to_string())?;
             let ours = client.run(arguments);
@@ -366,6 +369,31 @@ fn what_others_applied_is_taken_over_and_mistakes_come_together() {
             }
         });
     }
+
+    // Changing and deleting say what kubectl says, one after the other on objects that are alike.
+    for name in ["theirs", "ours"] {
+        client.kubectl(&["create", "deployment", name, "--image=kobune.local/kobune", "--replicas=0"]);
+    }
+    let alike = |verb: &[&str]| {
+        let with = |name: &str| verb.iter().map(|word| word.replace("NAME", name)).collect::<Vec<_>>();
+        let theirs = cluster.kubectl(with("theirs")).expect("kubectl runs");
+        let ours = with("ours");
+        let ours = client.run(&ours.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(ours.stdout, theirs.stdout.replace("theirs", "ours"), "{verb:?} {} {}", ours.stderr, theirs.stderr);
+        assert_eq!(ours.status.code(), theirs.status.code(), "{verb:?}");
+    };
+    alike(&["scale", "deployment", "NAME", "--replicas=1"]);
+    alike(&["scale", "deployment/NAME", "--replicas=3", "--current-replicas=2"]);
+    alike(&["delete", "deploy/NAME", "--cascade=foreground"]);
+    alike(&["delete", "deploy/NAME"]);
+    alike(&["delete", "deploy/NAME", "--ignore-not-found"]);
+    assert_eq!(client.kubectl(&["get", "deploy,rs", "-o", "name"]), "");
+    client.expect(
+        &["delete", "-f", &pods, "--wait=true"],
+        0,
+        &["job.batch \"speaker\" deleted from default namespace"],
+    );
+    assert_eq!(client.kubectl(&["get", "jobs", "-o", "name"]), "");
 }
 
 /// A pod of two containers that say something.
