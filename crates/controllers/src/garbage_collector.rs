@@ -10,6 +10,7 @@
 //!
 //! Upstream: <https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/garbagecollector/garbagecollector.go>.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,9 +18,11 @@ use std::time::Duration;
 
 use futures::stream::{BoxStream, SelectAll, StreamExt};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kobune_partial::without_managed_fields;
 use kube::api::{Api, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy};
-use kube::core::PartialObjectMeta;
+use kube::core::{ApiResource, DynamicResourceScope};
 use kube::runtime::{WatchStreamExt, watcher};
+use serde::Deserialize;
 use serde_json::json;
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -39,8 +42,44 @@ const SETTLED: Duration = Duration::from_millis(200);
 /// How long after a group did not answer discovery is read again.
 const AWAY: Duration = Duration::from_secs(30);
 
-type Change = watcher::Event<PartialObjectMeta<DynamicObject>>;
+type Change = watcher::Event<Seen>;
 type Changes = SelectAll<BoxStream<'static, (usize, watcher::Result<Change>)>>;
+
+/// An object of any kind, of which no more is read than who it is, whose it is and whether it goes.
+#[derive(Clone, Debug, Deserialize)]
+struct Seen {
+    #[serde(deserialize_with = "without_managed_fields")]
+    metadata: ObjectMeta,
+}
+
+impl kube::Resource for Seen {
+    type DynamicType = ApiResource;
+    type Scope = DynamicResourceScope;
+
+    fn kind(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::kind(resource)
+    }
+
+    fn group(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::group(resource)
+    }
+
+    fn version(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::version(resource)
+    }
+
+    fn plural(resource: &ApiResource) -> Cow<'_, str> {
+        DynamicObject::plural(resource)
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
 
 /// Where an object is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -291,7 +330,7 @@ impl Collector {
                 self.kinds.push(None);
                 self.kinds.len() - 1
             });
-            let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(self.client.clone(), &kind.resource);
+            let api: Api<Seen> = Api::all_with(self.client.clone(), &kind.resource);
             let stop = CancellationToken::new();
             let stream = watcher(api, watcher::Config::default()).default_backoff();
             let stream = stream.take_until(stop.clone().cancelled_owned());

@@ -3,11 +3,15 @@
 //! A whole `Pod` takes some ten kilobytes as a Rust value. Who watches all pods of a cluster says with two types of its own which
 //! fields of `spec` and `status` it reads; the rest of the text is skipped and never becomes memory.
 
+mod metadata;
+
 use std::borrow::Cow;
 use std::marker::PhantomData;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Deserialize;
+
+pub use metadata::without_managed_fields;
 
 /// An object of kind `K`: its metadata, and what `S` and `T` take of `spec` and `status`.
 ///
@@ -16,7 +20,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, bound(deserialize = "S: Default + Deserialize<'de>, T: Default + Deserialize<'de>"))]
 pub struct Partial<K, S, T> {
-    /// The metadata.
+    /// The metadata but for its managed fields.
+    #[serde(deserialize_with = "without_managed_fields")]
     pub metadata: ObjectMeta,
     /// What is read of `spec`.
     pub spec: S,
