@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use kobune_store::{At, Event, EventKind, Range, Record, Store, StoreError, Watch, WatchError};
 use parking_lot::RwLock;
+use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -182,15 +183,17 @@ impl NodeGraph {
 
     fn count_pod(&self, record: &Record, step: i32) {
         let Some(node) = record.facets.field("spec.nodeName").filter(|node| !node.is_empty()) else { return };
-        match serde_json::from_slice::<Value>(&record.value) {
-            Ok(pod) => self.count(node, &record.key.namespace, &pod, step),
+        match serde_json::from_slice::<Content>(&record.value) {
+            Ok(pod) => {
+                self.count(node, &record.key.namespace, references_of(&record.key.name, &pod.spec, &pod.status), step)
+            }
             Err(error) => tracing::error!(key = %record.key, %error, "a stored pod is unreadable"),
         }
     }
 
-    fn count(&self, node: &str, namespace: &str, pod: &Value, step: i32) {
+    fn count(&self, node: &str, namespace: &str, references: Vec<(Referred, String)>, step: i32) {
         let mut edges = self.edges.write();
-        for (kind, name) in references(pod) {
+        for (kind, name) in references {
             let target = (kind, namespace.to_owned(), name);
             let nodes = edges.pods.entry(target.clone()).or_default();
             let count = nodes.entry(Arc::from(node)).or_default();
@@ -251,32 +254,45 @@ fn secrets_of(volume: &Value) -> Vec<(String, String)> {
     named.collect()
 }
 
+/// What a stored pod says beside its metadata, which is skipped, not built.
+#[derive(Deserialize)]
+struct Content {
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    status: Value,
+}
+
 /// The objects of its namespace that a pod refers to, each once.
 pub(crate) fn references(pod: &Value) -> Vec<(Referred, String)> {
+    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
+    references_of(name, &pod["spec"], &pod["status"])
+}
+
+/// The same by a pod's name, spec and status.
+fn references_of(pod: &str, spec: &Value, status: &Value) -> Vec<(Referred, String)> {
+    fn list<'v>(parent: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> + use<'v> {
+        parent.get(key).and_then(Value::as_array).into_iter().flatten()
+    }
     let mut found = Vec::new();
-    let spec = pod.get("spec").unwrap_or(&Value::Null);
     let mut note = |kind: Referred, name: Option<&Value>| {
         if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {
             found.push((kind, name.to_owned()));
         }
     };
     note(Referred::ServiceAccount, spec.get("serviceAccountName"));
-    let list = |parent: &'_ Value, key: &str| parent.get(key).and_then(Value::as_array).cloned().unwrap_or_default();
     for secret in list(spec, "imagePullSecrets") {
         note(Referred::Secret, secret.get("name"));
     }
-    for volume in list(spec, "volumes") {
-        if volume.get("ephemeral").is_some() {
-            let own = |object: &Value| object.as_str().unwrap_or_default().to_owned();
-            let (pod_name, volume_name) = (own(&pod["metadata"]["name"]), own(&volume["name"]));
-            note(Referred::Claim, Some(&Value::from(format!("{pod_name}-{volume_name}"))));
-        }
+    for volume in list(spec, "volumes").filter(|volume| volume.get("ephemeral").is_some()) {
+        let claim = format!("{pod}-{}", volume["name"].as_str().unwrap_or_default());
+        note(Referred::Claim, Some(&Value::from(claim)));
     }
     for claim in list(spec, "resourceClaims") {
         note(Referred::ResourceClaim, claim.get("resourceClaimName"));
     }
     // Those made from templates have their names before the pod is bound.
-    for claim in list(pod.get("status").unwrap_or(&Value::Null), "resourceClaimStatuses") {
+    for claim in list(status, "resourceClaimStatuses") {
         note(Referred::ResourceClaim, claim.get("resourceClaimName"));
     }
     for key in ["volumes", "containers", "initContainers", "ephemeralContainers"] {
@@ -337,7 +353,7 @@ impl NodeGraph {
     pub(crate) fn of(pods: &[(&str, &str, Value)]) -> NodeGraph {
         let graph = NodeGraph::default();
         for (node, namespace, pod) in pods {
-            graph.count(node, namespace, pod, 1);
+            graph.count(node, namespace, references(pod), 1);
         }
         graph
     }
@@ -403,13 +419,13 @@ mod tests {
             assert_eq!(graph.refers(node, Referred::Secret, "a", "tls"), expected, "{node}");
         };
         check("n1", true);
-        graph.count("n1", "a", &pod(), -1);
+        graph.count("n1", "a", references(&pod()), -1);
         check("n1", true);
-        graph.count("n1", "a", &pod(), -1);
+        graph.count("n1", "a", references(&pod()), -1);
         check("n1", false);
         check("n2", true);
         assert!(!graph.refers("n2", Referred::Secret, "b", "tls"));
-        graph.count("n2", "a", &pod(), -1);
+        graph.count("n2", "a", references(&pod()), -1);
         assert!(graph.edges.read().pods.is_empty(), "nothing stays behind");
     }
 }
