@@ -127,8 +127,10 @@ impl Choices {
 fn run(kind: &Kind, choices: &mut Choices) -> Result<(), TestCaseError> {
     let mut make = || -> Result<Value, TestCaseError> {
         let mut object = choices.object(kind);
+        prop_assert!(crate::decode::settles_rightly(kind, &object), "{} {object}", kind.kind);
         let checked = kind.check_shape(&mut object, FieldValidation::Ignore);
         prop_assert!(checked.is_ok(), "{} {checked:?}", kind.kind);
+        prop_assert!(crate::decode::settles_rightly(kind, &object), "{} {object}", kind.kind);
         kind.default(&mut object);
         let once = object.clone();
         kind.default(&mut object);

@@ -224,18 +224,17 @@ pub(crate) fn prepare_update(kind: &Kind, object: &mut Value, old: &Value, subre
         }),
         Some(_) => {}
     }
-    let metadata = object.get("metadata").cloned().unwrap_or_default();
     let before = int(old, "metadata.generation").unwrap_or(0);
     let changed = match (counts(kind), subresource) {
         (Counts::Never | Counts::Birth, _) | (_, Some("status" | "approval" | "finalize")) => false,
         (Counts::Spec, _) => at(object, "spec") != at(old, "spec"),
-        (Counts::Content, _) => content(object) != content(old),
+        (Counts::Content, _) => content(object).ne(content(old)),
         (Counts::ContentAndLabels, _) => {
-            content(object) != content(old) || at(object, "metadata.labels") != at(old, "metadata.labels")
+            content(object).ne(content(old)) || at(object, "metadata.labels") != at(old, "metadata.labels")
         }
     };
     // The start of a graceful deletion counts as a change of the spec for those that count.
-    let dying = at(old, "metadata.deletionTimestamp").is_null() && !at(&metadata, "deletionTimestamp").is_null();
+    let dying = at(old, "metadata.deletionTimestamp").is_null() && !at(object, "metadata.deletionTimestamp").is_null();
     if counts(kind) != Counts::Never {
         let next = if changed || dying { before + 1 } else { before };
         if let Some(metadata) = object.get_mut("metadata") {
@@ -310,11 +309,10 @@ fn restore_metadata(object: &mut Value, generation: &Value) {
     }
 }
 
-fn content(object: &Value) -> Map<String, Value> {
-    let mut fields = object.as_object().cloned().unwrap_or_default();
-    fields.remove("metadata");
-    fields.remove("status");
-    fields
+/// The fields of an object that are neither its metadata nor its status.
+fn content(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+    let fields = object.as_object().into_iter().flat_map(Map::iter);
+    fields.filter(|(name, _)| !matches!(name.as_str(), "metadata" | "status"))
 }
 
 fn keep(object: &mut Value, old: &Value, key: &str) {

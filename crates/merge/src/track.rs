@@ -29,11 +29,14 @@ pub fn track_update(
     let mut entries = managed::take(old, new, subresource);
     let mut changes = compare::objects(old, new, Lens::new(Some(schema)), subresource);
     let written = changes.written();
-    let mut gone = changes.removed;
-    gone.unite(written.clone());
-    for entry in &mut entries {
-        if entry.owns_any(&gone) {
-            entry.set().subtract(&gone);
+    // A new object has no other owners.
+    if !entries.is_empty() {
+        let mut gone = changes.removed;
+        gone.unite(written.clone());
+        for entry in &mut entries {
+            if entry.owns_any(&gone) {
+                entry.set().subtract(&gone);
+            }
         }
     }
     if !written.is_empty() {

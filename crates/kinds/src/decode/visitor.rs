@@ -159,10 +159,9 @@ impl<'s, 'a> Seed<'s, 'a> {
                 Ok(canonical) => Ok(Value::String(canonical)),
                 Err(error) => Err(self.fail(error.to_string())),
             },
-            Shape::Time | Shape::MicroTime => match text.parse::<jiff::Timestamp>() {
-                Ok(time) if self.shape == Shape::Time => Ok(Value::String(format!("{time:.0}"))),
-                Ok(time) => Ok(Value::String(format!("{time:.6}"))),
-                Err(_) => {
+            Shape::Time | Shape::MicroTime => match canonical_time(text, self.shape) {
+                Some(canonical) => Ok(Value::String(canonical)),
+                None => {
                     let layout = if self.shape == Shape::Time { "05" } else { "05.000000" };
                     let layout = format!("2006-01-02T15:04:{layout}Z07:00");
                     Err(self.fail(format!("parsing time {text:?} as {layout:?}: cannot parse {text:?} as \"2006\"")))
@@ -342,15 +341,7 @@ impl<'de, 'a> Visitor<'de> for Seed<'_, 'a> {
                             self.state.path.push(Step::Field(name));
                             let value = map.next_value_seed(Seed::below(&mut *self.state, schema, parent))?;
                             self.state.path.pop();
-                            let empty = match &value {
-                                Value::Null => true,
-                                Value::Array(items) => items.is_empty() && goes_when_empty(schema),
-                                Value::Object(entries) => entries.is_empty() && goes_when_empty(schema),
-                                Value::Bool(false) => schema.omits_zero(),
-                                Value::String(text) => text.is_empty() && schema.omits_zero(),
-                                Value::Number(number) => number.as_i64() == Some(0) && schema.omits_zero(),
-                                Value::Bool(true) => false,
-                            };
+                            let empty = vanishes(&value, schema);
                             if fields.contains_key(name) {
                                 self.state.find("duplicate", name);
                             }
@@ -391,6 +382,25 @@ impl<'de, 'a> Visitor<'de> for Seed<'_, 'a> {
         }
         Ok(Value::Object(fields))
     }
+}
+
+/// Whether upstream's types would not write the value of a field.
+pub(super) fn vanishes(value: &Value, schema: SchemaRef<'_>) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty() && goes_when_empty(schema),
+        Value::Object(entries) => entries.is_empty() && goes_when_empty(schema),
+        Value::Bool(false) => schema.omits_zero(),
+        Value::String(text) => text.is_empty() && schema.omits_zero(),
+        Value::Number(number) => number.as_i64() == Some(0) && schema.omits_zero(),
+        Value::Bool(true) => false,
+    }
+}
+
+/// A time as upstream writes it: in seconds, or in microseconds. `None` for what is no time.
+pub(super) fn canonical_time(text: &str, shape: Shape) -> Option<String> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    Some(if shape == Shape::Time { format!("{time:.0}") } else { format!("{time:.6}") })
 }
 
 /// Upstream's types leave out empty optional lists and maps when they are written; empty structs stay.
