@@ -36,7 +36,10 @@ impl Placed {
 
 impl Place<'_> {
     fn order(&self, other: &Place<'_>) -> Ordering {
-        (self.namespace, self.name).cmp(&(other.namespace, other.name))
+        // Keys of one namespace share its text, so that most comparisons need not look at it.
+        let same = std::ptr::eq(self.namespace, other.namespace);
+        let namespaces = if same { Ordering::Equal } else { self.namespace.cmp(other.namespace) };
+        namespaces.then_with(|| self.name.cmp(other.name))
     }
 }
 
