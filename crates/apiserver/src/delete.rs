@@ -209,6 +209,12 @@ fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
     if grace < 0 { 1 } else { grace }
 }
 
+/// Whether [`plan`], if it removes the object at once, removes it in the state in which it is.
+fn goes_as_it_is(kind: &Kind, object: &Value) -> bool {
+    let changes = [crate::definitions::COLLECTION, "core/namespaces"].contains(&&*kind.collection);
+    !changes && object.pointer("/metadata/deletionTimestamp").is_none() && finalizers(object).is_empty()
+}
+
 /// Decides, from the object as it is, what a deletion does.
 fn plan(kind: &Kind, mut object: Value, options: &Options, now: Timestamp) -> Plan {
     let dying_since = object.pointer("/metadata/deletionTimestamp").and_then(Value::as_str).map(str::to_owned);
@@ -391,6 +397,9 @@ impl ApiServer {
         }
         let warnings = self.review_deletion(call, name, &object, &options.to_object(call.dry_run)).await?;
         let dry_run = options.dry_run || call.dry_run;
+        // What goes in its stored form need not be encoded again.
+        let as_it_is = goes_as_it_is(kind, &object) && kind.shows_as_stored(&record.value, record.revision.0);
+        let stored = if as_it_is { encode::redraft(record) } else { None };
         match plan(kind, object, options, Timestamp::now()) {
             Plan::Pending => Ok(self.kept(options, Produced::Stored(record.clone())).with_warnings(warnings)),
             Plan::Mark(object) if dry_run => Ok(self.kept(options, Produced::Object(object)).with_warnings(warnings)),
@@ -405,8 +414,10 @@ impl ApiServer {
                 Ok(Made::ok(self.removed(kind, name, &uid, Produced::Object(object))).with_warnings(warnings))
             }
             Plan::Remove(object) => {
-                let object = self.for_storage(kind, object).await?;
-                let last = encode::draft(&self.storage_kind(kind), &object);
+                let last = match stored {
+                    Some(draft) => draft,
+                    None => encode::draft(&self.storage_kind(kind), &self.for_storage(kind, object).await?),
+                };
                 let op = Op::Delete { expected: record.revision, last };
                 let deleted = self.commit_deletion(call, name, record, op).await?;
                 self.deleted(kind, &deleted).await;
@@ -541,6 +552,32 @@ mod tests {
             assert_eq!(pod["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
         });
         check("Pod", dying, json!({"gracePeriodSeconds": 0}), |plan| assert!(matches!(plan, Plan::Remove(_))));
+    }
+
+    #[test]
+    fn what_goes_as_it_is() {
+        let check = |kind: &str, object: Value, options: Value, expected: bool| {
+            let catalogue = Catalogue::builtin();
+            let found = catalogue.by_kind("v1", kind).expect("a built-in kind");
+            assert_eq!(goes_as_it_is(found, &object), expected, "{object}");
+            let options = Options::from_object(&options).expect("valid options");
+            if let Plan::Remove(last) = plan(found, object.clone(), &options, now()) {
+                assert!(!expected || last == object, "{object} {last}");
+            }
+        };
+        let now = json!({"gracePeriodSeconds": 0});
+        let pod = json!({"metadata": {"name": "a", "generation": 1}, "spec": {"nodeName": "n"}});
+        check("Pod", pod.clone(), now.clone(), true);
+        check("Pod", pod, json!({}), true);
+        check("ConfigMap", json!({"metadata": {"name": "a"}}), json!({"propagationPolicy": "Background"}), true);
+        check("ConfigMap", json!({"metadata": {"name": "a", "finalizers": ["x/y"]}}), now.clone(), false);
+        check(
+            "Pod",
+            json!({"metadata": {"name": "a", "deletionTimestamp": "2026-01-01T00:00:00Z"}}),
+            now.clone(),
+            false,
+        );
+        check("Namespace", json!({"metadata": {"name": "a"}}), now, false);
     }
 
     #[test]

@@ -3,13 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use kobune_kinds::{Catalogue, Kind};
-use kobune_store::{Draft, Facets, Key};
+use kobune_store::{Draft, Facets, Key, Record};
 use serde_json::Value;
 
 /// Writes an object as canonical JSON whose `metadata.resourceVersion` is empty, and finds where the store has to put
 /// the revision's digits.
 pub(crate) fn canonical(object: &Value) -> (Vec<u8>, usize) {
-    let mut out = Vec::with_capacity(2048);
+    let mut out = Vec::with_capacity(4096);
     let mut splice = 0;
     out.push(b'{');
     let mut metadata_seen = false;
@@ -118,6 +118,16 @@ pub(crate) fn draft(kind: &Kind, object: &Value) -> Draft {
     Draft { bytes, splice, facets: facets(kind, object) }
 }
 
+/// A stored object once more as the store takes it, for a write that changes nothing in it but its revision. `None` when
+/// the place of the revision cannot be found.
+pub(crate) fn redraft(record: &Record) -> Option<Draft> {
+    let place = kobune_store::version_place(&record.value)?;
+    let mut bytes = Vec::with_capacity(record.value.len() - place.len());
+    bytes.extend_from_slice(&record.value[..place.start]);
+    bytes.extend_from_slice(&record.value[place.end..]);
+    Some(Draft { bytes, splice: place.start, facets: (*record.facets).clone() })
+}
+
 /// What a store needs when it reads its file at start: the facets of stored bytes.
 pub fn stored_facets(catalogue: &Catalogue) -> impl Fn(&Key, &[u8]) -> Facets + Send + Sync + use<> {
     let kinds: HashMap<Arc<str>, Arc<Kind>> = catalogue
@@ -140,9 +150,22 @@ pub fn stored_facets(catalogue: &Catalogue) -> impl Fn(&Key, &[u8]) -> Facets + 
 
 #[cfg(test)]
 mod tests {
+    use kobune_store::Revision;
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_stored_object_is_drafted_again() {
+        let object = json!({"kind": "Pod", "metadata": {"name": "a", "labels": {"a": "b"}, "uid": "u"}, "spec": {}});
+        let (bytes, splice) = canonical(&object);
+        let mut stored = bytes.clone();
+        stored.splice(splice..splice, *b"123");
+        let facets = Arc::new(Facets::new([("a", "b")], []));
+        let record = Record::new(Key::new("core/pods", "n", "a"), Revision(123), stored.into(), Arc::clone(&facets));
+        let draft = redraft(&record).expect("it has a revision");
+        assert_eq!((draft.bytes, draft.splice, draft.facets), (bytes, splice, (*facets).clone()));
+    }
 
     #[test]
     fn canonical_bytes_and_splice() {
