@@ -33,6 +33,7 @@ mod event_expiry;
 mod eviction;
 mod fields;
 mod flow;
+mod gather;
 mod health;
 mod hooks;
 mod list;

@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::{ApiServer, Body, body::request_body, server::Caller};
+use crate::{ApiServer, Body, body::request_body, gather::Gathering, server::Caller};
 
 /// HTTP/2 windows as upstream's: smaller ones stall watches.
 const STREAM_WINDOW: u32 = 256 << 10;
@@ -146,7 +146,7 @@ impl ApiServer {
                 Ok::<_, Infallible>(for_version(response, version))
             }
         });
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(Gathering::new(stream)), service);
         tokio::pin!(connection);
         let outcome = tokio::select! {
             outcome = connection.as_mut() => outcome,
