@@ -3,6 +3,8 @@
 //! An event's object is never encoded for a watcher: its stored bytes are joined with the line's frame, and its protobuf
 //! form is made once for all watchers. All lines that are ready go out as one piece.
 
+mod pace;
+
 use std::{
     sync::{
         Arc,
@@ -30,6 +32,7 @@ use crate::{
     list::{self, Selection},
     respond, table,
 };
+use pace::Pace;
 
 /// A piece is sent before it grows longer than this, even if more lines are ready. With the head of its frame of HTTP/2
 /// it fills one record of TLS: a byte more would cost a frame, two records and a system call more for every watcher. And
@@ -124,6 +127,8 @@ impl ApiServer {
             next_bookmark: now + BOOKMARK_EVERY,
             last_bookmark: (life > LAST_BOOKMARK * 2).then(|| now + life - LAST_BOOKMARK),
             held: None,
+            gathered: 0,
+            pace: Pace::default(),
             end: now + life,
             shutdown: self.definitions.end_of(&call.kind).unwrap_or_else(|| self.shutdown.clone()),
         };
@@ -204,7 +209,7 @@ impl Lines {
         }
         let &Shown { word, record, version, .. } = shown;
         let meta_version = self.accept.meta_version;
-        out.reserve(record.value.len() + LINE);
+        make_room(out, record.value.len() + LINE);
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(word.as_str().as_bytes());
         out.extend_from_slice(b"\",\"object\":");
@@ -311,6 +316,16 @@ impl Lines {
     }
 }
 
+/// Makes room for a line. A first one gets as much as it takes, since most pieces have but one; with the second the whole
+/// piece's room is made at once, so that many lines are not moved again and again while the piece grows.
+fn make_room(out: &mut Vec<u8>, line: usize) {
+    if out.is_empty() {
+        out.reserve_exact(line);
+    } else if out.capacity() - out.len() < line {
+        out.reserve_exact(line.max(PIECE.saturating_sub(out.len())));
+    }
+}
+
 fn write_frame(out: &mut Vec<u8>, word: &str, object: &Value) -> Answer<()> {
     let mut encoded = Vec::new();
     protobuf::value(&mut encoded, object).map_err(|error| ApiError::internal(&error))?;
@@ -350,6 +365,9 @@ struct WatchStream {
     last_bookmark: Option<Instant>,
     /// An event that did not fit into the piece before.
     held: Option<Arc<Event>>,
+    /// The events in the piece that is being put together.
+    gathered: usize,
+    pace: Pace,
     end: Instant,
     shutdown: CancellationToken,
 }
@@ -448,6 +466,7 @@ impl WatchStream {
                         Next::Fail(error) => State::Failed(error),
                     };
                     if !out.is_empty() {
+                        self.pace.sent(Instant::now(), std::mem::take(&mut self.gathered));
                         return Some(out);
                     }
                 }
@@ -513,6 +532,16 @@ impl WatchStream {
                 wake = wake.min(last);
             }
         }
+        if self.held.is_none()
+            && let Some(rested) = self.pace.rest()
+        {
+            tokio::select! {
+                biased;
+                // Dropping these waits loses nothing: a token stays cancelled, a time stays past.
+                () = self.shutdown.cancelled() => return Next::End,
+                () = sleep_until(rested.min(self.end)) => {}
+            }
+        }
         let first = match self.held.take() {
             // Events that come without a pause must not keep a watch alive.
             Some(_) if self.shutdown.is_cancelled() || Instant::now() >= self.end => return Next::End,
@@ -549,9 +578,11 @@ impl WatchStream {
                         self.held = Some(event);
                         return Next::More;
                     }
+                    let before = out.len();
                     if let Err(error) = self.show(&event, out).await {
                         return Next::Fail(error);
                     }
+                    self.gathered += usize::from(out.len() > before);
                 }
                 Ok(None) => return Next::More,
                 Err(WatchError::Lagged { after }) => {
