@@ -111,7 +111,13 @@ impl ApiServer {
         request: &Request<RequestBody>,
         registry: &Registry,
     ) -> Answer<Response<Body>> {
-        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        // Upstream's discovery knows GET alone; what is registered beside it takes HEAD as well.
+        let discovery = matches!(
+            route,
+            Route::Version | Route::CoreVersions | Route::Groups | Route::Group(_) | Route::Resources { .. }
+        );
+        let head = *request.method() == Method::HEAD && !discovery;
+        if *request.method() != Method::GET && !head {
             return Err(if *route == Route::Unknown {
                 ApiError::no_such_path()
             } else {

@@ -9,6 +9,7 @@ use std::{
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use kobune_kinds::{Kind, Verb};
+use kobune_store::{At, Range};
 
 use crate::{
     ApiServer, Body,
@@ -19,7 +20,7 @@ use crate::{
     compress, decode,
     delete::Options,
     error::{Answer, ApiError},
-    flow::{Asked, Place, Refused},
+    flow::{Asked, Place, Refused, list_seats},
     observe::{Slot, Told, path_name},
     path::{self, Route, Target},
     query::Query,
@@ -169,7 +170,7 @@ impl ApiServer {
                 let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
                 self.permit_attributes(&user, &attributes, told)?;
                 let asked = Asked { verb: &verb, path: request.uri().path(), ..Asked::default() };
-                let _place = self.place(&caller, &user, &asked, told).await?;
+                let _place = self.place(&caller, &user, &asked, 1, told).await?;
                 let _slot = self.slot(&caller, &user, "get", told)?;
                 if let Some(service) = foreign {
                     return self.pass_to_aggregated(&user, service, request).await;
@@ -188,7 +189,7 @@ impl ApiServer {
             // Whether a request lives long is known only to its server; those to subresources may.
             let lives_long = told.verb == "watch" || target.subresource.is_some();
             told.long_running = lives_long;
-            let _place = self.place(&caller, &user, &asked_for(told.verb, &target), told).await?;
+            let _place = self.place(&caller, &user, &asked_for(told.verb, &target), 1, told).await?;
             let _slot = if lives_long { None } else { Some(self.slot(&caller, &user, told.verb, told)?) };
             return self.pass_to_aggregated(&user, service, request).await;
         }
@@ -199,6 +200,10 @@ impl ApiServer {
         };
         told.about(&kind, &target, &query);
         self.permit(&user, &target, &query, told)?;
+        // Upstream counts HEAD as reading, and then knows no such method but for proxies.
+        if *request.method() == Method::HEAD && target.subresource.as_deref() != Some("proxy") {
+            return Err(ApiError::method_not_allowed());
+        }
         let verb = told.verb;
         // A proxy takes OPTIONS too, for which there is no verb.
         let proxied = *request.method() == Method::OPTIONS && target.subresource.as_deref() == Some("proxy");
@@ -206,7 +211,8 @@ impl ApiServer {
             return Err(ApiError::method_not_allowed());
         }
         told.long_running = verb == "watch" || is_connection(target.subresource.as_deref());
-        let _place = self.place(&caller, &user, &asked_for(verb, &target), told).await?;
+        let seats = if verb == "list" { self.list_seats(&kind, &target, &query).await? } else { 1 };
+        let _place = self.place(&caller, &user, &asked_for(verb, &target), seats, told).await?;
         if told.long_running {
             return self.serve_kind(user, kind, target, query, verb, request).await;
         }
@@ -255,17 +261,38 @@ impl ApiServer {
 
     /// Sorts a request into its flow and waits for its turn. Connections and watches take no place: they live as long as
     /// their client likes. Parts of the same process are never held up.
-    async fn place(&self, caller: &Caller, user: &User, asked: &Asked<'_>, told: &mut Told) -> Answer<Option<Place>> {
+    async fn place(
+        &self,
+        caller: &Caller,
+        user: &User,
+        asked: &Asked<'_>,
+        seats: u64,
+        told: &mut Told,
+    ) -> Answer<Option<Place>> {
         told.flow =
             self.flows.classify(&*self.store, user, asked).await.map_err(|error| ApiError::from_store(&error))?;
         let Some(flow) = told.flow.as_ref().filter(|_| !told.long_running) else { return Ok(None) };
         if !matches!(caller, Caller::Connection { .. }) {
             return Ok(None);
         }
-        match self.flows.place(flow).await {
+        match self.flows.place(flow, seats).await {
             Ok(place) => Ok(Some(place)),
             Err(Refused::Limit | Refused::Full | Refused::Late) => Err(ApiError::too_many_requests()),
         }
+    }
+
+    /// How many seats a list takes: by the objects that it looks at, which are those of the page unless a selector has to
+    /// choose among all.
+    async fn list_seats(&self, kind: &Kind, target: &Target, query: &Query) -> Answer<u64> {
+        if !kind.stored || target.subresource.is_some() {
+            return Ok(1);
+        }
+        let range = Range::all(&kind.collection);
+        let all = self.store.list(&range, At::Latest).await.map_err(|error| ApiError::from_store(&error))?.count();
+        let selects =
+            ["labelSelector", "fieldSelector"].iter().any(|name| query.get(name).is_some_and(|s| !s.is_empty()));
+        let page = query.get("limit").and_then(|limit| limit.parse().ok()).filter(|limit| *limit > 0 && !selects);
+        Ok(list_seats(page.map_or(all, |page: usize| page.min(all))))
     }
 
     /// Who sends the request.

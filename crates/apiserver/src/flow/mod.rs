@@ -28,6 +28,17 @@ pub(crate) use queue::{Place, Refused};
 /// How long a request may wait for its place: a quarter of the longest time of a request, as upstream.
 const LONGEST_WAIT: Duration = Duration::from_secs(15);
 
+/// The objects that a list looks at for each seat that it takes, as upstream (KEP-1040).
+const OBJECTS_A_SEAT: usize = 100;
+
+/// The most seats that a list takes, as upstream.
+const WIDEST: usize = 10;
+
+/// The seats of a list that looks at so many objects.
+pub(crate) fn list_seats(objects: usize) -> u64 {
+    objects.div_ceil(OBJECTS_A_SEAT).clamp(1, WIDEST) as u64
+}
+
 /// A request's flow.
 #[derive(Clone, Debug)]
 pub(crate) struct Flow {
@@ -95,9 +106,9 @@ impl FlowControl {
         }))
     }
 
-    /// A place for a request of a flow; waits for it where the level lets requests wait.
-    pub(crate) async fn place(&self, flow: &Flow) -> Result<Place, Refused> {
-        self.places.take(&flow.level, flow.hash, LONGEST_WAIT).await
+    /// A place for a request of a flow that takes so many seats; waits for it where the level lets requests wait.
+    pub(crate) async fn place(&self, flow: &Flow, seats: u64) -> Result<Place, Refused> {
+        self.places.take(&flow.level, flow.hash, seats, LONGEST_WAIT).await
     }
 
     /// Adds the lines of `/metrics`.

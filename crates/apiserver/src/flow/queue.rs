@@ -11,6 +11,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+/// The part of a level's places, in per cent, that one request may take, as upstream.
+const MOST_OF_A_LEVEL: u64 = 15;
+
 /// A PriorityLevelConfiguration.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct LevelConfig {
@@ -89,6 +92,7 @@ pub(super) struct Counts {
 #[derive(Debug)]
 struct Waiter {
     number: u64,
+    seats: u64,
     tell: oneshot::Sender<()>,
 }
 
@@ -123,17 +127,18 @@ pub(super) struct Places {
     state: Mutex<State>,
 }
 
-/// A place; it is free again when this is dropped.
+/// A place of one or more seats; they are free again when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     places: Arc<Places>,
     level: Option<String>,
+    seats: u64,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if let Some(level) = &self.level {
-            self.places.give_back(level);
+            self.places.give_back(level, self.seats);
         }
     }
 }
@@ -143,13 +148,14 @@ struct Waiting {
     places: Arc<Places>,
     level: String,
     number: u64,
+    seats: u64,
     done: bool,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
         if !self.done && !self.places.leave(&self.level, self.number) {
-            self.places.give_back(&self.level);
+            self.places.give_back(&self.level, self.seats);
         }
     }
 }
@@ -190,34 +196,43 @@ impl Places {
         state.dispatch(self.total);
     }
 
-    /// A place in a level for a request of a flow.
-    pub(super) async fn take(self: &Arc<Self>, name: &str, flow: u64, longest: Duration) -> Result<Place, Refused> {
-        let place = |level: Option<&str>| Place { places: Arc::clone(self), level: level.map(str::to_owned) };
-        let (number, told) = {
+    /// A place in a level for a request of a flow that takes so many seats. It gets no more than a level of this size gives
+    /// to one request.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        name: &str,
+        flow: u64,
+        seats: u64,
+        longest: Duration,
+    ) -> Result<Place, Refused> {
+        let place =
+            |level: Option<&str>, seats| Place { places: Arc::clone(self), level: level.map(str::to_owned), seats };
+        let (number, seats, told) = {
             let mut guard = self.state.lock();
             let state = &mut *guard;
             let Some(at) = state.levels.iter().position(|level| level.counts.name == name) else {
-                return Ok(place(None));
+                return Ok(place(None, 0));
             };
             if state.levels[at].exempt {
                 state.levels[at].counts.dispatched += 1;
-                return Ok(place(None));
+                return Ok(place(None, 0));
             }
-            if state.levels[at].counts.waiting == 0 && state.has_place(at, self.total) {
+            let seats = seats.min(state.levels[at].widest());
+            if state.levels[at].counts.waiting == 0 && state.has_place(at, seats, self.total) {
                 let counts = &mut state.levels[at].counts;
-                counts.used += 1;
+                counts.used += seats;
                 counts.dispatched += 1;
-                return Ok(place(Some(name)));
+                return Ok(place(Some(name), seats));
             }
             state.next += 1;
             let number = state.next;
-            (number, state.levels[at].wait(flow, number)?)
+            (number, seats, state.levels[at].wait(flow, number, seats)?)
         };
-        let mut waiting = Waiting { places: Arc::clone(self), level: name.to_owned(), number, done: false };
+        let mut waiting = Waiting { places: Arc::clone(self), level: name.to_owned(), number, seats, done: false };
         match tokio::time::timeout(longest, told).await {
             Ok(Ok(())) => {
                 waiting.done = true;
-                Ok(place(Some(name)))
+                Ok(place(Some(name), seats))
             }
             // The sender is dropped only with the level's queues, which then nobody serves.
             Ok(Err(_)) => {
@@ -228,7 +243,7 @@ impl Places {
                 if !self.leave(name, number) {
                     // Its turn came at the last moment.
                     waiting.done = true;
-                    return Ok(place(Some(name)));
+                    return Ok(place(Some(name), seats));
                 }
                 waiting.done = true;
                 if let Some(level) = self.state.lock().levels.iter_mut().find(|level| level.counts.name == name) {
@@ -253,10 +268,10 @@ impl Places {
         false
     }
 
-    fn give_back(&self, name: &str) {
+    fn give_back(&self, name: &str, seats: u64) {
         let mut state = self.state.lock();
         if let Some(level) = state.levels.iter_mut().find(|level| level.counts.name == name) {
-            level.counts.used = level.counts.used.saturating_sub(1);
+            level.counts.used = level.counts.used.saturating_sub(seats);
         }
         state.dispatch(self.total);
     }
@@ -267,29 +282,33 @@ impl Places {
 }
 
 impl State {
-    /// Whether a level may use one more place: of its own, or of those that others lend and have not in use.
-    fn has_place(&self, at: usize, total: u64) -> bool {
+    /// Whether a level may use so many more seats: of its own, or of those that others lend and have not in use.
+    fn has_place(&self, at: usize, seats: u64, total: u64) -> bool {
         let own = &self.levels[at].counts;
         // A level without any share still gets one request after the other.
-        if own.used < own.nominal.max(1) {
+        if own.used == 0 || own.used + seats <= own.nominal {
             return true;
         }
         let used: u64 = self.levels.iter().map(|level| level.counts.used).sum();
         let reserved = |level: &Level| (level.counts.nominal - level.lent).saturating_sub(level.counts.used);
         let others = self.levels.iter().enumerate().filter(|(other, level)| *other != at && !level.exempt);
         let kept: u64 = others.map(|(_, level)| reserved(level)).sum();
-        used + kept < total
+        used + kept + seats <= total
     }
 
     /// Gives free places to those who wait.
     fn dispatch(&mut self, total: u64) {
         for at in 0..self.levels.len() {
-            while self.levels[at].counts.waiting > 0 && (self.levels[at].exempt || self.has_place(at, total)) {
-                let Some(waiter) = self.levels[at].next() else { break };
+            while let Some((queue, seats)) = self.levels[at].turn() {
+                // A wide request holds up those behind it, or it would never find its seats free together.
+                if !self.levels[at].exempt && !self.has_place(at, seats, total) {
+                    break;
+                }
+                let Some(waiter) = self.levels[at].next(queue) else { break };
                 // One that has just gone away leaves the place to the next.
                 if waiter.tell.send(()).is_ok() {
                     let counts = &mut self.levels[at].counts;
-                    counts.used += 1;
+                    counts.used += seats;
                     counts.dispatched += 1;
                 }
             }
@@ -298,8 +317,13 @@ impl State {
 }
 
 impl Level {
+    /// The most seats that one request gets: a level must be able to work on several.
+    fn widest(&self) -> u64 {
+        (self.counts.nominal * MOST_OF_A_LEVEL).div_ceil(100).max(1)
+    }
+
     /// Lets a request wait in the shortest queue of its flow's hand.
-    fn wait(&mut self, flow: u64, number: u64) -> Result<oneshot::Receiver<()>, Refused> {
+    fn wait(&mut self, flow: u64, number: u64, seats: u64) -> Result<oneshot::Receiver<()>, Refused> {
         let refuse = |level: &mut Level, reason: Refused| {
             level.counts.refused[reason as usize] += 1;
             Err(reason)
@@ -317,18 +341,24 @@ impl Level {
             queue.served = queue.served.max(clock);
         }
         let (tell, told) = oneshot::channel();
-        queue.waiters.push_back(Waiter { number, tell });
+        queue.waiters.push_back(Waiter { number, seats, tell });
         self.counts.waiting += 1;
         Ok(told)
     }
 
-    /// The first of the queue that has been served least.
-    fn next(&mut self) -> Option<Waiter> {
-        let queue =
-            self.queues.iter_mut().filter(|queue| !queue.waiters.is_empty()).min_by_key(|queue| queue.served)?;
+    /// Whose turn it is: the queue that has been served least, and the seats that its first request wants.
+    fn turn(&self) -> Option<(usize, u64)> {
+        let queues = self.queues.iter().enumerate();
+        let waiting = queues.filter_map(|(at, queue)| Some((at, queue.served, queue.waiters.front()?.seats)));
+        waiting.min_by_key(|(_, served, _)| *served).map(|(at, _, seats)| (at, seats))
+    }
+
+    /// The first of a queue; the queue has been served as much as the request is wide.
+    fn next(&mut self, queue: usize) -> Option<Waiter> {
+        let queue = self.queues.get_mut(queue)?;
         let waiter = queue.waiters.pop_front()?;
         self.clock = queue.served;
-        queue.served += 1;
+        queue.served += waiter.seats;
         self.counts.waiting -= 1;
         Some(waiter)
     }
@@ -388,12 +418,12 @@ mod tests {
     #[tokio::test]
     async fn places_are_given_back() {
         let places = places(2, &[level("a", 1, 0, 0)]);
-        let one = places.take("a", 1, LONG).await.expect("a place");
-        let two = places.take("a", 1, LONG).await.expect("a place");
-        assert_eq!(places.take("a", 1, LONG).await.map(|_| ()), Err(Refused::Limit));
+        let one = places.take("a", 1, 1, LONG).await.expect("a place");
+        let two = places.take("a", 1, 1, LONG).await.expect("a place");
+        assert_eq!(places.take("a", 1, 1, LONG).await.map(|_| ()), Err(Refused::Limit));
         drop((one, two));
-        places.take("a", 1, LONG).await.expect("a place again");
-        assert!(places.take("nobody", 1, LONG).await.is_ok(), "a level that is not there holds up nobody");
+        places.take("a", 1, 1, LONG).await.expect("a place again");
+        assert!(places.take("nobody", 1, 1, LONG).await.is_ok(), "a level that is not there holds up nobody");
         let counts = &places.counts()[0];
         assert_eq!((counts.used, counts.dispatched, counts.refused), (0, 3, [1, 0, 0]));
     }
@@ -401,14 +431,14 @@ mod tests {
     #[tokio::test]
     async fn a_flood_waits_by_itself() {
         let places = places(1, &[level("a", 1, 0, 2)]);
-        let working = places.take("a", 0, LONG).await.expect("a place");
+        let working = places.take("a", 0, 1, LONG).await.expect("a place");
         // Flow 0 floods its queue, flow 1 comes last and has one of its own.
-        let mut flood: Vec<_> = (0..3).map(|_| Box::pin(places.take("a", 0, LONG))).collect();
+        let mut flood: Vec<_> = (0..3).map(|_| Box::pin(places.take("a", 0, 1, LONG))).collect();
         for request in &mut flood {
             assert!(request.as_mut().now_or_never().is_none());
         }
-        assert_eq!(places.take("a", 0, LONG).await.map(|_| ()), Err(Refused::Full));
-        let mut other = Box::pin(places.take("a", 1, LONG));
+        assert_eq!(places.take("a", 0, 1, LONG).await.map(|_| ()), Err(Refused::Full));
+        let mut other = Box::pin(places.take("a", 1, 1, LONG));
         assert!(other.as_mut().now_or_never().is_none());
         drop(working);
         let first = flood.remove(0).now_or_never().expect("the first has waited longest").expect("a place");
@@ -426,33 +456,54 @@ mod tests {
     async fn what_is_lent_can_be_used() {
         let places = places(10, &[level("a", 1, 100, 0), level("b", 1, 0, 0)]);
         let mut of_b = Vec::new();
-        while let Ok(place) = places.take("b", 1, LONG).await {
+        while let Ok(place) = places.take("b", 1, 1, LONG).await {
             of_b.push(place);
         }
         assert_eq!(of_b.len(), 10, "its own five and what the other lends");
-        let of_a = places.take("a", 1, LONG).await;
+        let of_a = places.take("a", 1, 1, LONG).await;
         assert!(of_a.is_ok(), "the lender still has its own");
         drop((of_a, of_b));
         let mut of_a = Vec::new();
-        while let Ok(place) = places.take("a", 1, LONG).await {
+        while let Ok(place) = places.take("a", 1, 1, LONG).await {
             of_a.push(place);
         }
         assert_eq!(of_a.len(), 5, "b lends nothing");
     }
 
     #[tokio::test]
+    async fn wide_requests_take_their_seats() {
+        // Of twenty places one request gets three.
+        let places = places(20, &[level("a", 1, 0, 2)]);
+        let mut wide: Vec<Place> = Vec::new();
+        for _ in 0..6 {
+            wide.push(places.take("a", 0, 10, LONG).await.expect("a place"));
+        }
+        assert_eq!(places.counts()[0].used, 18);
+        let mut seventh = Box::pin(places.take("a", 0, 10, LONG));
+        assert!(seventh.as_mut().now_or_never().is_none(), "three seats are not free");
+        let mut narrow = Box::pin(places.take("a", 1, 1, LONG));
+        assert!(narrow.as_mut().now_or_never().is_none(), "who comes later waits behind");
+        wide.pop();
+        let seventh = seventh.now_or_never().expect("its turn").expect("a place");
+        let narrow = narrow.now_or_never().expect("two seats are left").expect("a place");
+        assert_eq!(places.counts()[0].used, 19);
+        drop((wide, seventh, narrow));
+        assert_eq!(places.counts()[0].used, 0);
+    }
+
+    #[tokio::test]
     async fn nobody_waits_for_ever() {
         let places = places(1, &[level("a", 1, 0, 1)]);
-        let _working = places.take("a", 0, LONG).await.expect("a place");
-        let outcome = places.take("a", 0, Duration::from_millis(5)).await.map(|_| ());
+        let _working = places.take("a", 0, 1, LONG).await.expect("a place");
+        let outcome = places.take("a", 0, 1, Duration::from_millis(5)).await.map(|_| ());
         assert_eq!((outcome, places.counts()[0].waiting), (Err(Refused::Late), 0));
     }
 
     #[tokio::test]
     async fn levels_change_under_way() {
         let places = places(1, &[level("a", 1, 0, 2)]);
-        let working = places.take("a", 0, LONG).await.expect("a place");
-        let mut waiting = Box::pin(places.take("a", 1, LONG));
+        let working = places.take("a", 0, 1, LONG).await.expect("a place");
+        let mut waiting = Box::pin(places.take("a", 1, 1, LONG));
         assert!(waiting.as_mut().now_or_never().is_none());
         places.configure(&[level("a", 1, 0, 4)]);
         assert!(waiting.as_mut().now_or_never().is_none());
