@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 seconds=${1:-60}
 shift || true
 targets=("$@")
-[ "${#targets[@]}" -gt 0 ] || targets=(json yaml protobuf patches expressions selectors tokens)
+[ "${#targets[@]}" -gt 0 ] || targets=(json yaml protobuf patches expressions selectors tokens kustomize)
 base=$(cargo metadata --format-version 1 --no-deps --locked | sed -E 's/.*"target_directory":"([^"]*)".*/\1/')
 host=$(rustc -vV | sed -n 's/^host: //p')
 # The coverage that libFuzzer follows; rustc passes it on to LLVM without any unstable option. These flags take the place

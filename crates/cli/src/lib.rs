@@ -3,8 +3,10 @@
 mod apply;
 mod apply_set;
 mod batch;
+mod build;
 mod connect;
 mod discovery;
+mod download;
 mod fields;
 mod history;
 mod manifests;
@@ -26,6 +28,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 pub use apply::{ApplyOptions, apply};
+pub use build::{BuildOptions, build};
 pub use connect::ConnectOptions;
 pub use history::{HistoryOptions, RollbackOptions, history, rollback};
 pub use plan::{PlanOptions, plan};

@@ -17,7 +17,7 @@ use libfuzzer_sys::fuzz_target;
 type Target = fn(&[u8]);
 
 /// The targets by name.
-const TARGETS: [(&str, Target); 7] = [
+const TARGETS: [(&str, Target); 8] = [
     ("json", objects::json),
     ("yaml", objects::yaml),
     ("protobuf", objects::protobuf),
@@ -25,6 +25,7 @@ const TARGETS: [(&str, Target); 7] = [
     ("expressions", expressions::run),
     ("selectors", texts::selectors),
     ("tokens", texts::tokens),
+    ("kustomize", texts::kustomize),
 ];
 
 static CHOSEN: OnceLock<Target> = OnceLock::new();

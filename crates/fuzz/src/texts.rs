@@ -1,9 +1,10 @@
-//! Short texts: selectors, tokens of lists, quantities, schedules.
+//! Texts: selectors, tokens of lists, quantities, schedules, kustomizations.
 
 use jiff::{Timestamp, tz::TimeZone};
 use kobune_kinds::continue_token::ContinueToken;
 use kobune_kinds::selector::{FieldSelector, LabelSelector};
 use kobune_kinds::{cron::Schedule, quantity::Quantity};
+use kobune_kustomize::{MemoryFiles, Options, build};
 
 pub(crate) fn selectors(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -38,4 +39,22 @@ pub(crate) fn tokens(data: &[u8]) {
         assert!(next > Timestamp::UNIX_EPOCH);
         schedule.interval();
     }
+}
+
+/// A text as a kustomization, as an object, and as a patch of one.
+pub(crate) fn kustomize(data: &[u8]) {
+    let folder = |kustomization: &[u8]| {
+        MemoryFiles::default().with("/k/kustomization.yaml", kustomization).with("/k/a.yaml", data)
+    };
+    let root = std::path::Path::new("/");
+    let run = |files: &MemoryFiles| {
+        let first = build(files, "/k", root, &Options::default()).and_then(|output| output.yaml()).ok();
+        let again = build(files, "/k", root, &Options::default()).and_then(|output| output.yaml()).ok();
+        assert_eq!(first, again, "building twice gives the same");
+    };
+    run(&folder(data));
+    run(&folder(
+        b"resources: [a.yaml]\nnamePrefix: p-\nnamespace: n\nlabels: [{pairs: {a: b}, includeSelectors: true}]\n",
+    ));
+    run(&folder(b"resources: [a.yaml]\npatches: [{path: a.yaml}]\nconfigMapGenerator: [{name: g, files: [a.yaml]}]\n"));
 }

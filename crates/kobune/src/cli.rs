@@ -52,6 +52,8 @@ pub enum Command {
     Auth(kobune_cli::AuthCommand),
     /// Print what the API server serves
     ApiResources(kobune_cli::ApiResourcesOptions),
+    /// Print what a kustomization folder or repository comes to
+    Build(kobune_cli::BuildOptions),
     /// Make, list and delete tokens with which machines join
     #[command(subcommand)]
     Token(kobune_cli::TokenCommand),

@@ -73,6 +73,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
         Command::Agent(options) => process::run(|token| agent::run(options, token)),
         Command::Simulate(options) => process::run(|token| simulate::run(options, token)),
+        Command::Build(options) => kobune_cli::build(&options),
         Command::Token(command) => process::offline(kobune_cli::token(command)),
         Command::Down(options) => down::run(&options),
         Command::Snapshot { command } => process::offline(snapshot::run(command)),

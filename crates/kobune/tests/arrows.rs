@@ -9,6 +9,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("store", &[]),
         ("pki", &[]),
         ("merge", &["kinds"]),
+        ("kustomize", &["kinds", "merge"]),
         ("expressions", &["kinds"]),
         ("apiserver", &["expressions", "kinds", "merge", "pki", "store"]),
         ("partial", &[]),
@@ -20,11 +21,11 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("scheduler", &["expressions", "partial"]),
         ("controllers", &["kinds", "partial", "pki", "scheduler"]),
         ("simulator", &["partial"]),
-        ("cli", &["kinds", "pki"]),
+        ("cli", &["kinds", "kustomize", "pki"]),
         ("tools", &[]),
         ("testbed", &[]),
         ("bench", &["testbed"]),
-        ("fuzz", &["expressions", "kinds", "merge"]),
+        ("fuzz", &["expressions", "kinds", "kustomize", "merge"]),
     ])
 }
 
