@@ -25,9 +25,11 @@ async fn quotas_hold_across_servers() {
     cluster.delete(&format!("{path}/{kept}"), "").await.expect(200);
     let dry = format!("{path}?dryRun=All");
     for body in [config_map("n", "{}"), config_map("o", "{}")] {
-        // The note that the object which is gone was admitted may still be there for a moment.
-        while cluster.send_as(&servers[0], "POST", &dry, &headers, &body).await.status != 201 {
-            tokio::task::yield_now().await;
+        // The notes that the object which is gone was admitted may still be there for a moment, each server has its own.
+        for server in &servers {
+            while cluster.send_as(server, "POST", &dry, &headers, &body).await.status != 201 {
+                tokio::task::yield_now().await;
+            }
         }
     }
     let reply = cluster.send_as(&servers[1], "POST", path, &headers, &config_map("n", "{}")).await;
