@@ -41,10 +41,14 @@ struct State<C> {
     objects: BTreeMap<ObjectKey, Arc<C>>,
     /// Keys by the uid of the controlling owner; empty for objects without one.
     by_controller: HashMap<Box<str>, BTreeSet<ObjectKey>>,
-    /// Our writes that the watch has not shown yet.
+    /// Our writes that the watch has not shown yet; for an object that we removed, its last version. What is older is stale.
     unconfirmed: HashMap<ObjectKey, u64>,
+    /// The same by version; what was confirmed meanwhile is left in until the watch has come that far.
+    unconfirmed_by_version: BTreeMap<u64, ObjectKey>,
     /// Uids we removed, until the watch says so too.
     buried: HashSet<Box<str>>,
+    /// The watch has shown everything up to this version.
+    shown: u64,
 }
 
 impl<C> Default for Store<C> {
@@ -53,7 +57,9 @@ impl<C> Default for Store<C> {
             objects: BTreeMap::new(),
             by_controller: HashMap::new(),
             unconfirmed: HashMap::new(),
+            unconfirmed_by_version: BTreeMap::new(),
             buried: HashSet::new(),
+            shown: 0,
         };
         Self { state: RwLock::new(state), handlers: RwLock::default(), synced: watch::Sender::new(false) }
     }
@@ -139,6 +145,26 @@ impl<C: Cached> Store<C> {
         from.filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
+    /// The watch has come to this version. Told before what it shows is taken, so that no answer slips in between.
+    ///
+    /// It shows versions in their order, or begins with a list of what is there: a write of ours that it has passed by was gone
+    /// when that list was made.
+    fn shown(&self, version: u64) {
+        let mut gone = Vec::new();
+        {
+            let mut state = self.state.write();
+            state.shown = state.shown.max(version);
+            while let Some(first) = state.unconfirmed_by_version.first_entry().filter(|first| *first.key() < version) {
+                let (written, key) = first.remove_entry();
+                if state.unconfirmed.get(&key) == Some(&written) {
+                    state.unconfirmed.remove(&key);
+                    gone.extend(state.take(&key));
+                }
+            }
+        }
+        gone.iter().for_each(|object| self.tell(Some(object), None));
+    }
+
     /// Takes a state of an object unless a newer one is known.
     fn apply(&self, object: C, ours: bool) {
         let (key, version) = (object.key(), object.revision());
@@ -149,12 +175,18 @@ impl<C: Cached> Store<C> {
                 state.unconfirmed.remove(&key);
             }
             if state.buried.contains(object.uid())
+                || state.unconfirmed.get(&key).is_some_and(|waiting| version < *waiting)
                 || state.objects.get(&key).is_some_and(|known| known.revision() >= version)
             {
                 return;
             }
+            // An answer may come later than the watch: what the watch has shown and is not there has gone since.
+            if ours && version <= state.shown && !state.objects.contains_key(&key) {
+                return;
+            }
             if ours {
                 state.unconfirmed.insert(key.clone(), version);
+                state.unconfirmed_by_version.insert(version, key.clone());
             }
             state.put(key, object.clone())
         };
@@ -170,11 +202,17 @@ impl<C: Cached> Store<C> {
     pub fn removed(&self, key: &ObjectKey, uid: &str) {
         let before = {
             let mut state = self.state.write();
-            if state.objects.get(key).is_none_or(|known| known.uid() != uid) {
+            let Some(last) = state.objects.get(key).filter(|known| known.uid() == uid).map(|known| known.revision())
+            else {
                 return;
-            }
+            };
             state.buried.insert(uid.into());
-            state.unconfirmed.remove(key);
+            if last > state.shown {
+                state.unconfirmed.insert(key.clone(), last);
+                state.unconfirmed_by_version.insert(last, key.clone());
+            } else {
+                state.unconfirmed.remove(key);
+            }
             state.take(key)
         };
         self.tell(before.as_ref(), None);
@@ -229,6 +267,7 @@ pub async fn follow<K, C>(
     let stream = watcher::watcher(Api::<K>::all(client.clone()), settings).default_backoff();
     let mut stream = std::pin::pin!(stream);
     let mut listed: HashSet<ObjectKey> = HashSet::new();
+    let mut newest_listed = 0;
     let kind = K::plural(&());
     loop {
         let event = tokio::select! {
@@ -244,16 +283,26 @@ pub async fn follow<K, C>(
             Some(Ok(Event::InitApply(object))) => {
                 let object: C = slim(object);
                 listed.insert(object.key());
+                newest_listed = object.revision().max(newest_listed);
                 store.apply(object, false);
             }
-            Some(Ok(Event::Apply(object))) => store.apply(slim(object), false),
-            Some(Ok(Event::Delete(object))) => store.deleted(&slim::<K, C>(object)),
+            Some(Ok(Event::Apply(object))) => {
+                let object: C = slim(object);
+                store.shown(object.revision());
+                store.apply(object, false);
+            }
+            Some(Ok(Event::Delete(object))) => {
+                let object: C = slim(object);
+                store.shown(object.revision());
+                store.deleted(&object);
+            }
             Some(Ok(Event::InitDone)) => {
                 let (gone, doubtful) = store.unlisted(&listed);
                 gone.iter().for_each(|object| store.deleted(object));
                 for key in doubtful {
                     settle::<K, C>(&client, &store, &key).await;
                 }
+                store.shown(newest_listed);
                 listed = HashSet::new();
                 store.synced.send_replace(true);
             }
@@ -345,6 +394,20 @@ mod tests {
     }
 
     #[test]
+    fn a_late_answer_brings_nothing_back() {
+        let store = Store::<ConfigMap>::default();
+        let key = ObjectKey::new("default", "a");
+        store.apply(object("a", "1", 5, ""), false);
+        // Somebody else ends it between our write and the answer to it.
+        store.shown(7);
+        store.deleted(&object("a", "1", 7, ""));
+        store.wrote(object("a", "1", 6, ""));
+        assert!(store.get(&key).is_none());
+        store.wrote(object("a", "2", 8, ""));
+        assert_eq!(store.get(&key).map(|found| found.revision()), Some(8), "what the watch has yet to show is there");
+    }
+
+    #[test]
     fn a_list_ends_what_it_does_not_name_except_own_writes() {
         let store = Store::<ConfigMap>::default();
         store.apply(object("old", "1", 5, ""), false);
@@ -352,5 +415,117 @@ mod tests {
         let (gone, doubtful) = store.unlisted(&HashSet::new());
         assert_eq!(gone.iter().map(|object| object.uid()).collect::<Vec<_>>(), ["1"]);
         assert_eq!(doubtful, [ObjectKey::new("default", "new")]);
+    }
+
+    /// What the API server would have and say, for a cache that is told late.
+    #[derive(Default)]
+    struct Server {
+        revision: u64,
+        objects: BTreeMap<String, ConfigMap>,
+        /// What the watch has not shown yet; `true` for an end.
+        events: std::collections::VecDeque<(bool, ConfigMap)>,
+        /// Answers to us that are on their way; `true` for an end.
+        answers: Vec<(bool, ConfigMap)>,
+    }
+
+    impl Server {
+        /// Makes or changes an object, as us or as somebody else.
+        fn write(&mut self, name: &str, ours: bool) {
+            self.revision += 1;
+            let uid = match self.objects.get(name) {
+                Some(there) => there.uid().to_owned(),
+                None => format!("{name}-{}", self.revision),
+            };
+            let written = object(name, &uid, self.revision, "");
+            self.objects.insert(name.to_owned(), written.clone());
+            self.events.push_back((false, written.clone()));
+            if ours {
+                self.answers.push((false, written));
+            }
+        }
+
+        fn delete(&mut self, name: &str, ours: bool) {
+            let Some(there) = self.objects.remove(name) else { return };
+            self.revision += 1;
+            self.events.push_back((true, object(name, there.uid(), self.revision, "")));
+            if ours {
+                self.answers.push((true, there));
+            }
+        }
+    }
+
+    fn show(store: &Store<ConfigMap>, (ended, object): (bool, ConfigMap)) {
+        store.shown(object.revision());
+        if ended { store.deleted(&object) } else { store.apply(object, false) }
+    }
+
+    fn answer(store: &Store<ConfigMap>, (ended, object): (bool, ConfigMap)) {
+        if ended { store.removed(&object.key(), object.uid()) } else { store.wrote(object) }
+    }
+
+    /// The watch starts anew: what it has not shown is lost, and a list takes its place.
+    fn list(store: &Store<ConfigMap>, server: &mut Server) {
+        server.events.clear();
+        for object in server.objects.values() {
+            store.apply(object.clone(), false);
+        }
+        let (gone, doubtful) = store.unlisted(&server.objects.values().map(|object| object.key()).collect());
+        gone.iter().for_each(|object| store.deleted(object));
+        for key in doubtful {
+            match server.objects.get(&*key.name) {
+                Some(there) => store.apply(there.clone(), false),
+                None => drop(store.get(&key).map(|known| store.deleted(&known))),
+            }
+        }
+        store.shown(server.objects.values().map(|object| object.revision()).max().unwrap_or(0));
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config::with_cases(4_000))]
+
+        /// However late events and answers come, in whatever order among each other, and however often the watch breaks: in the
+        /// end the cache has what the server has, and on the way no object goes back behind our own newest write to it.
+        #[test]
+        fn the_cache_gets_there(steps in proptest::collection::vec((0_u8..9, 0_usize..3, 0_usize..8), 1..80)) {
+            let (store, mut server) = (Store::<ConfigMap>::default(), Server::default());
+            let mut told: HashMap<String, u64> = HashMap::new();
+            for (step, which, pick) in steps {
+                let name = ["a", "b", "c"][which];
+                match step {
+                    0 | 1 => server.write(name, true),
+                    2 => server.write(name, false),
+                    3 => server.delete(name, true),
+                    4 => server.delete(name, false),
+                    5 | 6 => drop(server.events.pop_front().map(|event| show(&store, event))),
+                    7 if !server.answers.is_empty() => {
+                        let late = server.answers.remove(pick % server.answers.len());
+                        let (ended, written) = (late.0, late.1.clone());
+                        answer(&store, late);
+                        if !ended {
+                            told.insert(written.uid().to_owned(), written.revision());
+                        }
+                    }
+                    8 if pick == 0 => list(&store, &mut server),
+                    _ => {}
+                }
+                for known in store.all() {
+                    let ours = told.get(known.uid()).copied().unwrap_or(0);
+                    proptest::prop_assert!(known.revision() >= ours, "{} is behind {ours}", known.revision());
+                }
+            }
+            server.answers.drain(..).for_each(|late| answer(&store, late));
+            // Something else happens in the end, which shows how far the watch has come.
+            server.write("d", false);
+            while let Some(event) = server.events.pop_front() {
+                show(&store, event);
+            }
+            let cached: Vec<_> = store.all().iter().map(|known| (name_of(known), known.revision())).collect();
+            let there: Vec<_> = server.objects.values().map(|object| (name_of(object), object.revision())).collect();
+            proptest::prop_assert_eq!(cached, there);
+        }
+    }
+
+    fn name_of(object: &ConfigMap) -> String {
+        object.metadata.name.clone().unwrap_or_default()
     }
 }

@@ -137,6 +137,15 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
     ledger.settle(&pods);
     let Plan { create, drop, kill, status, said, revisit } =
         plan(&job, ledger, &pods, policy_failure, Timestamp::now());
+    // Why the Job ends is written before pods are killed for it: after a restart these look as if they had failed.
+    let conditions = |status: Option<&JobStatus>| status.and_then(|status| status.conditions.clone());
+    let mut job = job;
+    if !kill.is_empty() && conditions(Some(&status)) != conditions(job.status.as_ref()) {
+        match write_status(context, &job, status.clone()).await? {
+            Some(written) => job = written,
+            None => return Ok(None),
+        }
+    }
     let failure = carry_out(context, control, &job, &about, &create, &drop, &kill).await;
     // Pods that were just made are active.
     let mut status = status;

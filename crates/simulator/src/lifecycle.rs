@@ -15,6 +15,9 @@ const EXIT_CODE: &str = "simulator.kobune.dev/exit-code";
 /// How long a Job's pod runs that does not say it, as kwok's.
 const JOB_RUNS_FOR: i64 = 1;
 
+/// The exit code of a process that SIGTERM ends.
+const KILLED: i64 = 143;
+
 /// A pod as the simulator reads it.
 pub type Input = Partial<Pod, Spec, Status>;
 
@@ -98,7 +101,13 @@ pub fn plan(pod: &Input, now: Timestamp) -> Step {
     if let Some(deletion) = &pod.metadata.deletion_timestamp {
         let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0);
         let asked = after(deletion.0, -grace);
-        return wait(after(asked, number(STOP_AFTER).unwrap_or(0).clamp(0, grace.max(0))), Step::Delete);
+        // Whose finalizers keep it shows how it ended, as the kubelet has it say before it goes.
+        let kept = pod.metadata.finalizers.as_ref().is_some_and(|all| !all.is_empty());
+        let step = match pod.status.phase.as_deref() {
+            Some("Running") if kept => Step::Write(ended(pod, KILLED, created, now)),
+            _ => Step::Delete,
+        };
+        return wait(after(asked, number(STOP_AFTER).unwrap_or(0).clamp(0, grace.max(0))), step);
     }
     match pod.status.phase.as_deref() {
         None | Some("" | "Pending") => {
@@ -282,6 +291,13 @@ mod tests {
         check(json!({STOP_AFTER: "10"}), Step::Delete);
         check(json!({STOP_AFTER: "15"}), Step::Wait(at(105)));
         check(json!({STOP_AFTER: "500"}), Step::Wait(at(120)));
+        let mut kept = json!({"metadata": {"name": "p", "finalizers": ["f"], "deletionGracePeriodSeconds": 0,
+            "deletionTimestamp": time(100)}, "status": {"phase": "Running"}});
+        let next = |pod: &Value| plan(&serde_json::from_value(pod.clone()).expect("a pod"), at(100));
+        let Step::Write(status) = next(&kept) else { panic!("it says how it ended") };
+        assert_eq!(status["phase"], "Failed");
+        kept["status"] = status;
+        assert_eq!(next(&kept), Step::Delete);
     }
 
     #[test]

@@ -522,7 +522,9 @@ impl View<'_> {
     fn numbers(&self, plan: &mut Plan) {
         let gone = plan.kill.len() + plan.drop.len();
         plan.status.active = count(self.active.len().saturating_sub(gone));
-        let ready = self.active.iter().filter(|pod| pod.ready.is_some()).count();
+        // Those that go now are not ready any more: there are never more ready than active.
+        let goes = |pod: &Pod| plan.kill.iter().chain(&plan.drop).any(|gone| gone.uid == pod.uid);
+        let ready = self.active.iter().filter(|pod| pod.ready.is_some() && !goes(pod)).count();
         plan.status.ready = i32::try_from(ready).ok();
         plan.status.terminating = i32::try_from(self.terminating).ok();
     }

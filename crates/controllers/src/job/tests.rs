@@ -24,13 +24,14 @@ fn job(more: Value, status: Value) -> Job {
     serde_json::from_value(object).expect("a job")
 }
 
-/// A pod by words: its phase, `leaving`, `counted` (no finalizer), `index=<n>`, `failures=<n>`, `at=<second>`.
+/// A pod by words: its phase, `ready`, `leaving`, `counted` (no finalizer), `index=<n>`, `failures=<n>`, `at=<second>`.
 fn member(name: &str, words: &str) -> Arc<Pod> {
     let mut object = json!({"metadata": {"finalizers": [FINALIZER], "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": {}},
         "status": {"phase": "Running"}});
     for word in words.split(' ') {
         match word.split_once('=').unwrap_or((word, "")) {
             ("leaving", _) => object["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z".into(),
+            ("ready", _) => object["status"]["conditions"] = json!([{"type": "Ready", "status": "True"}]),
             ("counted", _) => object["metadata"]["finalizers"] = json!([]),
             ("index", index) => {
                 object["metadata"]["annotations"]["batch.kubernetes.io/job-completion-index"] = index.into()
@@ -76,7 +77,10 @@ fn run(job: &Job, pods: &mut [Arc<Pod>]) -> Plan {
     }
     let mut ledger = Ledger::of(spec, status);
     ledger.settle(pods);
-    plan(job, ledger, pods, None, now())
+    let plan = plan(job, ledger, pods, None, now());
+    // The API server takes no status with more ready pods than active ones.
+    assert!(plan.status.ready.unwrap_or(0) <= plan.status.active.unwrap_or(0), "{:?}", plan.status);
+    plan
 }
 
 fn words(plan: &Plan) -> String {
@@ -144,7 +148,9 @@ fn plans() {
         "FailureTarget Failed",
     );
     let early = || indexed(json!({"successPolicy": {"rules": [{"succeededIndexes": "1-2", "succeededCount": 1}]}}));
-    check(early(), &["Running index=0", "Succeeded index=2"], "SuccessCriteriaMet kill p0");
+    check(early(), &["Running ready index=0", "Succeeded index=2"], "SuccessCriteriaMet kill p0");
+    check(json!({"suspend": true}), &["Running ready"], "Suspended drop p0");
+    check(json!({"parallelism": 0}), &["Running ready"], "drop p0");
     check(early(), &["Succeeded index=0", "Running index=2"], "+1");
 }
 
