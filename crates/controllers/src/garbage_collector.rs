@@ -86,36 +86,47 @@ impl kube::Resource for Seen {
 struct Place {
     /// The position of its kind.
     kind: usize,
-    namespace: Option<String>,
-    name: String,
+    namespace: Option<Arc<str>>,
+    name: Box<str>,
 }
 
-/// What is known of all kinds: who depends on whom.
+/// What is known of all kinds: who depends on whom. Most objects of a large cluster are in here, so equal parts are kept once.
 #[derive(Default)]
 struct Graph {
     /// Objects with owners, by uid.
-    dependents: HashMap<String, (Place, Vec<OwnerReference>)>,
+    dependents: HashMap<Arc<str>, (Place, Arc<[OwnerReference]>)>,
     /// The uids of dependents by the uid of an owner.
-    of: HashMap<String, HashSet<String>>,
+    of: HashMap<String, HashSet<Arc<str>>>,
     /// Objects that are being deleted and wait for their dependents, by uid.
     waiting: HashMap<String, Place>,
 }
 
 impl Graph {
-    fn insert(&mut self, uid: &str, place: Place, owners: Vec<OwnerReference>) {
+    fn insert(&mut self, uid: &str, mut place: Place, owners: Vec<OwnerReference>) {
         self.remove(uid);
-        for owner in &owners {
-            self.of.entry(owner.uid.clone()).or_default().insert(uid.to_owned());
+        let Some(first) = owners.first() else { return };
+        let uid: Arc<str> = uid.into();
+        // Dependents of one owner are mostly of one namespace and have the same owners.
+        let sibling = self.of.get(&first.uid).and_then(|others| self.dependents.get(others.iter().next()?));
+        let shared = sibling.map(|(place, owners)| (place.namespace.clone(), owners.clone()));
+        let (namespace, known) = shared.unzip();
+        if let Some(namespace) = namespace.filter(|namespace| *namespace == place.namespace) {
+            place.namespace = namespace;
         }
-        if !owners.is_empty() {
-            self.dependents.insert(uid.to_owned(), (place, owners));
+        let owners = known.filter(|known| **known == *owners).unwrap_or_else(|| owners.into());
+        for owner in &*owners {
+            match self.of.get_mut(&owner.uid) {
+                Some(others) => drop(others.insert(uid.clone())),
+                None => drop(self.of.insert(owner.uid.clone(), HashSet::from([uid.clone()]))),
+            }
         }
+        self.dependents.insert(uid, (place, owners));
     }
 
     /// Forgets a dependent and gives the uids of its owners.
     fn remove(&mut self, uid: &str) -> Vec<String> {
         let Some((_, owners)) = self.dependents.remove(uid) else { return Vec::new() };
-        for owner in &owners {
+        for owner in &*owners {
             if let Some(others) = self.of.get_mut(&owner.uid) {
                 others.remove(uid);
                 if others.is_empty() {
@@ -123,16 +134,16 @@ impl Graph {
                 }
             }
         }
-        owners.into_iter().map(|owner| owner.uid).collect()
+        owners.iter().map(|owner| owner.uid.clone()).collect()
     }
 
-    fn dependents_of(&self, uid: &str) -> Vec<String> {
+    fn dependents_of(&self, uid: &str) -> Vec<Arc<str>> {
         self.of.get(uid).into_iter().flatten().cloned().collect()
     }
 
     /// Whether a dependent of an object is itself being deleted and waits for its dependents, of which the object may be one.
     fn closes_circle(&self, uid: &str) -> bool {
-        self.of.get(uid).into_iter().flatten().any(|dependent| self.waiting.contains_key(dependent))
+        self.of.get(uid).into_iter().flatten().any(|dependent| self.waiting.contains_key(&**dependent))
     }
 
     /// Whether a dependent is left that holds its owner up.
@@ -284,9 +295,9 @@ fn is_collected(kind: &Kind) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Work {
     /// Look whether a dependent still has an owner.
-    Dependent(String),
+    Dependent(Arc<str>),
     /// Look whether an owner that waits may go.
-    Owner(String),
+    Owner(Arc<str>),
 }
 
 /// A kind that is watched.
@@ -343,11 +354,12 @@ impl Collector {
     /// A kind is not served any more: its objects are gone as far as anybody can tell.
     fn forget(&mut self, position: usize) {
         self.kinds[position] = None;
-        let mut gone: BTreeSet<String> = BTreeSet::new();
+        let mut gone: BTreeSet<Arc<str>> = BTreeSet::new();
         gone.extend(
             self.graph.dependents.iter().filter(|(_, (place, _))| place.kind == position).map(|(uid, _)| uid.clone()),
         );
-        gone.extend(self.graph.waiting.iter().filter(|(_, place)| place.kind == position).map(|(uid, _)| uid.clone()));
+        let waiting = self.graph.waiting.iter().filter(|(_, place)| place.kind == position);
+        gone.extend(waiting.map(|(uid, _)| Arc::from(uid.as_str())));
         gone.iter().for_each(|uid| self.gone(uid));
         // Whether other owners of that kind were there is not known any more.
         self.present.clear();
@@ -403,7 +415,8 @@ impl Collector {
                 followed.unreachable = false;
                 let seen = followed.listing.take().unwrap_or_default();
                 let known = self.graph.dependents.iter().filter(|(_, (place, _))| place.kind == kind);
-                let gone: Vec<String> = known.map(|(uid, _)| uid.clone()).filter(|uid| !seen.contains(uid)).collect();
+                let gone: Vec<Arc<str>> =
+                    known.map(|(uid, _)| uid.clone()).filter(|uid| !seen.contains(&**uid)).collect();
                 gone.iter().for_each(|uid| self.gone(uid));
                 // Owners may have gone unseen: every dependent is looked at once more.
                 self.present.clear();
@@ -416,24 +429,23 @@ impl Collector {
 
     fn there(&mut self, kind: usize, metadata: ObjectMeta) {
         let (Some(uid), Some(name)) = (metadata.uid, metadata.name) else { return };
-        let place = Place { kind, namespace: metadata.namespace, name };
+        let place = Place { kind, namespace: metadata.namespace.map(Arc::from), name: name.into() };
         let waits = metadata.deletion_timestamp.is_some()
             && metadata.finalizers.iter().flatten().any(|name| name == FOREGROUND || name == ORPHAN);
         if waits {
             self.present.remove(&uid);
             self.graph.waiting.insert(uid.clone(), place.clone());
-            self.work.insert(Work::Owner(uid.clone()));
+            self.work.insert(Work::Owner(uid.as_str().into()));
         }
         let owners = metadata.owner_references.unwrap_or_default();
-        if self.graph.dependents.get(&uid).is_some_and(|(_, known)| *known == owners)
-            || owners.is_empty() && !self.graph.dependents.contains_key(&uid)
-        {
+        let known = self.graph.dependents.get(&*uid);
+        if known.is_some_and(|(_, known)| **known == *owners) || owners.is_empty() && known.is_none() {
             return;
         }
         let before = self.graph.remove(&uid);
         self.owners_to_look_at(before);
         self.graph.insert(&uid, place, owners);
-        self.work.insert(Work::Dependent(uid));
+        self.work.insert(Work::Dependent(uid.into()));
     }
 
     fn gone(&mut self, uid: &str) {
@@ -446,7 +458,7 @@ impl Collector {
 
     fn owners_to_look_at(&mut self, owners: Vec<String>) {
         let waiting = owners.into_iter().filter(|uid| self.graph.waiting.contains_key(uid));
-        self.work.extend(waiting.map(Work::Owner));
+        self.work.extend(waiting.map(|uid| Work::Owner(uid.into())));
     }
 
     /// Does what is to be done; whether all of it succeeded.
@@ -476,7 +488,12 @@ impl Collector {
     }
 
     async fn dependent(&mut self, uid: &str) -> Result<(), PassError> {
-        let Some((place, _)) = self.graph.dependents.get(uid).cloned() else { return Ok(()) };
+        let Some((place, owners)) = self.graph.dependents.get(uid) else { return Ok(()) };
+        // Owners that are there keep it; should it get others, its watch says so.
+        if owners.iter().all(|owner| self.present.contains(&owner.uid)) {
+            return Ok(());
+        }
+        let place = place.clone();
         let Some(api) = self.api(place.kind, place.namespace.as_deref()) else { return Ok(()) };
         let live = api.get_metadata_opt(&place.name).await.doing("reading a dependent")?;
         let Some(metadata) = live.map(|live| live.metadata).filter(|live| live.uid.as_deref() == Some(uid)) else {
@@ -628,7 +645,7 @@ mod tests {
     }
 
     fn place(name: &str) -> Place {
-        Place { kind: 0, namespace: None, name: name.to_owned() }
+        Place { kind: 0, namespace: None, name: name.into() }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use kube::api::{Api, Patch, PatchParams};
 
 use crate::Error;
 use crate::context::{Context, enqueue_changes};
-use crate::object::ObjectKey;
+use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
 
 /// Prefix length of one node's IPv6 range, as upstream.
@@ -57,16 +57,28 @@ async fn pass(
     if !missing() {
         return Ok(None);
     }
-    let used: HashSet<String> = nodes.all().iter().filter_map(|node| own(node)).flatten().collect();
-    let Some(chosen) = choose(&ranges, &used) else {
-        return Err(PassError::Object { what: "the cluster CIDR has no range left for another node".to_owned() });
-    };
-    let change = serde_json::json!({"spec": {"podCIDR": chosen.first(), "podCIDRs": chosen}});
+    // Whoever has its turn gives ranges to all nodes that wait: what is in use is looked at once.
+    let mut used = HashSet::new();
+    let mut waiting = Vec::new();
+    for node in nodes.all() {
+        match own(&node).filter(|all| !all.is_empty()) {
+            Some(all) => used.extend(all),
+            None => waiting.push(node.key()),
+        }
+    }
+    let mut from = vec![0; ranges.len()];
     let api = Api::<Node>::all(context.client.clone());
-    match api.patch(&key.name, &PatchParams::default(), &Patch::Strategic(&change)).await {
-        Ok(written) => nodes.wrote(written),
-        Err(error) if is_not_found(&error) => {}
-        Err(error) => return Err(error).doing("giving a node its pod range"),
+    for node in waiting {
+        let Some(chosen) = choose(&ranges, &used, &mut from) else {
+            return Err(PassError::Object { what: "the cluster CIDR has no range left for another node".to_owned() });
+        };
+        let change = serde_json::json!({"spec": {"podCIDR": chosen.first(), "podCIDRs": chosen}});
+        match api.patch(&node.name, &PatchParams::default(), &Patch::Strategic(&change)).await {
+            Ok(written) => nodes.wrote(written),
+            Err(error) if is_not_found(&error) => {}
+            Err(error) => return Err(error).doing("giving a node its pod range"),
+        }
+        used.extend(chosen);
     }
     Ok(None)
 }
@@ -86,22 +98,24 @@ fn parse(text: &str, ipv4_mask: u8) -> Option<Vec<Range>> {
     text.split(',').map(one).collect()
 }
 
-/// The lowest free range of each cluster range.
-fn choose(ranges: &[Range], used: &HashSet<String>) -> Option<Vec<String>> {
-    let one = |range: &Range| {
+/// The lowest free range of each cluster range. `from` says which are known to be in use, all below it; it moves on.
+fn choose(ranges: &[Range], used: &HashSet<String>, from: &mut [u128]) -> Option<Vec<String>> {
+    let one = |(range, from): (&Range, &mut u128)| {
         let count = 1u128 << (range.node_prefix - range.prefix).min(16);
         let step = u32::from(range.width - range.node_prefix);
-        let mut texts = (0..count).map(|index| {
+        let mut texts = (*from..count).map(|index| {
             let bits = range.first + (index << step);
             let address = match u32::try_from(bits) {
                 Ok(bits) if range.width == 32 => IpAddr::V4(bits.into()),
                 _ => IpAddr::V6(bits.into()),
             };
-            format!("{address}/{}", range.node_prefix)
+            (index, format!("{address}/{}", range.node_prefix))
         });
-        texts.find(|text| !used.contains(text))
+        let (index, text) = texts.find(|(_, text)| !used.contains(text))?;
+        *from = index;
+        Some(text)
     };
-    ranges.iter().map(one).collect()
+    ranges.iter().zip(from).map(one).collect()
 }
 
 #[cfg(test)]
@@ -112,7 +126,7 @@ mod tests {
     fn chosen_ranges() {
         let check = |cluster: &str, mask: u8, used: &[&str], expected: Option<&[&str]>| {
             let used = used.iter().map(|text| (*text).to_owned()).collect();
-            let found = parse(cluster, mask).and_then(|ranges| choose(&ranges, &used));
+            let found = parse(cluster, mask).and_then(|ranges| choose(&ranges, &used, &mut vec![0; ranges.len()]));
             assert_eq!(found, expected.map(|all| all.iter().map(|text| (*text).to_owned()).collect()), "{cluster}");
         };
         check("10.244.0.0/16", 24, &[], Some(&["10.244.0.0/24"]));

@@ -98,6 +98,38 @@ impl From<&PodDisruptionBudget> for Budget {
     }
 }
 
+/// The label of a node's own name.
+pub const HOSTNAME: &str = "kubernetes.io/hostname";
+/// The label of a node's zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
+
+/// How many pods an owner has, by node and by the two topologies that pods spread over without being told.
+#[derive(Clone, Debug, Default)]
+struct Owned {
+    nodes: BTreeMap<Arc<str>, u32>,
+    hosts: HashMap<Arc<str>, u32>,
+    zones: HashMap<Arc<str>, u32>,
+}
+
+impl Owned {
+    /// Counts a node's pods in or out of the topologies that its labels say.
+    fn count(&mut self, facts: Option<&NodeFacts>, change: impl Fn(u32) -> u32) {
+        for (key, counts) in [(HOSTNAME, &mut self.hosts), (ZONE, &mut self.zones)] {
+            let Some(value) = facts.and_then(|facts| facts.labels.get(key)) else { continue };
+            match counts.get_mut(value.as_str()) {
+                Some(count) => {
+                    *count = change(*count);
+                    if *count == 0 {
+                        counts.remove(value.as_str());
+                    }
+                }
+                None if change(0) > 0 => drop(counts.insert(value.as_str().into(), change(0))),
+                None => {}
+            }
+        }
+    }
+}
+
 /// All nodes, and where each pod is counted.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
@@ -114,7 +146,7 @@ pub struct Cluster {
     /// The node of each counted pod.
     place: HashMap<Arc<str>, Arc<str>>,
     /// How many pods each owner has on each node, those on their way out left aside.
-    owned: HashMap<Arc<str>, BTreeMap<Arc<str>, u32>>,
+    owned: HashMap<Arc<str>, Owned>,
     /// How many nodes have an image.
     image_nodes: HashMap<Arc<str>, usize>,
     /// Pods that keep others away or attract them; usually none, which makes most checks free.
@@ -145,18 +177,48 @@ impl Cluster {
             }
         }
         let changed = state.facts.as_ref() != Some(&facts);
-        state.facts = Some(facts);
+        if changed {
+            self.change_facts(name, Some(facts));
+        }
         changed
     }
 
     /// Forgets a node. Pods bound to it stay counted until they go.
     pub fn remove_node(&mut self, name: &str) {
         if let Some(state) = self.nodes.get_mut(name) {
-            state.facts = None;
             forget_images(&mut self.image_nodes, std::mem::take(&mut state.images).keys());
             if state.pods.is_empty() {
                 self.nodes.remove(name);
+            } else {
+                self.change_facts(name, None);
             }
+        }
+    }
+
+    /// Takes what a node is now; the pods there count in its topologies.
+    fn change_facts(&mut self, name: &str, facts: Option<NodeFacts>) {
+        let Some(state) = self.nodes.get_mut(name) else { return };
+        let before = std::mem::replace(&mut state.facts, facts);
+        let of =
+            |facts: Option<&NodeFacts>| facts.map(|facts| [HOSTNAME, ZONE].map(|key| facts.labels.get(key).cloned()));
+        if of(before.as_ref()) == of(state.facts.as_ref()) {
+            return;
+        }
+        for owner in state.pods.values().filter(|pod| !pod.terminating).filter_map(|pod| pod.owner.as_ref()) {
+            if let Some(owned) = self.owned.get_mut(owner) {
+                owned.count(before.as_ref(), |count| count.saturating_sub(1));
+                owned.count(state.facts.as_ref(), |count| count + 1);
+            }
+        }
+    }
+
+    /// How many pods an owner has by the values of a topology, where that is kept; nodes that are not known are left aside.
+    pub fn owned_by_domain(&self, owner: &str, key: &str) -> Option<&HashMap<Arc<str>, u32>> {
+        let owned = self.owned.get(owner)?;
+        match key {
+            HOSTNAME => Some(&owned.hosts),
+            ZONE => Some(&owned.zones),
+            _ => None,
         }
     }
 
@@ -168,7 +230,7 @@ impl Cluster {
 
     /// The nodes where an owner has pods, and how many.
     pub fn owned(&self, owner: &str) -> impl Iterator<Item = (&Arc<str>, u32)> {
-        self.owned.get(owner).into_iter().flatten().map(|(node, number)| (node, *number))
+        self.owned.get(owner).into_iter().flat_map(|owned| &owned.nodes).map(|(node, number)| (node, *number))
     }
 
     /// Nodes that exist.
@@ -186,7 +248,9 @@ impl Cluster {
             self.affine.insert(pod.uid.clone());
         }
         if let Some(owner) = pod.owner.as_ref().filter(|_| !pod.terminating) {
-            *self.owned.entry(owner.clone()).or_default().entry(node.clone()).or_default() += 1;
+            let owned = self.owned.entry(owner.clone()).or_default();
+            *owned.nodes.entry(node.clone()).or_default() += 1;
+            owned.count(self.nodes.get(&node).and_then(|state| state.facts.as_ref()), |count| count + 1);
         }
         self.nodes.entry(node).or_default().add(pod);
     }
@@ -194,14 +258,15 @@ impl Cluster {
     /// Counts a pod that leaves a node out of what its owner has there.
     fn disown(&mut self, pod: &PodInfo, node: &str) {
         let Some(owner) = pod.owner.as_ref().filter(|_| !pod.terminating) else { return };
-        let Some(nodes) = self.owned.get_mut(owner) else { return };
-        if let Some(number) = nodes.get_mut(node) {
+        let Some(owned) = self.owned.get_mut(owner) else { return };
+        if let Some(number) = owned.nodes.get_mut(node) {
             *number -= 1;
             if *number == 0 {
-                nodes.remove(node);
+                owned.nodes.remove(node);
             }
         }
-        if nodes.is_empty() {
+        owned.count(self.nodes.get(node).and_then(|state| state.facts.as_ref()), |count| count.saturating_sub(1));
+        if owned.nodes.is_empty() {
             self.owned.remove(owner);
         }
     }
@@ -320,5 +385,48 @@ pub(crate) mod tests {
         assert!(cluster.unplace("p").is_none());
         cluster.remove_node("n");
         assert!(cluster.nodes.is_empty());
+    }
+
+    proptest::proptest! {
+        /// What is kept of topologies is what counting anew gives, whatever pods and nodes come, change and go.
+        #[test]
+        fn domains_follow_pods_and_nodes(
+            steps in proptest::collection::vec((0_u8..5, 0_usize..4, 0_usize..8, 0_usize..3), 1..60),
+        ) {
+            let mut cluster = Cluster::default();
+            for (kind, at, number, zone) in steps {
+                let name = format!("n{at}");
+                let uid = format!("p{number}");
+                match kind {
+                    0 => {
+                        let labels = serde_json::json!({HOSTNAME: name, ZONE: format!("z{zone}")});
+                        cluster.set_node(&node(&name, labels, serde_json::json!({}), serde_json::json!({"pods": "10"})));
+                    }
+                    1 => cluster.remove_node(&name),
+                    2 | 3 => {
+                        let mut placed = crate::pod::tests::pod(&uid, serde_json::json!({}));
+                        placed.node = Some(name.into());
+                        placed.owner = Some(format!("o{}", number % 2).into());
+                        placed.terminating = zone == 0 && kind == 3;
+                        cluster.place(Arc::new(placed));
+                    }
+                    _ => drop(cluster.unplace(&uid)),
+                }
+                for owner in ["o0", "o1"] {
+                    for key in [HOSTNAME, ZONE] {
+                        let mut counted: HashMap<Arc<str>, u32> = HashMap::new();
+                        for (_, state, facts) in cluster.known() {
+                            let own = state.pods.values().filter(|pod| pod.owner.as_deref() == Some(owner) && !pod.terminating);
+                            let number = u32::try_from(own.count()).expect("few pods");
+                            if let Some(value) = facts.labels.get(key).filter(|_| number > 0) {
+                                *counted.entry(value.as_str().into()).or_default() += number;
+                            }
+                        }
+                        let kept = cluster.owned_by_domain(owner, key).cloned().unwrap_or_default();
+                        proptest::prop_assert_eq!(kept, counted);
+                    }
+                }
+            }
+        }
     }
 }

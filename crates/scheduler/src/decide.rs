@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, NodeState};
 use crate::filter::{Question, obstacle, unschedulable_message};
 use crate::pod::{Constraints, PodInfo};
 use crate::preempt::{self, Preemption};
@@ -27,8 +27,26 @@ pub enum Decision {
     },
 }
 
-/// Decides about one pod. `pick` breaks ties between nodes.
-pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usize) -> Decision {
+/// Fewer nodes than this are all looked at, as upstream.
+const FEW_NODES: usize = 100;
+/// The least share of the nodes that is looked for, of a hundred, as upstream.
+const LEAST_SHARE: usize = 5;
+
+/// How many nodes that fit are enough to choose from: the more nodes there are, the smaller the share of them.
+fn enough(pod: &PodInfo, nodes: usize) -> usize {
+    if nodes < FEW_NODES {
+        return nodes;
+    }
+    let share = match usize::try_from(pod.profile.share_of_nodes).unwrap_or(0) {
+        0 => 50_usize.saturating_sub(nodes / 125).max(LEAST_SHARE),
+        given => given,
+    };
+    (nodes * share.min(100) / 100).max(FEW_NODES)
+}
+
+/// Decides about one pod. The search for nodes begins at the place `from`, which moves on, so that all get their turn; `pick`
+/// breaks ties between nodes.
+pub fn decide(pod: &PodInfo, cluster: &Cluster, from: &mut usize, pick: impl FnOnce(usize) -> usize) -> Decision {
     let nodes = cluster.known().count();
     if let Err(why) = cluster.volumes.question(pod)
         && nodes > 0
@@ -52,24 +70,36 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, pick: impl FnOnce(usize) -> usiz
     let constraints = pod.constraints.as_deref().unwrap_or(&none);
     let question = Question::new(pod, constraints, cluster);
     let (mut fitting, mut rejections) = (Vec::new(), Vec::new());
-    for (name, state, facts) in cluster.known() {
+    let ask = |name: &Arc<str>, state, facts| {
         // Room that is being made for a pod at least as important is not free for this one.
         let mut reserved = cluster.nominated_before(name, pod).peekable();
-        let answer = if reserved.peek().is_some() {
-            let mut crowded = state.clone();
+        if reserved.peek().is_some() {
+            let mut crowded = NodeState::clone(state);
             reserved.for_each(|other| crowded.add(other.clone()));
             question.ask(name, &crowded, facts)
         } else {
             question.ask(name, state, facts)
-        };
-        match answer {
+        }
+    };
+    if let Some(own) = cluster.nomination(&pod.uid)
+        && let Some((state, facts)) = cluster.nodes.get(own).and_then(|state| Some((state, state.facts.as_ref()?)))
+        && ask(own, state, facts).is_ok()
+    {
+        return Decision::Bind(own.clone());
+    }
+    let (first, wanted) = (if nodes == 0 { 0 } else { *from % nodes }, enough(pod, nodes));
+    let mut looked_at = 0;
+    for (name, state, facts) in cluster.known().skip(first).chain(cluster.known().take(first)) {
+        if fitting.len() >= wanted {
+            break;
+        }
+        looked_at += 1;
+        match ask(name, state, facts) {
             Ok(()) => fitting.push((name, state, facts)),
             Err(rejection) => rejections.push((name.clone(), rejection)),
         }
     }
-    if let Some(own) = cluster.nomination(&pod.uid).filter(|own| fitting.iter().any(|(name, ..)| name == own)) {
-        return Decision::Bind(own.clone());
-    }
+    *from = first + looked_at;
     if let Some(node) = score::best(pod, constraints, cluster, &fitting, pick) {
         return Decision::Bind(node.clone());
     }
@@ -103,7 +133,7 @@ mod tests {
     fn decisions() {
         let mut cluster = Cluster::default();
         let asks = |cpu: &str| pod("p", json!({"containers": [{"resources": {"requests": {"cpu": cpu}}}]}));
-        let message = |cluster: &Cluster, cpu: &str| match decide(&asks(cpu), cluster, |_| 0) {
+        let message = |cluster: &Cluster, cpu: &str| match decide(&asks(cpu), cluster, &mut 0, |_| 0) {
             Decision::Bind(node) => node.to_string(),
             Decision::Wait { message, .. } => message,
         };
@@ -118,6 +148,42 @@ mod tests {
     }
 
     #[test]
+    fn of_many_nodes_some_are_looked_at() {
+        let check = |share: i64, nodes: usize, expected: usize| {
+            let mut asking = pod("p", json!({}));
+            let mut profile = crate::Profile::default();
+            profile.share_of_nodes = share;
+            asking.profile = Arc::new(profile);
+            assert_eq!(enough(&asking, nodes), expected, "{share} of {nodes}");
+        };
+        check(0, 99, 99);
+        check(0, 100, 100);
+        check(0, 1000, 420);
+        check(0, 5000, 500);
+        check(0, 20_000, 1000);
+        check(70, 1000, 700);
+        check(1, 1000, 100);
+        check(100, 1000, 1000);
+
+        // All nodes get their turn, and one that alone fits is found wherever the search begins.
+        let mut cluster = Cluster::default();
+        for number in 0..300 {
+            let allocatable = json!({"cpu": if number == 7 { "4" } else { "2" }, "pods": "10"});
+            cluster.set_node(&node(&format!("n{number:03}"), json!({}), json!({}), allocatable));
+        }
+        let asks = |cpu: &str| pod("p", json!({"containers": [{"resources": {"requests": {"cpu": cpu}}}]}));
+        let mut from = 0;
+        let mut chosen = std::collections::BTreeSet::new();
+        for _ in 0..6 {
+            let Decision::Bind(node) = decide(&asks("1"), &cluster, &mut from, |_| 0) else { panic!("there is room") };
+            chosen.insert(node);
+            let Decision::Bind(node) = decide(&asks("3"), &cluster, &mut from, |_| 0) else { panic!("n007 has room") };
+            assert_eq!(&*node, "n007");
+        }
+        assert!(chosen.len() > 1, "{chosen:?}");
+    }
+
+    #[test]
     fn pods_wait_for_their_claims() {
         let mut cluster = Cluster::default();
         cluster.set_node(&node("n", json!({}), json!({}), json!({"cpu": "2", "pods": "10"})));
@@ -128,7 +194,7 @@ mod tests {
             serde_json::from_value(json!({"metadata": {"name": "c", "namespace": "default"}, "spec": spec}))
                 .expect("a claim")
         };
-        let word = |cluster: &Cluster| match decide(&user, cluster, |_| 0) {
+        let word = |cluster: &Cluster| match decide(&user, cluster, &mut 0, |_| 0) {
             Decision::Bind(node) => node.to_string(),
             Decision::Wait { message, obstacles, .. } => {
                 assert_eq!(obstacles, obstacle::VOLUMES);
@@ -164,11 +230,13 @@ mod tests {
         cluster
             .volumes
             .set_volume(serde_json::from_value(json!({"metadata": {"name": "v"}, "spec": {}})).expect("a volume"));
-        assert!(matches!(decide(&user("first"), &cluster, |_| 0), Decision::Bind(_)));
+        assert!(matches!(decide(&user("first"), &cluster, &mut 0, |_| 0), Decision::Bind(_)));
         let mut first = user("first");
         first.node = Some("n".into());
         cluster.place(Arc::new(first));
-        let Decision::Wait { message, .. } = decide(&user("second"), &cluster, |_| 0) else { panic!("it is taken") };
+        let Decision::Wait { message, .. } = decide(&user("second"), &cluster, &mut 0, |_| 0) else {
+            panic!("it is taken")
+        };
         assert!(message.contains(crate::volumes::IN_USE), "{message}");
     }
 
@@ -180,7 +248,7 @@ mod tests {
             |priority: i32| json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": "2"}}}]});
         let important = Arc::new(pod("important", spec(10)));
         cluster.nominate(&important, Some("n".into()));
-        assert!(matches!(decide(&pod("late", spec(0)), &cluster, |_| 0), Decision::Wait { .. }));
-        assert!(matches!(decide(&important, &cluster, |_| 0), Decision::Bind(_)));
+        assert!(matches!(decide(&pod("late", spec(0)), &cluster, &mut 0, |_| 0), Decision::Wait { .. }));
+        assert!(matches!(decide(&important, &cluster, &mut 0, |_| 0), Decision::Bind(_)));
     }
 }

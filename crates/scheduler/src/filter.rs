@@ -69,7 +69,7 @@ impl<'c> Question<'c> {
             pod,
             constraints,
             pod_affinity: pod_affinity::Counts::new(pod, constraints, cluster),
-            spread: spread::Counts::new(pod, constraints, cluster),
+            spread: spread::Counts::new(pod, constraints, cluster, spread::Side::Hard),
             volumes: cluster.volumes.question(pod).ok().filter(|volumes| !volumes.is_free()),
             devices: cluster.devices.question(pod).ok().flatten(),
             claim_taken: claim_taken(pod, cluster),

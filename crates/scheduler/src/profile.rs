@@ -77,6 +77,8 @@ pub struct Profile {
     pub ignored_resources: BTreeSet<String>,
     /// How much the required affinity of a running pod counts for others.
     pub hard_pod_affinity_weight: i64,
+    /// How many of a hundred nodes are looked for, of those that fit; 0 leaves it to the number of nodes.
+    pub share_of_nodes: i64,
     /// How pods spread that do not say.
     pub spread: SpreadDefaults,
     /// What every pod asks of its node besides.
@@ -93,6 +95,7 @@ impl Default for Profile {
             resources: vec![("cpu".to_owned(), 1), ("memory".to_owned(), 1)],
             ignored_resources: BTreeSet::new(),
             hard_pod_affinity_weight: 1,
+            share_of_nodes: 0,
             spread: SpreadDefaults::System,
             added_affinity: None,
         }
@@ -158,11 +161,11 @@ struct Written {
     pod_initial_backoff_seconds: Option<u64>,
     pod_max_backoff_seconds: Option<u64>,
     extenders: Option<Vec<Value>>,
+    percentage_of_nodes_to_score: Option<i64>,
     // What follows has no counterpart: one task decides, and its client and election are kobune's.
     parallelism: Option<i64>,
     leader_election: Option<Value>,
     client_connection: Option<Value>,
-    percentage_of_nodes_to_score: Option<i64>,
     enable_profiling: Option<bool>,
     enable_contention_profiling: Option<bool>,
     delay_cache_until_active: Option<bool>,
@@ -226,6 +229,14 @@ impl Config {
             let each = written.profiles.into_iter().enumerate();
             config.profiles = each.map(|(at, profile)| read_profile(at, profile, &mut mistakes)).collect();
         }
+        // A profile's own share comes before that of all.
+        let share = written.percentage_of_nodes_to_score.unwrap_or(0);
+        for profile in config.profiles.iter_mut().filter(|profile| profile.share_of_nodes == 0) {
+            profile.share_of_nodes = share;
+        }
+        if config.profiles.iter().any(|profile| !(0..=100).contains(&profile.share_of_nodes)) {
+            mistakes.push("percentageOfNodesToScore: must be from 0 to 100".to_owned());
+        }
         let names: BTreeSet<&str> = config.profiles.iter().map(|profile| profile.name.as_str()).collect();
         if names.len() < config.profiles.len() {
             mistakes.push("profiles: two have the same schedulerName".to_owned());
@@ -242,6 +253,7 @@ fn read_profile(at: usize, written: WrittenProfile, mistakes: &mut Vec<String>) 
     if let Some(name) = written.scheduler_name.filter(|name| !name.is_empty()) {
         profile.name = name;
     }
+    profile.share_of_nodes = written.percentage_of_nodes_to_score.unwrap_or(0);
     // What is said of one point counts after what is said of all.
     let mut points: Vec<_> = written.plugins.into_iter().collect();
     points.sort_by_key(|(point, _)| point != "multiPoint");

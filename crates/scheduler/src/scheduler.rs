@@ -73,6 +73,8 @@ struct Scheduler {
     devices_known: device_events::Known,
     /// What is to be written to claims on devices before a pod is bound, by its uid.
     device_writes: HashMap<Arc<str>, Vec<devices::Write>>,
+    /// Where the search for nodes goes on.
+    next_node: usize,
     /// What a restarted watch has named so far.
     listed_pods: HashSet<Arc<str>>,
     listed_nodes: HashSet<Arc<str>>,
@@ -123,6 +125,7 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
         volumes_known: volume_events::Known::default(),
         devices_known: device_events::Known::default(),
         device_writes: HashMap::new(),
+        next_node: 0,
         listed_pods: HashSet::new(),
         listed_nodes: HashSet::new(),
         nodes_known: false,
@@ -334,7 +337,7 @@ impl Scheduler {
                 return false;
             }
             let Some((pod, shown)) = self.queue.pop(Instant::now()) else { return false };
-            match decide(&pod, &self.cluster, |count| rand::rng().random_range(0..count)) {
+            match decide(&pod, &self.cluster, &mut self.next_node, |count| rand::rng().random_range(0..count)) {
                 Decision::Bind(node) => self.bind(pod, node),
                 Decision::Wait { message, obstacles, preemption, gives_up } => {
                     if let Some(preemption) = preemption {

@@ -129,7 +129,7 @@ pub fn best<'c>(
         return Some(only);
     }
     let liked = pod_affinity::preferences(pod, constraints, cluster);
-    let crowding = spread::Counts::new(pod, constraints, cluster);
+    let crowding = spread::Counts::new(pod, constraints, cluster, spread::Side::Soft);
     let each = |score: &dyn Fn(&Arc<str>, &NodeState, &NodeFacts) -> i64| -> Vec<i64> {
         fitting.iter().map(|(name, state, facts)| score(name, state, facts)).collect()
     };

@@ -3,21 +3,29 @@
 //! Upstream: <https://github.com/kubernetes/kubernetes/tree/master/pkg/scheduler/framework/plugins/podtopologyspread>.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::TopologySpreadConstraint;
 
-use crate::cluster::{Cluster, NodeFacts};
+use crate::cluster::{Cluster, HOSTNAME, NodeFacts, ZONE};
 use crate::labels;
 use crate::node_match;
 use crate::pod::{Constraints, PodInfo};
 use crate::profile::SpreadDefaults;
 
-const HOSTNAME: &str = "kubernetes.io/hostname";
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// How pods of one owner spread when they do not say: topology key and skew, as upstream's defaults of the cluster.
 const DEFAULTS: [(&str, i32); 2] = [(HOSTNAME, 3), (ZONE, 5)];
 /// The best score.
 const BEST: i64 = 100;
+
+/// Which constraints are counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Those that must hold.
+    Hard,
+    /// Those that should.
+    Soft,
+}
 
 /// Pods like the one in question, by constraint and topology value.
 pub struct Counts<'c> {
@@ -29,11 +37,42 @@ struct Counted<'c> {
     key: &'c str,
     max_skew: i32,
     min_domains: Option<i32>,
-    by_value: HashMap<&'c str, i64>,
+    by_value: Tally<'c>,
     /// 1 when the pod itself is one of those it spreads with.
     itself: i64,
     /// Whether the pod asked for it; then nodes that lack a label do not count.
     asked: bool,
+}
+
+/// How many pods there are by topology value.
+enum Tally<'c> {
+    /// Counted for this pod.
+    Counted(HashMap<&'c str, i64>),
+    /// Kept by the cluster.
+    Kept(&'c HashMap<Arc<str>, u32>),
+}
+
+impl Tally<'_> {
+    fn at(&self, value: &str) -> i64 {
+        match self {
+            Tally::Counted(counts) => counts.get(value).copied().unwrap_or(0),
+            Tally::Kept(counts) => counts.get(value).copied().unwrap_or(0).into(),
+        }
+    }
+
+    fn domains(&self) -> usize {
+        match self {
+            Tally::Counted(counts) => counts.len(),
+            Tally::Kept(counts) => counts.len(),
+        }
+    }
+
+    fn least(&self) -> i64 {
+        match self {
+            Tally::Counted(counts) => counts.values().copied().min().unwrap_or(0),
+            Tally::Kept(counts) => counts.values().copied().min().unwrap_or(0).into(),
+        }
+    }
 }
 
 fn like(constraint: &TopologySpreadConstraint, pod: &PodInfo, other: &PodInfo) -> bool {
@@ -44,34 +83,42 @@ fn like(constraint: &TopologySpreadConstraint, pod: &PodInfo, other: &PodInfo) -
 }
 
 impl<'c> Counts<'c> {
-    /// Counts once over the whole cluster; for a pod without constraints only what its owner has.
-    pub fn new(pod: &'c PodInfo, constraints: &'c Constraints, cluster: &'c Cluster) -> Self {
+    /// Counts once over the whole cluster, for what must hold or for what should; for a pod without constraints only what its
+    /// owner has.
+    pub fn new(pod: &'c PodInfo, constraints: &'c Constraints, cluster: &'c Cluster, side: Side) -> Self {
         let count = |when: &str| -> Vec<Counted<'c>> {
             let wanted = || constraints.spread.iter().filter(|constraint| constraint.when_unsatisfiable == when);
             let keys: Vec<&str> = wanted().map(|constraint| constraint.topology_key.as_str()).collect();
             wanted().map(|constraint| Self::count(constraint, &keys, pod, constraints, cluster)).collect()
         };
-        let (mut hard, mut soft) = (count("DoNotSchedule"), count("ScheduleAnyway"));
+        let (mut hard, mut soft) = match side {
+            Side::Hard => (count("DoNotSchedule"), Vec::new()),
+            Side::Soft => (Vec::new(), count("ScheduleAnyway")),
+        };
         if constraints.spread.is_empty()
             && let Some(owner) = &pod.owner
         {
             match &pod.profile.spread {
-                SpreadDefaults::System => {
+                SpreadDefaults::System if side == Side::Soft => {
                     soft.extend(DEFAULTS.map(|(key, max_skew)| Self::of_owner(owner, key, max_skew, cluster)));
                 }
+                SpreadDefaults::System => {}
                 SpreadDefaults::List(list) => {
                     for one in list {
-                        let mut counted = Self::of_owner(owner, &one.topology_key, one.max_skew, cluster);
-                        if one.when_unsatisfiable != "DoNotSchedule" {
-                            soft.push(counted);
+                        if (one.when_unsatisfiable == "DoNotSchedule") != (side == Side::Hard) {
                             continue;
                         }
+                        if side == Side::Soft {
+                            soft.push(Self::of_owner(owner, &one.topology_key, one.max_skew, cluster));
+                            continue;
+                        }
+                        let (mut counts, counted) = Self::count_owner(owner, &one.topology_key, one.max_skew, cluster);
                         // Domains without a pod count as well: they are the least crowded.
                         let domains = cluster.known().filter_map(|(_, _, facts)| facts.labels.get(&one.topology_key));
                         for value in domains {
-                            counted.by_value.entry(value).or_default();
+                            counts.entry(value).or_default();
                         }
-                        hard.push(counted);
+                        hard.push(Counted { by_value: Tally::Counted(counts), ..counted });
                     }
                 }
             }
@@ -110,7 +157,7 @@ impl<'c> Counts<'c> {
             key: &constraint.topology_key,
             max_skew: constraint.max_skew,
             min_domains: constraint.min_domains,
-            by_value,
+            by_value: Tally::Counted(by_value),
             itself: i64::from(like(constraint, pod, pod)),
             asked: true,
         }
@@ -119,6 +166,19 @@ impl<'c> Counts<'c> {
     /// Where the pods of one owner are. Upstream also counts pods that only a Service has in common; one owner's are nearly
     /// always the same, and cost no watch of Services.
     fn of_owner(owner: &str, key: &'c str, max_skew: i32, cluster: &'c Cluster) -> Counted<'c> {
+        if let Some(kept) = cluster.owned_by_domain(owner, key) {
+            return Counted { key, max_skew, min_domains: None, by_value: Tally::Kept(kept), itself: 1, asked: false };
+        }
+        let (counts, counted) = Self::count_owner(owner, key, max_skew, cluster);
+        Counted { by_value: Tally::Counted(counts), ..counted }
+    }
+
+    fn count_owner(
+        owner: &str,
+        key: &'c str,
+        max_skew: i32,
+        cluster: &'c Cluster,
+    ) -> (HashMap<&'c str, i64>, Counted<'c>) {
         let mut by_value: HashMap<&'c str, i64> = HashMap::new();
         for (node, number) in cluster.owned(owner) {
             let facts = cluster.nodes.get(node).and_then(|state| state.facts.as_ref());
@@ -126,7 +186,8 @@ impl<'c> Counts<'c> {
                 *by_value.entry(value).or_default() += i64::from(number);
             }
         }
-        Counted { key, max_skew, min_domains: None, by_value, itself: 1, asked: false }
+        let nothing = Tally::Counted(HashMap::new());
+        (by_value, Counted { key, max_skew, min_domains: None, by_value: nothing, itself: 1, asked: false })
     }
 
     /// Whether there is a hard constraint.
@@ -143,10 +204,10 @@ impl<'c> Counts<'c> {
     pub fn satisfied(&self, _name: &str, facts: &NodeFacts) -> bool {
         self.hard.iter().all(|counted| {
             let Some(value) = facts.labels.get(counted.key) else { return false };
-            let domains = i64::try_from(counted.by_value.len()).unwrap_or(i64::MAX);
+            let domains = i64::try_from(counted.by_value.domains()).unwrap_or(i64::MAX);
             let enough = counted.min_domains.is_none_or(|wanted| domains >= i64::from(wanted));
-            let least = if enough { counted.by_value.values().copied().min().unwrap_or(0) } else { 0 };
-            let here = counted.by_value.get(value.as_str()).copied().unwrap_or(0);
+            let least = if enough { counted.by_value.least() } else { 0 };
+            let here = counted.by_value.at(value);
             here + counted.itself - least <= i64::from(counted.max_skew)
         })
     }
@@ -186,7 +247,7 @@ impl<'c> Counts<'c> {
                 }
                 let of = |(soft, weight): (&Counted<'_>, &f64)| {
                     let value = facts.labels.get(soft.key)?;
-                    let here = soft.by_value.get(value.as_str()).copied().unwrap_or(0);
+                    let here = soft.by_value.at(value);
                     Some(here as f64 * weight + f64::from(soft.max_skew - 1))
                 };
                 Some(self.soft.iter().zip(&weights).filter_map(of).sum::<f64>().round() as i64)
@@ -225,11 +286,11 @@ mod tests {
             {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": when, "labelSelector": {"matchLabels": {"app": "web"}}}]})
         };
         let pod = labelled("p", json!({"app": "web"}), constraint("DoNotSchedule"));
-        let counts = Counts::new(&pod, pod.constraints.as_deref().expect("pending"), &cluster);
+        let counts = Counts::new(&pod, pod.constraints.as_deref().expect("pending"), &cluster, Side::Hard);
         let found: Vec<bool> = cluster.known().map(|(name, _, facts)| counts.satisfied(name, facts)).collect();
         assert_eq!(found, [false, true, false]);
         let pod = labelled("p", json!({"app": "web"}), constraint("ScheduleAnyway"));
-        let counts = Counts::new(&pod, pod.constraints.as_deref().expect("pending"), &cluster);
+        let counts = Counts::new(&pod, pod.constraints.as_deref().expect("pending"), &cluster, Side::Soft);
         let nodes: Vec<_> = cluster.known().map(|(_, _, facts)| facts).collect();
         assert_eq!(counts.scores(&nodes), [0, 100, 0], "crowded, free, outside of the topology");
     }
@@ -253,7 +314,7 @@ mod tests {
         let check = |keys: &[&str], expected: [bool; 3]| {
             let constraints: Vec<_> = keys.iter().map(|key| over(key)).collect();
             let pod = labelled("p", json!({"app": "web"}), json!({"topologySpreadConstraints": constraints}));
-            let counts = Counts::new(&pod, pod.constraints.as_deref().expect("pending"), &cluster);
+            let counts = Counts::new(&pod, pod.constraints.as_deref().expect("pending"), &cluster, Side::Hard);
             let found: Vec<bool> = cluster.known().map(|(name, _, facts)| counts.satisfied(name, facts)).collect();
             assert_eq!(found, expected, "{keys:?}");
         };
@@ -276,7 +337,7 @@ mod tests {
         }
         let mut pod = labelled("p", json!({}), json!({}));
         let scores = |pod: &PodInfo| {
-            let counts = Counts::new(pod, pod.constraints.as_deref().expect("pending"), &cluster);
+            let counts = Counts::new(pod, pod.constraints.as_deref().expect("pending"), &cluster, Side::Soft);
             let nodes: Vec<_> = cluster.known().map(|(_, _, facts)| facts).collect();
             counts.scores(&nodes)
         };
