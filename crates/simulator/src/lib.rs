@@ -21,7 +21,7 @@ mod pods;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kube::api::{Api, PostParams};
+use kube::api::{Api, Patch, PatchParams, PostParams};
 use tokio_util::sync::CancellationToken;
 
 pub use node::Size;
@@ -86,10 +86,11 @@ async fn register(client: &kube::Client, config: &Arc<Config>) -> Result<Vec<Arc
                 other => other,
             };
             let made = match made {
-                // The status is written apart: creation drops it, and of a node that was there it says that it is back.
-                Ok(mut there) => {
-                    there.status = status;
-                    api.replace_status(&name, &PostParams::default(), &there).await
+                // The status is written apart: creation drops it, and of a node that was there it says that it is back. Others
+                // write to the node at the same time.
+                Ok(_) => {
+                    let change = serde_json::json!({"status": status});
+                    api.patch_status(&name, &PatchParams::default(), &Patch::Merge(&change)).await
                 }
                 Err(error) => Err(error),
             };
