@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{Stream, StreamExt};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::{
@@ -17,6 +18,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, Owne
 use kobune_runtime::Image;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -108,6 +110,10 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         let amount = if bytes % 1024 == 0 && *bytes > 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() };
         capacity.insert(resource.clone(), quantity(amount.clone()));
         allocatable.insert(resource.clone(), quantity(amount));
+    }
+    for (resource, amount) in old.capacity.iter().flatten().filter(|(resource, _)| is_extended(resource)) {
+        capacity.insert(resource.clone(), amount.clone());
+        allocatable.insert(resource.clone(), amount.clone());
     }
     for (resource, (all, usable)) in &look.devices {
         capacity.insert(resource.clone(), quantity(all.to_string()));
@@ -227,11 +233,30 @@ fn substance(status: &NodeStatus) -> Value {
     serde_json::to_value(status).unwrap_or_default()
 }
 
+/// Whether a resource is of a domain of its own: others than the node may say how much of it there is, by writing the
+/// node's capacity. Upstream: `IsExtendedResourceName` in `pkg/apis/core/v1/helper`.
+fn is_extended(resource: &str) -> bool {
+    resource.contains('/') && !resource.contains("kubernetes.io/") && !resource.starts_with("requests.")
+}
+
+/// Whether somebody has changed the capacity of an extended resource that the node has no devices for, and what can be
+/// allocated does not say so yet. Upstream: `MachineInfo` in `pkg/kubelet/nodestatus/setters.go`. Pure.
+fn lags(status: &NodeStatus, devices: &BTreeMap<String, (usize, usize)>) -> bool {
+    let extended = |list: &Option<BTreeMap<String, Quantity>>| -> BTreeMap<String, Quantity> {
+        let entries = list.iter().flatten();
+        let foreign = entries.filter(|(resource, _)| is_extended(resource) && !devices.contains_key(*resource));
+        foreign.map(|(resource, amount)| (resource.clone(), amount.clone())).collect()
+    };
+    extended(&status.capacity) != extended(&status.allocatable)
+}
+
 /// Registers the node and keeps its status current until the token is cancelled.
 pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationToken) {
     let api: Api<Node> = Api::all(context.config.client.clone());
     let mut written: Option<(Value, Instant)> = None;
     let mut warned = false;
+    let own = watcher::watch_object(api.clone(), &context.config.name).default_backoff();
+    let mut own = std::pin::pin!(own);
     loop {
         let result = pass(&context, &api, port, &mut written).await;
         let delay = match &result {
@@ -255,9 +280,30 @@ pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationTo
             () = token.cancelled() => return,
             () = context.pressure.changed() => {}
             () = context.devices.changed() => {}
+            () = changed_by_others(&mut own, &context) => written = None,
             () = tokio::time::sleep(delay) => {}
         }
     }
+}
+
+/// Ends when the capacity of an extended resource was changed by others. What is heard of the node otherwise is passed
+/// over: the watch tells of the node's own writes too.
+async fn changed_by_others<S>(own: &mut S, context: &Context)
+where
+    S: Stream<Item = Result<Option<Node>, watcher::Error>> + Unpin,
+{
+    while let Some(heard) = own.next().await {
+        match heard {
+            Ok(node) => {
+                let status = node.and_then(|node| node.status).unwrap_or_default();
+                if lags(&status, &context.devices.amounts()) {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "the node is not watched"),
+        }
+    }
+    std::future::pending().await
 }
 
 async fn pass(
@@ -314,6 +360,13 @@ fn status_patch(old: &NodeStatus, new: &NodeStatus) -> Value {
     for (key, value) in new.as_object().into_iter().flatten() {
         if old.get(key) != Some(value) {
             let mut value = value.clone();
+            if let ("capacity" | "allocatable", Some(amounts), Some(before)) =
+                (key.as_str(), value.as_object_mut(), old.get(key).and_then(Value::as_object))
+            {
+                // Maps merge: what is no more has to be taken away by name.
+                let gone: Vec<String> = before.keys().filter(|name| !amounts.contains_key(*name)).cloned().collect();
+                amounts.extend(gone.into_iter().map(|name| (name, Value::Null)));
+            }
             if key == "addresses"
                 && let Some(list) = value.as_array_mut()
             {
@@ -433,6 +486,29 @@ async fn renew(context: &Arc<Context>, api: &Api<Lease>, ours: &mut bool) -> Res
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_add_to_the_capacity_can_be_allocated() {
+        let amounts = |list: &[(&str, &str)]| -> Option<BTreeMap<String, Quantity>> {
+            Some(list.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect())
+        };
+        let status = |capacity: &[(&str, &str)], allocatable: &[(&str, &str)]| NodeStatus {
+            capacity: amounts(capacity),
+            allocatable: amounts(allocatable),
+            ..NodeStatus::default()
+        };
+        let devices = BTreeMap::from([("example.com/gpu".to_owned(), (2, 1))]);
+        let foo = ("scheduling.k8s.io/foo", "3");
+        assert!(!lags(&status(&[("cpu", "2")], &[("cpu", "1")]), &devices));
+        assert!(!lags(&status(&[("example.com/gpu", "2")], &[("example.com/gpu", "1")]), &devices));
+        assert!(!lags(&status(&[foo], &[foo]), &devices));
+        assert!(lags(&status(&[foo], &[]), &devices));
+        assert!(lags(&status(&[], &[foo]), &devices));
+        assert!(!lags(&status(&[("x.kubernetes.io/foo", "3")], &[]), &devices));
+        // What is no more is taken away by name, or the map would keep it.
+        let patch = status_patch(&status(&[], &[foo]), &status(&[], &[]));
+        assert_eq!(patch, json!({"allocatable": {"scheduling.k8s.io/foo": null}}));
+    }
 
     #[test]
     fn a_status_changes_only_with_its_substance() {
