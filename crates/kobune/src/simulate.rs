@@ -1,12 +1,14 @@
 //! `kobune simulate`: a whole cluster whose nodes are not there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::{Api, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -77,9 +79,42 @@ pub async fn run(options: SimulateOptions, token: CancellationToken) -> Result<(
         token.clone(),
     );
     parts.spawn(async { ("simulation", simulation.await.context("simulation")) });
-    make_pods(client, options.pods).await?;
+    let ready = async {
+        if options.pods > 0 {
+            nodes_ready(client.clone(), options.nodes as usize).await?;
+        }
+        make_pods(client, options.pods).await
+    };
+    tokio::select! {
+        made = ready => made?,
+        () = token.cancelled() => {}
+    }
     up::announce(ip, options.up.port, &names, start);
     up::supervise(parts, &token, Some(serving)).await
+}
+
+/// Waits until pods can run on this many nodes: pods that come before find only the first of them, and stay there.
+async fn nodes_ready(client: kube::Client, count: usize) -> Result<()> {
+    let nodes = watcher(Api::<Node>::all(client), watcher::Config::default()).default_backoff().applied_objects();
+    let mut nodes = std::pin::pin!(nodes);
+    let mut ready = HashSet::new();
+    while ready.len() < count {
+        match nodes.next().await {
+            Some(Ok(node)) => {
+                let name = node.metadata.name.unwrap_or_default();
+                let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+                // Any other taint is what somebody wants.
+                if taints.iter().any(|taint| taint.key == "node.kubernetes.io/not-ready") {
+                    ready.remove(&name);
+                } else {
+                    ready.insert(name);
+                }
+            }
+            Some(Err(error)) => tracing::debug!(%error, "the simulated nodes are not watched"),
+            None => bail!("the watch of the simulated nodes ended"),
+        }
+    }
+    Ok(())
 }
 
 /// Wants this many pods; what was wanted in an earlier run is changed to that.
