@@ -40,7 +40,7 @@ pub struct ApplyOptions {
     #[command(flatten)]
     pub batch: BatchOptions,
     /// Apply exactly what `plan --out FILE` has kept, or refuse because the cluster moved
-    #[arg(long, value_name = "FILE", conflicts_with = "filename")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["filename", "kustomize"])]
     pub plan: Option<PathBuf>,
     /// How long to wait until everything is ready, in seconds; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
@@ -87,8 +87,10 @@ pub async fn apply(options: ApplyOptions) -> Result<ExitCode> {
             (batch, planned)
         }
         None => {
-            if options.batch.filename.is_empty() {
-                bail!("what is to be applied? give -f FILE, -f FOLDER, -f - for standard input, or --plan FILE");
+            if options.batch.is_empty() {
+                bail!(
+                    "what is to be applied? give -f FILE, -f FOLDER, -f - for standard input, -k KUSTOMIZATION, or --plan FILE"
+                );
             }
             let manifests = options.batch.read()?;
             let cluster = options.batch.connect.connect().await?;

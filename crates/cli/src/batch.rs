@@ -13,6 +13,7 @@ use kobune_kinds::Catalogue;
 use serde_json::{Value, json};
 
 use crate::apply_set::{self, ApplySet, Member};
+use crate::build;
 use crate::connect::{Cluster, ConnectOptions};
 use crate::discovery::Discovery;
 use crate::fields::{self, Owner};
@@ -38,6 +39,9 @@ pub struct BatchOptions {
     /// Manifests: a file, a folder, or - for standard input
     #[arg(short, long, value_name = "FILE")]
     pub filename: Vec<PathBuf>,
+    /// A kustomization: a folder, or a git repository as `kobune build` takes it
+    #[arg(short, long, value_name = "DIR|URL", conflicts_with = "filename")]
+    pub kustomize: Option<String>,
     /// Take everything below a folder, not only what is in it
     #[arg(short = 'R', long)]
     pub recursive: bool,
@@ -62,9 +66,17 @@ pub struct BatchOptions {
 }
 
 impl BatchOptions {
+    /// Whether the flags name no manifests.
+    pub fn is_empty(&self) -> bool {
+        self.filename.is_empty() && self.kustomize.is_none()
+    }
+
     /// Reads the manifests that the flags name.
     pub fn read(&self) -> Result<Vec<Manifest>> {
-        manifests::read(&self.filename, self.recursive)
+        match &self.kustomize {
+            Some(target) => manifests::parse(&format!("build of {target}"), &build::yaml(target)?),
+            None => manifests::read(&self.filename, self.recursive),
+        }
     }
 }
 

@@ -68,8 +68,25 @@ pub enum Order {
     None,
 }
 
-/// Builds and prints.
-pub fn build(options: &BuildOptions) -> Result<()> {
+/// What a kustomization comes to with the flags' defaults, as YAML.
+pub fn yaml(target: &str) -> Result<String> {
+    let options = BuildOptions {
+        target: target.to_owned(),
+        output: None,
+        load_restrictor: LoadRestrictor::default(),
+        reorder: Order::default(),
+        enable_helm: false,
+        helm_command: "helm".to_owned(),
+        helm_api_versions: Vec::new(),
+        helm_kube_version: String::new(),
+        helm_debug: false,
+        enable_managedby_label: false,
+    };
+    Ok(output(&options)?.yaml()?)
+}
+
+/// Builds, and says on standard error what is to be warned of.
+fn output(options: &BuildOptions) -> Result<Output> {
     let disk = Disk::new(&options.helm_command)?;
     let settings = Options {
         load_restriction: match options.load_restrictor {
@@ -94,6 +111,12 @@ pub fn build(options: &BuildOptions) -> Result<()> {
     for warning in &output.warnings {
         eprintln!("{warning}");
     }
+    Ok(output)
+}
+
+/// Builds and prints.
+pub fn build(options: &BuildOptions) -> Result<()> {
+    let output = output(options)?;
     match &options.output {
         None => {
             let mut out = std::io::stdout().lock();

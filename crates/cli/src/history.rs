@@ -269,6 +269,7 @@ pub async fn rollback(options: RollbackOptions) -> Result<ExitCode> {
     }
     let batch_options = BatchOptions {
         filename: Vec::new(),
+        kustomize: None,
         recursive: false,
         namespaces: NamespaceOptions {
             allow_protected_namespace: options.allow_protected_namespace,

@@ -156,7 +156,6 @@ pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Manifest>> {
 }
 
 /// Reads the objects of one text.
-#[cfg(test)]
 pub fn parse(name: &str, text: &str) -> Result<Vec<Manifest>> {
     let mut reader = Reader::default();
     reader.text(name, text);

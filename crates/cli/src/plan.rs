@@ -56,8 +56,8 @@ pub struct PlanOptions {
 
 /// Shows what would happen. The exit codes are those of `kubectl diff`.
 pub async fn plan(options: PlanOptions) -> Result<ExitCode> {
-    if options.batch.filename.is_empty() {
-        bail!("what is to be planned? give -f FILE, -f FOLDER, or -f - for standard input");
+    if options.batch.is_empty() {
+        bail!("what is to be planned? give -f FILE, -f FOLDER, -f - for standard input, or -k KUSTOMIZATION");
     }
     let manifests = options.batch.read()?;
     let cluster = options.batch.connect.connect().await?;

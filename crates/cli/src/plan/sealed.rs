@@ -122,6 +122,7 @@ impl Sealed {
         let (namespace, name) = self.apply_set.clone().unzip();
         BatchOptions {
             filename: Vec::new(),
+            kustomize: None,
             recursive: false,
             namespaces: NamespaceOptions {
                 allow_protected_namespace: self.allowed_namespaces.clone(),

@@ -394,6 +394,15 @@ fn what_others_applied_is_taken_over_and_mistakes_come_together() {
         &["job.batch \"speaker\" deleted from default namespace"],
     );
     assert_eq!(client.kubectl(&["get", "jobs", "-o", "name"]), "");
+
+    // A kustomization: what is planned and applied is what kobune builds of it, and what kubectl builds of it is the same.
+    client.file("kustomization.yaml", "namespace: default\nconfigMapGenerator: [{name: built, literals: [a=b]}]\n");
+    let folder = client.folder.to_str().expect("the path is text");
+    client.expect(&["plan", "-k", folder], 1, &["Plan: 1 to create.", "configmap/built-"]);
+    client.expect(&["apply", "-k", folder], 0, &["Done: 1 created."]);
+    let unchanged = cluster.kubectl(["diff", "-k", folder]).expect("kubectl runs");
+    assert_eq!(unchanged.status.code(), Some(0), "{}{}", unchanged.stdout, unchanged.stderr);
+    client.expect(&["plan", "-k", folder, "-f", folder], 2, &["cannot be used with"]);
 }
 
 /// A pod of two containers that say something.
