@@ -1,11 +1,17 @@
 //! etcd clusters of a test: real members with folders and ports of their own, which end with the test.
 
 use std::io::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kobune_store::EtcdConfig;
+
+/// How often a cluster is started before the test gives up.
+const TRIES: usize = 5;
+/// How long a member may take until it listens.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Certificates for a cluster that asks for them.
 pub struct Tls {
@@ -76,6 +82,35 @@ impl Etcd {
     /// Starts a cluster; `None` when this version is not installed.
     pub fn start(version: &str, test: &str, members: usize, tls: Option<Tls>) -> Option<Etcd> {
         let program = program(version, test)?;
+        let mut tls = tls;
+        // A port that was free a moment ago may be somebody's by now: then the member ends, and others are tried.
+        for _ in 0..TRIES {
+            let mut etcd = Etcd::spawn(program.clone(), members, tls);
+            if etcd.listens() {
+                return Some(etcd);
+            }
+            tls = etcd.tls.take();
+        }
+        panic!("etcd {version} did not start in {TRIES} tries");
+    }
+
+    /// Whether all members come to listen; a member that ends first never does.
+    fn listens(&mut self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        let addresses: Vec<String> = (0..self.members.len()).map(|number| self.address(number)).collect();
+        addresses.iter().zip(&mut self.members).all(|(address, member)| {
+            while TcpStream::connect(address).is_err() {
+                let ended = member.process.as_mut().is_none_or(|child| child.try_wait().expect("it is ours").is_some());
+                if ended || Instant::now() > deadline {
+                    return false;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            true
+        })
+    }
+
+    fn spawn(program: PathBuf, members: usize, tls: Option<Tls>) -> Etcd {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let scheme = if tls.is_some() { "https" } else { "http" };
         let urls: Vec<String> = (0..members).map(|_| format!("{scheme}://127.0.0.1:{}", free_port())).collect();
@@ -110,7 +145,7 @@ impl Etcd {
             etcd.members.push(Member { arguments, process: None });
             etcd.revive(number);
         }
-        Some(etcd)
+        etcd
     }
 
     /// Starts a member that is not running.
