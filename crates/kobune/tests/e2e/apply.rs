@@ -101,7 +101,7 @@ impl Client<'_> {
 #[test]
 fn a_batch_from_its_first_plan_to_its_end() {
     let cluster = cluster();
-    let folder = cluster.data_dir().join("manifests");
+    let folder = cluster.data_dir().join("batches");
     std::fs::create_dir(&folder).expect("a folder is made");
     let client = Client { cluster: &cluster, folder };
     let shop = client.file("shop.yaml", SHOP);
@@ -271,7 +271,7 @@ fn a_batch_from_its_first_plan_to_its_end() {
 #[test]
 fn what_others_applied_is_taken_over_and_mistakes_come_together() {
     let cluster = cluster();
-    let folder = cluster.data_dir().join("manifests");
+    let folder = cluster.data_dir().join("batches");
     std::fs::create_dir(&folder).expect("a folder is made");
     let client = Client { cluster: &cluster, folder };
 
