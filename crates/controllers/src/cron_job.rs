@@ -162,7 +162,13 @@ fn plan(cron_job: &CronJob, jobs: &[Arc<Job>], now: Timestamp) -> Plan {
     let earliest = deadline.and_then(|deadline| now.checked_sub(deadline).ok()).map_or(known, |bound| bound.max(known));
     let next = until(&schedule, &zone, now);
     let Some((at, many)) = latest(&schedule, &zone, earliest, now) else {
-        return next.map_or(Plan::Rest, Plan::Wait);
+        return next.map_or_else(
+            || Plan::Broken {
+                reason: "InvalidSchedule",
+                message: format!("invalid schedule: {} : there is no such time", spec.schedule),
+            },
+            Plan::Wait,
+        );
     };
     let too_late = deadline.is_some_and(|deadline| at.checked_add(deadline).is_ok_and(|end| end < now));
     if too_late {
@@ -398,7 +404,7 @@ mod tests {
         check(json!({}), Some("2026-01-01T00:10:00Z"), none, "2026-01-01T00:10:01Z", "wait 599");
         check(json!({}), Some("2026-01-01T00:10:00Z"), none, "2026-01-01T00:35:00Z", "run 2026-01-01T00:30:00Z 0");
         check(json!({"suspend": true}), None, none, "2026-01-01T00:10:00Z", "rest");
-        check(json!({"schedule": "* * 31 2 *"}), None, none, "2026-01-01T00:10:00Z", "rest");
+        check(json!({"schedule": "* * 31 2 *"}), None, none, "2026-01-01T00:10:00Z", "InvalidSchedule");
         check(json!({"schedule": "x"}), None, none, "2026-01-01T00:10:00Z", "UnparseableSchedule");
         check(json!({"timeZone": "Mars/Olympus"}), None, none, "2026-01-01T00:10:00Z", "UnknownTimeZone");
         check(json!({"concurrencyPolicy": "Forbid"}), None, &running(), "2026-01-01T00:10:00Z", "JobAlreadyActive");

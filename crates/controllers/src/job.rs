@@ -147,10 +147,12 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
         }
     }
     let failure = carry_out(context, control, &job, &about, &create, &drop, &kill).await;
-    // Pods that were just made are active.
+    // Pods that were just made are active; others may have ended meanwhile, and there are never more ready than active.
     let mut status = status;
-    let active = caches.pods.controlled_by(job.uid()).iter().filter(|pod| pod.active()).count();
-    status.active = crate::replica_set::count(active);
+    let mut active = caches.pods.controlled_by(job.uid());
+    active.retain(|pod| pod.active());
+    status.active = crate::replica_set::count(active.len());
+    status.ready = i32::try_from(active.iter().filter(|pod| pod.ready.is_some()).count()).ok();
     if write_status(context, &job, status).await?.is_none() {
         return Ok(None);
     }

@@ -1,6 +1,7 @@
 //! What a StatefulSet needs next, as a pure function of it and its pods.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +72,21 @@ pub fn start(spec: &StatefulSetSpec) -> i32 {
     spec.ordinals.as_ref().and_then(|ordinals| ordinals.start).unwrap_or(0)
 }
 
+/// The numbers of the pods that are wanted. The last number there is ends them, however many more are asked for.
+fn ordinals(spec: &StatefulSetSpec) -> RangeInclusive<i32> {
+    let first = start(spec);
+    match spec.replicas.unwrap_or(1) {
+        // A range from a number to the one before it is empty.
+        ..=0 => RangeInclusive::new(1, 0),
+        wanted => first..=first.saturating_add(wanted - 1),
+    }
+}
+
+/// Whether a number is one of the first `count` of the set.
+fn below(ordinal: i32, spec: &StatefulSetSpec, count: i32) -> bool {
+    i64::from(ordinal) < i64::from(start(spec)) + i64::from(count)
+}
+
 fn rolls(spec: &StatefulSetSpec) -> bool {
     spec.update_strategy.as_ref().and_then(|strategy| strategy.type_.as_deref()) != Some("OnDelete")
 }
@@ -111,7 +127,7 @@ impl View<'_> {
             return Template::Update;
         }
         let kept = partition(self.spec).unwrap_or(current);
-        if ordinal < start(self.spec).saturating_add(kept) { Template::Current } else { Template::Update }
+        if below(ordinal, self.spec, kept) { Template::Current } else { Template::Update }
     }
 }
 
@@ -121,9 +137,7 @@ pub fn plan(set: &StatefulSet, pods: &[Arc<Pod>], revisions: Revisions<'_>, coll
     let name = set.metadata.name.as_deref().unwrap_or_default();
     let view = View { name, spec: &spec, revisions, now };
     let old_current = set.status.as_ref().and_then(|status| status.current_replicas).unwrap_or(0);
-    let (first, wanted) = (start(&spec), spec.replicas.unwrap_or(1));
-    let mut slots: BTreeMap<i32, Option<&Arc<Pod>>> =
-        (first..first.saturating_add(wanted)).map(|ordinal| (ordinal, None)).collect();
+    let mut slots: BTreeMap<i32, Option<&Arc<Pod>>> = ordinals(&spec).map(|ordinal| (ordinal, None)).collect();
     let mut condemned: BTreeMap<i32, &Arc<Pod>> = BTreeMap::new();
     for pod in pods {
         let Some(ordinal) = ordinal(name, pod.name()) else { continue };
@@ -142,7 +156,7 @@ pub fn plan(set: &StatefulSet, pods: &[Arc<Pod>], revisions: Revisions<'_>, coll
     let settled = fill(&view, &slots, old_current, in_order, &mut actions)
         && shrink(&view, &slots, &condemned, in_order, &mut actions);
     if settled && rolls(&spec) {
-        roll(&view, &slots, first, &mut actions);
+        roll(&view, &slots, &mut actions);
     }
     if !actions.is_empty() {
         revisit = None;
@@ -222,10 +236,11 @@ fn shrink(
 }
 
 /// Replaces pods of older revisions, the highest first, while no more are missing than may be.
-fn roll(view: &View<'_>, slots: &BTreeMap<i32, Option<&Arc<Pod>>>, first: i32, actions: &mut Vec<Action>) {
-    let lowest = first.saturating_add(partition(view.spec).unwrap_or(0));
+fn roll(view: &View<'_>, slots: &BTreeMap<i32, Option<&Arc<Pod>>>, actions: &mut Vec<Action>) {
+    let kept = partition(view.spec).unwrap_or(0);
     let mut left = max_unavailable(view.spec);
-    for pod in slots.range(lowest.min(i32::MAX - 1)..).rev().filter_map(|(_, slot)| *slot) {
+    let rolled = slots.iter().rev().take_while(|(ordinal, _)| !below(**ordinal, view.spec, kept));
+    for pod in rolled.filter_map(|(_, slot)| *slot) {
         if left <= 0 {
             return;
         }
@@ -273,6 +288,5 @@ fn status(set: &StatefulSet, pods: &[Arc<Pod>], view: &View<'_>, collisions: i32
 pub fn wanted_names(set: &StatefulSet) -> impl Iterator<Item = (i32, String)> {
     let spec = set.spec.clone().unwrap_or_default();
     let name = set.metadata.name.clone().unwrap_or_default();
-    let first = start(&spec);
-    (first..first.saturating_add(spec.replicas.unwrap_or(1))).map(move |ordinal| (ordinal, pod_name(&name, ordinal)))
+    ordinals(&spec).map(move |ordinal| (ordinal, pod_name(&name, ordinal)))
 }

@@ -71,6 +71,12 @@ fn plans() {
     check(ordered.clone(), &[(0, "new", "ready")], &["+1 new"]);
     check(ordered.clone(), &[(0, "new", "failed")], &["-0"]);
     check(json!({"ordinals": {"start": 5}, "replicas": 1}), &[], &["+5 new"]);
+    // There is a last number; what is asked for beyond it cannot be.
+    let far = |replicas: i32| json!({"ordinals": {"start": i32::MAX - 1}, "replicas": replicas, "podManagementPolicy": "Parallel"});
+    check(far(2), &[], &["+2147483646 new", "+2147483647 new"]);
+    check(far(i32::MAX), &[(i32::MAX, "new", "ready")], &["+2147483646 new"]);
+    check(far(2), &[(i32::MAX - 1, "new", "ready"), (i32::MAX, "old", "ready")], &["-2147483647"]);
+    check(far(0), &[], &[]);
     // Scaling down goes from the top, one by one, and waits for a pod that is not well.
     let two_too_many = [(0, "new", "ready"), (1, "new", "ready"), (2, "new", "ready")];
     check(json!({"replicas": 1}), &two_too_many, &["-2"]);

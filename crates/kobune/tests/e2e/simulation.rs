@@ -1,6 +1,7 @@
 //! A cluster of nodes that are not there: controllers and scheduler at a size that no test machine has.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use kobune_testbed::{Cluster, eventually};
 
@@ -84,4 +85,173 @@ spec:
         left if left.is_empty() => Ok(()),
         left => Err(left),
     });
+}
+
+/// What the server's process has used of the processors.
+fn processor_time(cluster: &Cluster) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{}/stat", cluster.process_id())).expect("kobune runs");
+    // The name of the program, which may hold anything, ends with the last bracket; times are in hundredths of a second.
+    let fields: Vec<&str> = text.rsplit(')').next().unwrap_or_default().split(' ').collect();
+    let ticks: u64 = fields[12..14].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Objects that mean nothing good: each gets its condition or event, nothing spins, and the rest goes on as if they were not there.
+#[test]
+fn hostile_objects() {
+    let cluster = Cluster::builder(env!("CARGO_BIN_EXE_kobune")).simulated(3).start().expect("a cluster starts");
+    let get = |arguments: &[&str]| cluster.kubectl(arguments).unwrap().ok();
+    let labels: String = (0..3_000).map(|number| format!(", key-{number}: value-{number}")).collect();
+    cluster.apply(&format!(
+        r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: first}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: second}}
+---
+apiVersion: v1
+kind: Namespace
+metadata: {{name: elsewhere}}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: beyond, namespace: elsewhere}}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {{name: never}}
+spec:
+  schedule: "* * 31 2 *"
+  jobTemplate: {{spec: {{template: {{spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}}}}}}}
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {{name: everything}}
+spec: {{minAvailable: 100%, selector: {{}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: crowded, labels: {{a: b{labels}}}}}
+spec: {{selector: {{app: good}}, ports: [{{port: 80}}]}}
+---
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: circle}}
+spec:
+  maxReplicas: 3
+  scaleTargetRef: {{apiVersion: autoscaling/v2, kind: HorizontalPodAutoscaler, name: circle}}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: far}}
+spec:
+  serviceName: far
+  replicas: 2
+  ordinals: {{start: 2147483646}}
+  podManagementPolicy: Parallel
+  selector: {{matchLabels: {{app: far}}}}
+  template:
+    metadata: {{labels: {{app: far}}}}
+    spec: {{containers: [{{name: c, image: i}}]}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {{name: wide}}
+spec:
+  completions: 100000
+  parallelism: 5
+  completionMode: Indexed
+  template: {{spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: everywhere}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: everywhere}}}}
+  template:
+    metadata: {{labels: {{app: everywhere}}}}
+    spec:
+      topologySpreadConstraints:
+      - {{maxSkew: 2147483647, topologyKey: nowhere, whenUnsatisfiable: DoNotSchedule, labelSelector: {{}}}}
+      containers: [{{name: c, image: i}}]
+"#
+    ));
+    // Two owners of each other: the one that is deleted takes the other along.
+    let uid = |name: &str| get(&["get", "configmap", name, "-o", "jsonpath={.metadata.uid}"]);
+    for (name, owner) in [("first", "second"), ("second", "first")] {
+        let reference = format!(
+            r#"{{"metadata": {{"ownerReferences": [{{"apiVersion": "v1", "kind": "ConfigMap", "name": "{owner}", "uid": "{}", "blockOwnerDeletion": true}}]}}}}"#,
+            uid(owner)
+        );
+        get(&["patch", "configmap", name, "-p", &reference]);
+    }
+    let beyond = get(&["get", "configmap", "beyond", "-n", "elsewhere", "-o", "jsonpath={.metadata.uid}"]);
+    cluster.apply(&format!(
+        r#"
+apiVersion: v1
+kind: ConfigMap
+metadata: {{name: astray, ownerReferences: [{{apiVersion: v1, kind: ConfigMap, name: beyond, uid: {beyond}}}]}}
+"#
+    ));
+    get(&["delete", "configmap", "first", "--cascade=foreground", "--timeout=60s"]);
+    eventually("the circle is gone", SETTLE, || {
+        match get(&["get", "configmap", "second", "--ignore-not-found", "-o", "name"]) {
+            gone if gone.is_empty() => Ok(()),
+            left => Err(left),
+        }
+    });
+    // What cannot work says so; all else goes on.
+    wait_for(&cluster, &["hpa", "circle"], r#".status.conditions[?(@.type=="AbleToScale")].reason"#, "FailedGetScale");
+    let why = r#".items[*].status.conditions[?(@.type=="PodScheduled")].reason"#;
+    wait_for(&cluster, &["pods", "-l", "app=everywhere"], why, "Unschedulable Unschedulable");
+    cluster.apply(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: good}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: good}}
+  template:
+    metadata: {labels: {app: good}}
+    spec: {containers: [{name: c, image: i}]}
+"#,
+    );
+    wait_for(&cluster, &["deployment", "good"], ".status.availableReplicas", "3");
+    wait_for(
+        &cluster,
+        &["endpointslice", "-l", "kubernetes.io/service-name=crowded"],
+        ".items[0].endpoints[*].conditions.ready",
+        "true true true",
+    );
+    wait_for(&cluster, &["statefulset", "far"], ".status.readyReplicas", "2");
+    wait_for(
+        &cluster,
+        &["events", "--field-selector=involvedObject.name=never"],
+        ".items[*].reason",
+        "InvalidSchedule",
+    );
+    // One that was never there in this namespace, whatever is in another.
+    eventually("an owner elsewhere is none", SETTLE, || {
+        match get(&["get", "configmap", "astray", "--ignore-not-found", "-o", "name"]) {
+            gone if gone.is_empty() => Ok(()),
+            left => Err(left),
+        }
+    });
+    get(&["delete", "job", "wide", "--timeout=60s"]);
+    // Nothing of it keeps kobune busy: a spin would take a processor of its own for ever.
+    let mut before = (Instant::now(), processor_time(&cluster));
+    eventually("kobune rests", SETTLE, || {
+        let (elapsed, used) = (before.0.elapsed(), processor_time(&cluster) - before.1);
+        if elapsed < Duration::from_secs(1) {
+            return Err("it is being watched".to_owned());
+        }
+        before = (Instant::now(), processor_time(&cluster));
+        if used * 20 < elapsed { Ok(()) } else { Err(format!("{used:?} of the processor in {elapsed:?}")) }
+    });
+    assert!(!cluster.log().contains("panicked"), "{}", cluster.log());
 }
