@@ -239,7 +239,7 @@ impl ApiServer {
     }
 
     /// Whether the user of an update or apply may create what is not there yet.
-    pub(crate) fn allowed_to_create(&self, call: &Call) -> Answer<()> {
+    pub(crate) async fn allowed_to_create(&self, call: &Call) -> Answer<()> {
         let attributes = Attributes {
             verb: "create",
             group: &call.kind.group,
@@ -248,9 +248,9 @@ impl ApiServer {
             subresource: "",
             namespace: call.namespace(),
             name: call.name(),
-            path: "",
+            ..Attributes::default()
         };
-        Ok(self.security.require(&call.user, &attributes)?)
+        Ok(self.security.require(&call.user, &attributes).await?)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Dura
 use crate::{
     Guest,
     audit::Auditor,
-    security::{TokenWebhook, jwt::Authentication},
+    security::{Authorization, TokenWebhook, jwt::Authentication},
 };
 
 /// The settings of an [`crate::ApiServer`].
@@ -46,6 +46,8 @@ pub struct Config {
     pub authentication: Arc<Authentication>,
     /// Who is asked about tokens that nothing here knows.
     pub token_webhook: Option<Arc<TokenWebhook>>,
+    /// Who decides what users may do.
+    pub authorization: Arc<Authorization>,
     /// Parts of the same process that answer for groups of their own.
     pub guests: Vec<Arc<dyn Guest>>,
     /// What writes the audit trail.
@@ -74,6 +76,7 @@ impl Config {
             event_ttl: Duration::from_secs(60 * 60),
             authentication: Arc::default(),
             token_webhook: None,
+            authorization: Arc::default(),
             guests: Vec::new(),
             auditor: None,
         }

@@ -80,7 +80,8 @@ pub(crate) fn read_text(path: &Path) -> Result<String, ConfigError> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-fn parse<T: DeserializeOwned>(text: &str, kind: &str, api_versions: &[&str]) -> Result<T, String> {
+/// Reads the text of a file of a kind.
+pub(crate) fn parse<T: DeserializeOwned>(text: &str, kind: &str, api_versions: &[&str]) -> Result<T, String> {
     let mut object: Value = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let fields = object.as_object_mut().ok_or("it is not an object")?;
     let mut take = |field: &str| fields.remove(field).and_then(|value| value.as_str().map(str::to_owned));

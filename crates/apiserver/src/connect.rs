@@ -56,9 +56,9 @@ impl ApiServer {
                 subresource: &subresource,
                 namespace: call.namespace(),
                 name: call.name(),
-                path: "",
+                ..Attributes::default()
             };
-            self.security.require(&call.user, &attributes)?;
+            self.security.require(&call.user, &attributes).await?;
         }
         let method = request.method().clone();
         if streams && !matches!(method, Method::GET | Method::POST) {

@@ -65,7 +65,7 @@ mod webhook;
 mod websocket;
 
 pub use aggregation::{Guest, GuestAnswer, PrepareError};
-pub use audit::{AuditError, Auditor, LogOptions};
+pub use audit::{AuditError, Auditor, LogOptions, WebhookOptions};
 pub use body::{Body, BodyError, BoxError};
 pub use config::Config;
 pub use config_file::ConfigError;

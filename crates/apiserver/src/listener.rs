@@ -106,10 +106,8 @@ impl ApiServer {
         if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
             tracing::info!(connections = connections.len(), "gives up waiting for requests in flight");
         }
-        if let Some(auditor) = self.config.auditor.clone()
-            && tokio::task::spawn_blocking(move || auditor.close()).await.is_err()
-        {
-            tracing::error!("the end of the audit log was not written");
+        if let Some(auditor) = &self.config.auditor {
+            auditor.close().await;
         }
         Ok(())
     }

@@ -146,14 +146,17 @@ impl ApiServer {
     }
 
     /// Asks whether the user may do something, and writes the answer into the audit trail.
-    pub(crate) fn permit_attributes(&self, user: &User, attributes: &Attributes<'_>, told: &Told) -> Answer<()> {
-        let answer = self.security.require(user, attributes);
-        if let Some(trail) = &told.trail {
-            let decision = if answer.is_ok() { "allow" } else { "forbid" };
-            trail.annotate("authorization.k8s.io/decision", decision);
-            trail.annotate("authorization.k8s.io/reason", &self.security.explain(user, attributes).reason);
+    pub(crate) async fn permit_attributes(&self, user: &User, attributes: &Attributes<'_>, told: &Told) -> Answer<()> {
+        let Some(trail) = &told.trail else { return Ok(self.security.require(user, attributes).await?) };
+        let decision = self.security.explain(user, attributes).await;
+        match (decision.allowed, &decision.error) {
+            (false, Some(_)) => trail.annotate("authorization.k8s.io/reason", "internal error"),
+            (allowed, _) => {
+                trail.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+                trail.annotate("authorization.k8s.io/reason", &decision.reason);
+            }
         }
-        Ok(answer?)
+        if decision.allowed { Ok(()) } else { Err(attributes.refusal(user, &decision).into()) }
     }
 
     /// Counts a request that is answered, and writes or prepares the end of its trail.

@@ -212,7 +212,7 @@ impl ApiServer {
             if !meta(&configuration, "resourceVersion").is_empty() {
                 return Err(ApiError::not_found(kind, name));
             }
-            self.allowed_to_create(call)?;
+            self.allowed_to_create(call).await?;
             let mut object = fields::apply(None, &configuration, call, force)?;
             kind.default(&mut object);
             match self.create_object(call, object, Ownership::Applied).await {

@@ -8,7 +8,11 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use kobune_kinds::{Kind, Verb};
+use kobune_kinds::{
+    Kind, Verb,
+    name::path_segment,
+    selector::{FieldSelector, LabelSelector},
+};
 use kobune_store::{At, Range};
 
 use crate::{
@@ -77,7 +81,8 @@ impl ApiServer {
             let pretty = pretty(&request);
             let audit_id = audit::identity(request.headers());
             let mut told = Told::default();
-            let (socket, walk) = match websocket::asked(&mut request) {
+            let asked = websocket::take_token(&mut request).and_then(|()| websocket::asked(&mut request));
+            let (socket, walk) = match asked {
                 Ok(socket) => (socket, Ok(request)),
                 Err(error) => (None, Err(error)),
             };
@@ -152,7 +157,7 @@ impl ApiServer {
             }
         };
         self.begin_trail(told, audit_id, &mut request, peer, Some(&authenticated), &route);
-        let user = match self.security.impersonate(&authenticated, request.headers())? {
+        let user = match self.security.impersonate(&authenticated, request.headers()).await? {
             Some(user) => {
                 if let Some(trail) = &told.trail {
                     trail.impersonates(&user);
@@ -168,7 +173,7 @@ impl ApiServer {
             route => {
                 let verb = request.method().as_str().to_ascii_lowercase();
                 let attributes = Attributes { verb: &verb, path: request.uri().path(), ..Attributes::default() };
-                self.permit_attributes(&user, &attributes, told)?;
+                self.permit_attributes(&user, &attributes, told).await?;
                 let asked = Asked { verb: &verb, path: request.uri().path(), ..Asked::default() };
                 let _place = self.place(&caller, &user, &asked, 1, told).await?;
                 let _slot = self.slot(&caller, &user, "get", told)?;
@@ -185,7 +190,7 @@ impl ApiServer {
             }
         };
         if let Some(service) = foreign {
-            self.permit(&user, &target, &query, told)?;
+            self.permit(&user, &target, &query, told).await?;
             // Whether a request lives long is known only to its server; those to subresources may.
             let lives_long = told.verb == "watch" || target.subresource.is_some();
             told.long_running = lives_long;
@@ -195,11 +200,11 @@ impl ApiServer {
         }
         let known = self.catalogue.load().by_resource(&target.group, &target.version, &target.resource).cloned();
         let Some(kind) = known else {
-            self.permit(&user, &target, &query, told)?;
+            self.permit(&user, &target, &query, told).await?;
             return Err(ApiError::no_such_path());
         };
         told.about(&kind, &target, &query);
-        self.permit(&user, &target, &query, told)?;
+        self.permit(&user, &target, &query, told).await?;
         // Upstream counts HEAD as reading, and then knows no such method but for proxies.
         if *request.method() == Method::HEAD && target.subresource.as_deref() != Some("proxy") {
             return Err(ApiError::method_not_allowed());
@@ -313,17 +318,17 @@ impl ApiServer {
         Ok(answer?)
     }
 
-    fn permit(&self, user: &User, target: &Target, query: &Query, told: &Told) -> Answer<()> {
+    async fn permit(&self, user: &User, target: &Target, query: &Query, told: &Told) -> Answer<()> {
         let verb = told.verb;
-        // A list or watch of one name is about that object, so that a role can name it.
-        let selected = match verb {
-            "list" | "watch" | "deletecollection" => query
-                .get("fieldSelector")
-                .filter(|selector| !selector.contains(','))
-                .and_then(|selector| selector.strip_prefix("metadata.name="))
-                .map(|name| name.trim_start_matches('=')),
-            _ => None,
+        let selector = |name: &str| match verb {
+            "list" | "watch" | "deletecollection" => query.get(name).unwrap_or_default(),
+            _ => "",
         };
+        // A selector with mistakes narrows nothing here; the verb refuses it in a moment.
+        let fields = FieldSelector::parse(selector("fieldSelector")).unwrap_or_default();
+        let labels = LabelSelector::parse(selector("labelSelector")).unwrap_or_default();
+        // A list or watch of one name is about that object, so that a role can name it.
+        let selected = fields.exact("metadata.name").filter(|name| path_segment(name).is_empty());
         let attributes = Attributes {
             verb,
             group: &target.group,
@@ -332,9 +337,11 @@ impl ApiServer {
             subresource: target.subresource.as_deref().unwrap_or_default(),
             namespace: target.namespace.as_deref().unwrap_or_default(),
             name: target.name.as_deref().or(selected).unwrap_or_default(),
-            path: "",
+            field_selector: fields.terms(),
+            label_selector: labels.requirements(),
+            ..Attributes::default()
         };
-        self.permit_attributes(user, &attributes, told)
+        self.permit_attributes(user, &attributes, told).await
     }
 
     async fn serve_kind(

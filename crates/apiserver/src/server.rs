@@ -212,6 +212,7 @@ impl ApiServer {
         let security_config = security::Config {
             authentication: Arc::clone(&config.authentication),
             token_webhook: config.token_webhook.clone(),
+            authorization: Arc::clone(&config.authorization),
             ..security::Config::new(&config.service_account_issuer)
         };
         let security = Security::start(security_config, Arc::clone(&store), Arc::new(tokens), shutdown.clone())

@@ -92,7 +92,7 @@ impl ApiServer {
             if !meta(&body, "resourceVersion").is_empty() {
                 return Err(ApiError::stale(kind, name));
             }
-            self.allowed_to_create(call)?;
+            self.allowed_to_create(call).await?;
             return Ok(self.create_object(call, body, Ownership::Update).await?.with_warnings(warnings));
         }
         let unconditional = meta(&body, "resourceVersion").is_empty();

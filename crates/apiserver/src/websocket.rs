@@ -3,7 +3,10 @@
 //! Source of the protocols' names and forms: `k8s.io/apimachinery/pkg/util/httpstream/wsstream` for streams of bytes, the
 //! handler of watches in `k8s.io/apiserver/pkg/endpoints/handlers/watch.go` for events.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::{Buf, Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
@@ -26,10 +29,14 @@ use crate::{
     error::{Answer, ApiError},
     path::{self, Route},
     query::Query,
+    security::Refusal,
 };
 
 /// The protocols for streams of bytes. Without a name the bytes are sent as they are.
 const STREAMS: [&str; 3] = ["binary.k8s.io", "base64.binary.k8s.io", ""];
+
+/// What a protocol begins with that is a bearer token.
+const TOKEN_PREFIX: &str = "base64url.bearer.authorization.k8s.io.";
 
 /// A client that wants the answer to its request on a WebSocket.
 pub(crate) struct Asked {
@@ -49,6 +56,33 @@ enum Form {
     Base64,
     /// An event a message: each line of JSON, or each frame of protobuf.
     Events,
+}
+
+/// Takes the token out of the protocols of a request, where a browser has to put it, and shows it as the others do. It is no
+/// protocol: nobody further on sees it, and it is never among what is answered. A token in its usual place comes first.
+///
+/// Source: `pkg/authentication/request/websocket/protocol.go` of apiserver.
+pub(crate) fn take_token<B>(request: &mut Request<B>) -> Answer<()> {
+    let headers = request.headers_mut();
+    if !is_websocket(headers) || !headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL) {
+        return Ok(());
+    }
+    let (tokens, protocols): (Vec<String>, Vec<String>) =
+        protocols(headers).into_iter().partition(|name| name.starts_with(TOKEN_PREFIX));
+    let [token] = tokens.as_slice() else {
+        return if tokens.is_empty() { Ok(()) } else { Err(Refusal::unauthorized().into()) };
+    };
+    let token =
+        URL_SAFE_NO_PAD.decode(&token[TOKEN_PREFIX.len()..]).ok().and_then(|token| String::from_utf8(token).ok());
+    // The server has to choose a protocol, and the token is none to choose.
+    let value = token.filter(|token| !token.is_empty() && !protocols.is_empty());
+    let value = value.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
+    let rest = HeaderValue::from_str(&protocols.join(", ")).ok();
+    let (Some(mut value), Some(rest)) = (value, rest) else { return Err(Refusal::unauthorized().into()) };
+    value.set_sensitive(true);
+    headers.insert(header::SEC_WEBSOCKET_PROTOCOL, rest);
+    headers.entry(header::AUTHORIZATION).or_insert(value);
+    Ok(())
 }
 
 /// Reads from a request whether its answer is to go over a WebSocket. Connections to pods and proxies are none of these:
@@ -205,6 +239,50 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_taken_out_of_the_protocols() {
+        let check = |given: &[&str], authorization: Option<&str>, expected: Result<(Option<&str>, &str), ()>| {
+            let mut request = Request::builder().header("upgrade", "websocket");
+            for value in given {
+                request = request.header("sec-websocket-protocol", *value);
+            }
+            if let Some(value) = authorization {
+                request = request.header("authorization", value);
+            }
+            let mut request = request.body(()).expect("a request");
+            let outcome = take_token(&mut request);
+            let text = |name: &str| {
+                let values = request.headers().get_all(name).iter();
+                values.map(|value| value.to_str().expect("text")).collect::<Vec<_>>().join("|")
+            };
+            match expected {
+                Ok((token, rest)) => {
+                    outcome.expect("good protocols");
+                    assert_eq!(text("authorization"), token.unwrap_or_default(), "{given:?}");
+                    assert_eq!(text("sec-websocket-protocol"), rest, "{given:?}");
+                }
+                Err(()) => assert_eq!(outcome.expect_err("bad protocols").code(), 401, "{given:?}"),
+            }
+        };
+        let token = "base64url.bearer.authorization.k8s.io.c2VjcmV0";
+        check(
+            &[token, "v5.channel.k8s.io, v4.channel.k8s.io"],
+            None,
+            Ok((Some("Bearer secret"), "v5.channel.k8s.io, v4.channel.k8s.io")),
+        );
+        check(&[&format!("binary.k8s.io, {token}")], None, Ok((Some("Bearer secret"), "binary.k8s.io")));
+        check(&[&format!("binary.k8s.io, {token}")], Some("Bearer x"), Ok((Some("Bearer x"), "binary.k8s.io")));
+        check(&["binary.k8s.io"], None, Ok((None, "binary.k8s.io")));
+        check(&[token], None, Err(()));
+        check(&[token, token, "binary.k8s.io"], None, Err(()));
+        check(&["base64url.bearer.authorization.k8s.io., a"], None, Err(()));
+        check(&["base64url.bearer.authorization.k8s.io.c2VjcmV0==, a"], None, Err(()));
+        check(&["base64url.bearer.authorization.k8s.io.CgoK, a"], None, Err(()));
+        let mut plain = Request::get("/").header("sec-websocket-protocol", token).body(()).expect("a request");
+        take_token(&mut plain).expect("no WebSocket");
+        assert!(!plain.headers().contains_key("authorization"));
+    }
 
     #[test]
     fn forms_of_streams() {

@@ -7,10 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use kobune_apiserver::security::encryption::Encryption;
-use kobune_apiserver::{Auditor, LogOptions, format_duration};
+use kobune_apiserver::{Auditor, LogOptions, WebhookOptions, format_duration};
 use kobune_store::Seal;
 
 use crate::authentication::AuthenticationOptions;
+use crate::authorization::AuthorizationOptions;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -57,11 +58,19 @@ pub struct ApiOptions {
     pub encryption: EncryptionOptions,
     #[command(flatten)]
     pub authentication: AuthenticationOptions,
-    /// Write an audit log by this Policy (needs --audit-log-path)
-    #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_POLICY_FILE", requires = "audit_log_path")]
+    #[command(flatten)]
+    pub authorization: AuthorizationOptions,
+    /// Write an audit trail by this Policy (needs --audit-log-path or --audit-webhook-config-file)
+    #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_POLICY_FILE", requires = "audit_outlets")]
     pub audit_policy_file: Option<PathBuf>,
     /// The audit log, lines of JSON; - for standard output (needs --audit-policy-file)
-    #[arg(long, value_name = "FILE", env = "KOBUNE_AUDIT_LOG_PATH", requires = "audit_policy_file")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KOBUNE_AUDIT_LOG_PATH",
+        requires = "audit_policy_file",
+        group = "audit_outlets"
+    )]
     pub audit_log_path: Option<PathBuf>,
     /// The size in megabytes at which a new audit log begins
     #[arg(long, value_name = "MEGABYTES", env = "KOBUNE_AUDIT_LOG_MAXSIZE", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -72,6 +81,27 @@ pub struct ApiOptions {
     /// How many days old audit logs stay, 0 for ever
     #[arg(long, value_name = "DAYS", env = "KOBUNE_AUDIT_LOG_MAXAGE", default_value_t = 0)]
     pub audit_log_maxage: u32,
+    /// Post the audit trail to the webhook that this kubeconfig leads to (needs --audit-policy-file)
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "KOBUNE_AUDIT_WEBHOOK_CONFIG_FILE",
+        requires = "audit_policy_file",
+        group = "audit_outlets"
+    )]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// How many events of the audit trail may wait for the webhook; further ones are dropped
+    #[arg(long, value_name = "COUNT", env = "KOBUNE_AUDIT_WEBHOOK_BATCH_BUFFER_SIZE", default_value_t = 10_000)]
+    pub audit_webhook_batch_buffer_size: usize,
+    /// How many events are posted to the webhook at once
+    #[arg(long, value_name = "COUNT", env = "KOBUNE_AUDIT_WEBHOOK_BATCH_MAX_SIZE", default_value_t = 400, value_parser = at_least_one)]
+    pub audit_webhook_batch_max_size: usize,
+    /// How long an event waits for others to be posted with
+    #[arg(long, value_name = "DURATION", env = "KOBUNE_AUDIT_WEBHOOK_BATCH_MAX_WAIT", default_value = "30s", value_parser = duration)]
+    pub audit_webhook_batch_max_wait: Duration,
+    /// The pause before what the webhook did not take is posted again, which grows from time to time
+    #[arg(long, value_name = "DURATION", env = "KOBUNE_AUDIT_WEBHOOK_INITIAL_BACKOFF", default_value = "10s", value_parser = duration)]
+    pub audit_webhook_initial_backoff: Duration,
     /// How many reading requests are worked on at once, 0 for no limit
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
     pub max_requests_inflight: usize,
@@ -98,12 +128,18 @@ impl ApiOptions {
             ("audit-log-maxsize", self.audit_log_maxsize.to_string()),
             ("audit-log-maxbackup", self.audit_log_maxbackup.to_string()),
             ("audit-log-maxage", self.audit_log_maxage.to_string()),
+            ("audit-webhook-config-file", file(self.audit_webhook_config_file.as_deref())),
+            ("audit-webhook-batch-buffer-size", self.audit_webhook_batch_buffer_size.to_string()),
+            ("audit-webhook-batch-max-size", self.audit_webhook_batch_max_size.to_string()),
+            ("audit-webhook-batch-max-wait", format_duration(self.audit_webhook_batch_max_wait)),
+            ("audit-webhook-initial-backoff", format_duration(self.audit_webhook_initial_backoff)),
             ("max-requests-inflight", self.max_requests_inflight.to_string()),
             ("max-mutating-requests-inflight", self.max_mutating_requests_inflight.to_string()),
             ("event-ttl", format_duration(self.event_ttl)),
             ("request-timeout", format_duration(self.request_timeout)),
         ];
         lines.extend(self.authentication.show());
+        lines.extend(self.authorization.show());
         lines
     }
 
@@ -117,14 +153,22 @@ impl ApiOptions {
             config.authentication = authentication;
         }
         config.token_webhook = self.authentication.token_webhook()?;
-        if let (Some(policy), Some(log)) = (&self.audit_policy_file, &self.audit_log_path) {
-            let options = LogOptions {
-                path: log.clone(),
+        config.authorization = self.authorization.load()?;
+        if let Some(policy) = &self.audit_policy_file {
+            let log = self.audit_log_path.clone().map(|path| LogOptions {
+                path,
                 max_bytes: u64::from(self.audit_log_maxsize) << 20,
                 max_backups: self.audit_log_maxbackup,
                 max_age: DAY * self.audit_log_maxage,
-            };
-            config.auditor = Some(Auditor::open(policy, options)?);
+            });
+            let webhook = self.audit_webhook_config_file.clone().map(|config_file| WebhookOptions {
+                config_file,
+                buffer_size: self.audit_webhook_batch_buffer_size,
+                batch_max_size: self.audit_webhook_batch_max_size,
+                batch_max_wait: self.audit_webhook_batch_max_wait,
+                initial_backoff: self.audit_webhook_initial_backoff,
+            });
+            config.auditor = Some(Auditor::open(policy, log, webhook)?);
         }
         Ok(())
     }
@@ -137,4 +181,8 @@ fn file(path: Option<&Path>) -> String {
 /// A duration as Go writes it.
 pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
     kobune_apiserver::parse_duration(text).ok_or_else(|| "expected a duration such as 1h30m or 90s".to_owned())
+}
+
+fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+    text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }

@@ -4,6 +4,7 @@ mod admin;
 mod agent;
 mod api_options;
 mod authentication;
+mod authorization;
 mod cli;
 mod discovery;
 mod down;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use kobune_apiserver::security::User;
+use kobune_apiserver::security::{Authorization, User};
 use kobune_apiserver::{ApiServer, Guest};
 use kobune_pki::{Authority, San, ServiceAccountTokens, api_server_sans, cluster_info, kubeconfig, tls, write_private};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::authorization;
 use crate::election::Candidate;
 use crate::metrics::MetricsGuest;
 use crate::settings::{ServerSettings, address_at, texts};
@@ -29,6 +30,7 @@ pub struct Server {
     cluster_info: String,
     tokens: Arc<ServiceAccountTokens>,
     scheduling: kobune_scheduler::Config,
+    authorization: Arc<Authorization>,
 }
 
 impl Server {
@@ -60,6 +62,7 @@ impl Server {
         let metrics = Arc::new(MetricsGuest::default());
         config.guests.push(Arc::clone(&metrics) as Arc<dyn Guest>);
         let issuer = config.service_account_issuer.clone();
+        let authorization = Arc::clone(&config.authorization);
         let api = ApiServer::build(config, store, catalogue).await.context("build the API server")?;
         let tokens = ServiceAccountTokens::load_or_create(&data_dir.join("pki"), &issuer)
             .context("read the key of service account tokens")?;
@@ -76,6 +79,7 @@ impl Server {
             cluster_info,
             tokens: Arc::new(tokens),
             scheduling,
+            authorization,
         };
         metrics.begin(server.client_as("system:metrics-server", &["system:masters"]));
         server.write_admin_kubeconfig(node_ip, port)?;
@@ -163,6 +167,10 @@ impl Server {
             async { run.await.context("scheduler") }
         });
         parts.spawn(async { ("scheduler", scheduler.await) });
+        if self.authorization.file().is_some() {
+            let follow = authorization::follow(Arc::clone(&self.authorization), token.clone());
+            parts.spawn(async { ("authorization", follow.await) });
+        }
         let serve = self.api.serve(self.listener, self.tls, serving);
         parts.spawn(async { ("API server", serve.await.context("API server")) });
     }

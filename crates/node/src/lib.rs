@@ -57,5 +57,6 @@ mod worker;
 pub use config::Config;
 pub use credential_provider::{CredentialProviders, ProviderError};
 pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
+pub use folder_watch::FolderWatch;
 pub use node::{Node, NodeError};
 pub use volumes::local::{LocalError, LocalVolumes};

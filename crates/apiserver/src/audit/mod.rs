@@ -1,4 +1,5 @@
-//! The audit trail: who asked for what and how it ended, by upstream's policy, as `audit.k8s.io/v1 Event` lines.
+//! The audit trail: who asked for what and how it ended, by upstream's policy, as `audit.k8s.io/v1 Event`s: lines of a file,
+//! batches for a webhook, or both.
 //!
 //! Without a policy nothing here is touched but the `Audit-Id` that every response has.
 
@@ -6,24 +7,30 @@ mod log_file;
 mod policy;
 mod sink;
 mod trail;
+mod webhook;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request};
 use serde_json::{Map, Value, json};
 
 use crate::config_file::ConfigError;
+use crate::outgoing::{kubeconfig::KubeconfigError, kubeconfig::Remote, poster::Poster};
 use crate::security::User;
 
 pub use log_file::LogOptions;
 pub(crate) use policy::{Level, Stage, Subject};
 pub(crate) use trail::{LONGEST_BODY, Trail};
+pub use webhook::WebhookOptions;
 
 use log_file::LogFile;
 use policy::Policy;
 use sink::Sink;
+use webhook::WebhookSink;
 
 /// The header that names a request in the audit log.
 pub(crate) const AUDIT_ID: &str = "audit-id";
@@ -46,12 +53,37 @@ pub enum AuditError {
         /// Why.
         source: std::io::Error,
     },
+    /// The webhook cannot be used.
+    #[error("cannot use the audit webhook")]
+    Webhook(#[from] KubeconfigError),
+}
+
+/// Where events go.
+pub(crate) struct Outlets {
+    log: Option<Sink>,
+    webhook: Option<WebhookSink>,
+    events: AtomicU64,
+}
+
+impl Outlets {
+    fn send(&self, event: &Value) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+        let mut line = event.to_string();
+        line.push('\n');
+        let line = Bytes::from(line);
+        if let Some(webhook) = &self.webhook {
+            webhook.send(line.slice(..line.len() - 1));
+        }
+        if let Some(log) = &self.log {
+            log.send(line);
+        }
+    }
 }
 
 /// Writes the audit trail of an API server.
 pub struct Auditor {
     policy: Policy,
-    sink: Arc<Sink>,
+    outlets: Arc<Outlets>,
 }
 
 impl std::fmt::Debug for Auditor {
@@ -61,12 +93,29 @@ impl std::fmt::Debug for Auditor {
 }
 
 impl Auditor {
-    /// Reads the policy and opens the log.
-    pub fn open(policy: &Path, log: LogOptions) -> Result<Arc<Auditor>, AuditError> {
+    /// Reads the policy, opens the log and prepares to call the webhook. A webhook needs a runtime at this place.
+    pub fn open(
+        policy: &Path,
+        log: Option<LogOptions>,
+        webhook: Option<WebhookOptions>,
+    ) -> Result<Arc<Auditor>, AuditError> {
         let policy = Policy::load(policy)?;
-        let path = log.path.clone();
-        let file = LogFile::open(log).map_err(|source| AuditError::Log { path: path.clone(), source })?;
-        Ok(Arc::new(Auditor { policy, sink: Arc::new(Sink::start(file, &path)?) }))
+        let log = match log {
+            None => None,
+            Some(log) => {
+                let path = log.path.clone();
+                let file = LogFile::open(log).map_err(|source| AuditError::Log { path: path.clone(), source })?;
+                Some(Sink::start(file, &path)?)
+            }
+        };
+        let webhook = match webhook {
+            None => None,
+            Some(options) => {
+                let poster = Poster::new(Remote::load(&options.config_file)?);
+                Some(WebhookSink::start(options, poster))
+            }
+        };
+        Ok(Arc::new(Auditor { policy, outlets: Arc::new(Outlets { log, webhook, events: AtomicU64::new(0) }) }))
     }
 
     /// Begins the trail of a request, if the policy wants one. A request without a user failed to say who sends it.
@@ -116,19 +165,33 @@ impl Auditor {
                 }
             }
         }
-        let trail = Trail::new(verdict, self.sink.clone(), head, object_ref);
+        let trail = Trail::new(verdict, self.outlets.clone(), head, object_ref);
         trail.write(Stage::RequestReceived, None);
         Some(Arc::new(trail))
     }
 
-    /// How many events were written, and how many were lost.
-    pub(crate) fn counts(&self) -> (u64, u64) {
-        self.sink.counts()
+    /// How many events there were.
+    pub(crate) fn events(&self) -> u64 {
+        self.outlets.events.load(Ordering::Relaxed)
     }
 
-    /// Writes what waits and ends; later events are lost.
-    pub fn close(&self) {
-        self.sink.close();
+    /// How many events each way out has lost.
+    pub(crate) fn lost(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let log = self.outlets.log.as_ref().map(|log| ("log", log.dropped()));
+        let webhook = self.outlets.webhook.as_ref().map(|webhook| ("webhook", webhook.dropped()));
+        log.into_iter().chain(webhook)
+    }
+
+    /// Writes and posts what waits and ends; later events are lost.
+    pub async fn close(&self) {
+        if let Some(webhook) = &self.outlets.webhook {
+            webhook.close().await;
+        }
+        let outlets = Arc::clone(&self.outlets);
+        let closed = tokio::task::spawn_blocking(move || outlets.log.as_ref().map(Sink::close)).await;
+        if let Err(error) = closed {
+            tracing::error!(%error, "the audit log was not closed");
+        }
     }
 }
 
@@ -195,15 +258,15 @@ mod tests {
         assert_eq!(identity(&headers).len(), 36);
     }
 
-    #[test]
-    fn events_read_as_upstreams() {
+    #[tokio::test]
+    async fn events_read_as_upstreams() {
         let folder = tempfile::tempdir().unwrap();
         let (policy, log) = (folder.path().join("policy.yaml"), folder.path().join("audit.log"));
         let text = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitManagedFields: true\nrules:\n- level: RequestResponse\n  omitStages: [RequestReceived]\n";
         std::fs::write(&policy, text).unwrap();
         let options =
             LogOptions { path: log.clone(), max_bytes: 1 << 20, max_backups: 0, max_age: std::time::Duration::ZERO };
-        let auditor = Auditor::open(&policy, options).unwrap();
+        let auditor = Auditor::open(&policy, Some(options), None).unwrap();
         let request =
             Request::builder().uri("/api/v1/namespaces/a/pods?x=y").header("user-agent", "test/1").body(()).unwrap();
         let subject = Subject { verb: "create", resource: "pods", namespace: "a", ..Subject::default() };
@@ -218,7 +281,7 @@ mod tests {
         trail.write(Stage::ResponseComplete, Some(409));
         trail.write(Stage::ResponseComplete, Some(409));
         drop(trail);
-        auditor.close();
+        auditor.close().await;
         let lines = std::fs::read_to_string(&log).unwrap();
         assert_eq!(lines.lines().count(), 1, "a request ends once: {lines}");
         let mut event: Value = serde_json::from_str(&lines).unwrap();
@@ -242,6 +305,6 @@ mod tests {
                 "annotations": {"authorization.k8s.io/decision": "allow"},
             })
         );
-        assert_eq!(auditor.counts(), (1, 0));
+        assert_eq!((auditor.events(), auditor.lost().collect::<Vec<_>>()), (1, vec![("log", 0)]));
     }
 }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
-use serde_json::Value;
 
 use super::log_file::LogFile;
 
@@ -17,13 +17,12 @@ const QUEUE_BYTES: usize = 8 << 20;
 #[derive(Debug, Default)]
 struct Counts {
     waiting: AtomicUsize,
-    written: AtomicU64,
     dropped: AtomicU64,
 }
 
 /// The way to the log.
 pub(crate) struct Sink {
-    queue: Mutex<Option<mpsc::Sender<Vec<u8>>>>,
+    queue: Mutex<Option<mpsc::Sender<Bytes>>>,
     counts: std::sync::Arc<Counts>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
@@ -31,7 +30,7 @@ pub(crate) struct Sink {
 impl Sink {
     /// Starts the writer of a log.
     pub(super) fn start(mut log: LogFile, path: &std::path::Path) -> Result<Sink, super::AuditError> {
-        let (queue, lines) = mpsc::channel::<Vec<u8>>();
+        let (queue, lines) = mpsc::channel::<Bytes>();
         let counts = std::sync::Arc::<Counts>::default();
         let own = counts.clone();
         let run = move || {
@@ -42,10 +41,8 @@ impl Sink {
                 // What else waits is written before the file is flushed once.
                 while let Ok(line) = lines.try_recv() {
                     own.waiting.fetch_sub(line.len(), Ordering::Relaxed);
-                    own.written.fetch_add(1, Ordering::Relaxed);
                     result = result.and_then(|()| log.write(&line));
                 }
-                own.written.fetch_add(1, Ordering::Relaxed);
                 match result.and_then(|()| log.flush()) {
                     Ok(()) => failing = false,
                     Err(error) => {
@@ -65,9 +62,7 @@ impl Sink {
     }
 
     /// Puts an event into the queue.
-    pub(super) fn send(&self, event: Value) {
-        let mut line = event.to_string().into_bytes();
-        line.push(b'\n');
+    pub(super) fn send(&self, line: Bytes) {
         let length = line.len();
         if self.counts.waiting.fetch_add(length, Ordering::Relaxed) > QUEUE_BYTES {
             self.counts.waiting.fetch_sub(length, Ordering::Relaxed);
@@ -83,9 +78,9 @@ impl Sink {
         }
     }
 
-    /// How many events were written, and how many were lost.
-    pub(super) fn counts(&self) -> (u64, u64) {
-        (self.counts.written.load(Ordering::Relaxed), self.counts.dropped.load(Ordering::Relaxed))
+    /// How many events were lost.
+    pub(super) fn dropped(&self) -> u64 {
+        self.counts.dropped.load(Ordering::Relaxed)
     }
 
     /// Writes what waits and ends.

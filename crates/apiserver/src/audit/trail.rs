@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
+use super::Outlets;
 use super::policy::{Level, Stage, Verdict};
-use super::sink::Sink;
 use crate::security::User;
 
 /// The longest body that is written into an event; larger ones are left out with a note.
@@ -16,7 +16,7 @@ pub(crate) const LONGEST_BODY: usize = 1 << 20;
 /// One request's trail. Every part of the road may add to it.
 pub(crate) struct Trail {
     verdict: Verdict,
-    sink: Arc<Sink>,
+    outlets: Arc<Outlets>,
     /// What does not change from stage to stage.
     head: Map<String, Value>,
     more: Mutex<More>,
@@ -62,12 +62,12 @@ pub(super) fn micro_time() -> String {
 impl Trail {
     pub(super) fn new(
         verdict: Verdict,
-        sink: Arc<Sink>,
+        outlets: Arc<Outlets>,
         head: Map<String, Value>,
         object_ref: Map<String, Value>,
     ) -> Self {
         let more = Mutex::new(More { object_ref, ..More::default() });
-        Trail { verdict, sink, head, more }
+        Trail { verdict, outlets, head, more }
     }
 
     /// How much is written.
@@ -173,6 +173,6 @@ impl Trail {
             event.insert("annotations".into(), more.annotations.clone().into());
         }
         drop(more);
-        self.sink.send(Value::Object(event));
+        self.outlets.send(&Value::Object(event));
     }
 }

@@ -67,13 +67,15 @@ impl ApiServer {
         out.single("apiserver_tls_handshake_errors_total", "counter", help, load(&attempts.tls_errors));
         self.metrics.watch_events.write(&mut out);
         if let Some(auditor) = &self.config.auditor {
-            let (written, lost) = auditor.counts();
             let help = "Counter of audit events generated and sent to the audit backend.";
-            out.single("apiserver_audit_event_total", "counter", help, written);
+            out.single("apiserver_audit_event_total", "counter", help, auditor.events());
             let name = "apiserver_audit_error_total";
             out.family(name, "counter", "Counter of audit events that failed to be audited properly.");
-            out.value(name, &Labels::new().with("plugin", "log"), lost);
+            for (plugin, lost) in auditor.lost() {
+                out.value(name, &Labels::new().with("plugin", plugin), lost);
+            }
         }
+        self.config.authorization.metrics.write(&mut out);
         self.write_build(&mut out);
         process::write(&mut out);
         out.single("kobune_store_revision", "gauge", "The store's newest revision.", self.store.revision());

@@ -7,6 +7,7 @@ use std::{
 };
 
 use base64::Engine as _;
+use http::Uri;
 use rustls::ClientConfig;
 use serde::Deserialize;
 
@@ -16,9 +17,11 @@ use crate::config_file::{self, ConfigError};
 /// A server that a kubeconfig leads to.
 #[derive(Clone)]
 pub(crate) struct Remote {
-    /// Its address.
+    /// Its address as the file has it.
     pub url: String,
-    /// How to connect.
+    /// Its address.
+    pub uri: Uri,
+    /// How to connect, where the address says that TLS is spoken.
     pub client: Arc<ClientConfig>,
     /// The token to show.
     pub bearer: Option<String>,
@@ -122,9 +125,10 @@ impl Remote {
                 user.ok_or_else(|| missing("user", name))?.part
             }
         };
-        if !cluster.server.starts_with("https://") {
-            return Err(wrong(format!("the server {:?} is no https address", cluster.server)));
-        }
+        let uri = cluster.server.parse::<Uri>().ok();
+        // Servers without TLS are for such that run beside this one; upstream takes them too.
+        let uri = uri.filter(|uri| matches!(uri.scheme_str(), Some("https" | "http")) && uri.host().is_some());
+        let uri = uri.ok_or_else(|| wrong(format!("the server {:?} is no http or https address", cluster.server)))?;
         // Files are named from the folder of the kubeconfig.
         let beside = |name: &str| path.parent().unwrap_or(Path::new(".")).join(name);
         let either = |data: Option<String>, file: Option<String>| match (data, file) {
@@ -158,7 +162,7 @@ impl Remote {
             (None, None) => None,
         };
         let client = Arc::new(trust.client(identity.as_ref()).map_err(failed)?);
-        Ok(Remote { url: cluster.server, client, bearer })
+        Ok(Remote { url: cluster.server, uri, client, bearer })
     }
 }
 
@@ -191,7 +195,9 @@ mod tests {
         check(&with(&format!("server: 'https://h/x', {lax}"), "token: t"), Ok(("https://h/x", Some("t"))));
         check(&with(&format!("server: 'https://h', {lax}"), "tokenFile: token"), Ok(("https://h", Some("secret"))));
         check(&with(&format!("server: 'https://h', {lax}"), ""), Ok(("https://h", None)));
-        check(&with("server: 'http://h'", ""), Err("is no https address"));
+        check(&with("server: 'http://h'", ""), Ok(("http://h", None)));
+        check(&with("server: 'unix:///h'", ""), Err("is no http or https address"));
+        check(&with("server: h", ""), Err("is no http or https address"));
         check(&with("server: 'https://h', certificate-authority-data: '?'", ""), Err("no text in base64"));
         check(&with("server: 'https://h', certificate-authority-data: aGVsbG8=", ""), Err("config"));
         check(&with(&format!("server: 'https://h', {lax}"), "client-key: token"), Err("needs its key"));

@@ -51,14 +51,15 @@ impl Authorize for Rights<'_> {
             namespace: &check.namespace,
             name: &check.name,
             path: &check.path,
+            ..Attributes::default()
         };
         let decision = match &check.service_account {
             Some((namespace, name)) => {
-                self.security.authorize(&User::service_account(namespace, name, ""), &attributes)
+                self.security.authorize_now(&User::service_account(namespace, name, ""), &attributes)
             }
-            None => self.security.authorize(self.user, &attributes),
+            None => self.security.authorize_now(self.user, &attributes),
         };
-        Verdict { allowed: decision.allowed, reason: decision.reason, error: None }
+        Verdict { allowed: decision.allowed, reason: decision.reason, error: decision.error }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What a request wants to do, as the authorizers see it, and what they decide.
 
+use kobune_kinds::selector::{FieldTerm, Requirement};
+
 use super::refusal::Refusal;
 use super::user::User;
 
@@ -23,6 +25,10 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     /// The path of a request that is not for a resource.
     pub path: &'a str,
+    /// What a list, watch or deletion of many is narrowed to by fields: the node authorizer and webhooks look at it.
+    pub field_selector: &'a [FieldTerm],
+    /// The same by labels, for webhooks.
+    pub label_selector: &'a [Requirement],
 }
 
 /// An authorizer's answer.
@@ -30,13 +36,32 @@ pub struct Attributes<'a> {
 pub struct Decision {
     /// Whether the request may go on.
     pub allowed: bool,
+    /// Whether an authorizer refused it so that no further one was asked.
+    pub denied: bool,
     /// Why, as far as there is something to say.
     pub reason: String,
+    /// What could not be found out.
+    pub error: Option<String>,
+}
+
+impl Decision {
+    /// The request may go on.
+    pub(crate) fn allow(reason: impl Into<String>) -> Decision {
+        Decision { allowed: true, reason: reason.into(), ..Decision::default() }
+    }
+
+    /// Somebody else may still allow it.
+    pub(crate) fn no_opinion(reason: impl Into<String>) -> Decision {
+        Decision { reason: reason.into(), ..Decision::default() }
+    }
 }
 
 impl Attributes<'_> {
-    /// The 403 that upstream gives for a request that nothing allows.
+    /// The 403 that upstream gives for a request that nothing allows; the 500 where that could not be found out.
     pub fn refusal(&self, user: &User, decision: &Decision) -> Refusal {
+        if let Some(error) = &decision.error {
+            return Refusal::internal(error);
+        }
         let mut why = if self.resource.is_empty() {
             format!("User {:?} cannot {} path {:?}", user.name, self.verb, self.path)
         } else {

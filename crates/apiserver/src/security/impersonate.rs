@@ -1,7 +1,6 @@
 //! Acting in the name of somebody else with the `Impersonate-*` headers.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
@@ -15,57 +14,76 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
-/// The user that the headers ask for, if they do; `require` must allow every part of it.
-pub(super) fn impersonate(
-    user: &User,
-    headers: &HeaderMap,
-    require: impl Fn(&Attributes<'_>) -> Result<(), Refusal>,
-) -> Result<Option<Arc<User>>, Refusal> {
-    let Some(wanted) = wanted(headers)? else { return Ok(None) };
-    let ask = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
-        let attributes = Attributes {
+/// A user to become, and what must be allowed for that, in the order in which it is asked.
+#[derive(Debug)]
+pub(super) struct Assumed {
+    pub(super) user: User,
+    pub(super) rights: Vec<Right>,
+}
+
+/// The right to take over one part of a user.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Right {
+    group: &'static str,
+    resource: &'static str,
+    subresource: String,
+    namespace: String,
+    name: String,
+}
+
+impl Right {
+    pub(super) fn attributes(&self) -> Attributes<'_> {
+        Attributes {
             verb: "impersonate",
-            group,
+            group: self.group,
             version: "v1",
-            resource,
-            subresource,
-            namespace,
-            name,
+            resource: self.resource,
+            subresource: &self.subresource,
+            namespace: &self.namespace,
+            name: &self.name,
             ..Attributes::default()
-        };
-        require(&attributes)
+        }
+    }
+}
+
+/// The user that the headers ask for, if they do.
+pub(super) fn assumed(headers: &HeaderMap) -> Result<Option<Assumed>, Refusal> {
+    let Some(wanted) = wanted(headers)? else { return Ok(None) };
+    let mut rights = Vec::new();
+    let mut ask = |group, resource, subresource: &str, namespace: &str, name: &str| {
+        let (subresource, namespace, name) = (subresource.to_owned(), namespace.to_owned(), name.to_owned());
+        rights.push(Right { group, resource, subresource, namespace, name });
     };
     let mut groups = wanted.groups.clone();
     match service_account(&wanted.name) {
         Some((namespace, name)) => {
-            ask("", "serviceaccounts", "", namespace, name)?;
+            ask("", "serviceaccounts", "", namespace, name);
             if groups.is_empty() {
                 groups = vec![SERVICE_ACCOUNTS.to_owned(), format!("{SERVICE_ACCOUNTS}:{namespace}")];
             }
         }
-        None => ask("", "users", "", "", &wanted.name)?,
+        None => ask("", "users", "", "", &wanted.name),
     }
     for group in &wanted.groups {
-        ask("", "groups", "", "", group)?;
+        ask("", "groups", "", "", group);
     }
     for (key, values) in &wanted.extra {
         for value in values {
-            ask("authentication.k8s.io", "userextras", key, "", value)?;
+            ask("authentication.k8s.io", "userextras", key, "", value);
         }
     }
     if !wanted.uid.is_empty() {
-        ask("authentication.k8s.io", "uids", "", "", &wanted.uid)?;
+        ask("authentication.k8s.io", "uids", "", "", &wanted.uid);
     }
-    let mut assumed = User { groups, ..wanted };
-    if assumed.name == ANONYMOUS {
-        if !assumed.is_in(UNAUTHENTICATED) {
-            assumed.groups.push(UNAUTHENTICATED.to_owned());
+    let mut user = User { groups, ..wanted };
+    if user.name == ANONYMOUS {
+        if !user.is_in(UNAUTHENTICATED) {
+            user.groups.push(UNAUTHENTICATED.to_owned());
         }
     } else {
-        assumed.complete();
+        user.complete();
     }
-    tracing::debug!(user = user.name, assumed = assumed.name, "impersonates");
-    Ok(Some(Arc::new(assumed)))
+    Ok(Some(Assumed { user, rights }))
 }
 
 fn wanted(headers: &HeaderMap) -> Result<Option<User>, Refusal> {
@@ -112,8 +130,6 @@ fn service_account(name: &str) -> Option<(&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use http::{HeaderName, HeaderValue};
 
     use super::*;
@@ -127,12 +143,17 @@ mod tests {
                 HeaderValue::from_str(value).unwrap(),
             );
         }
-        let asked = RefCell::new(Vec::new());
-        let answer = impersonate(&User::new("admin", &[]), &map, |attributes| {
-            asked.borrow_mut().push(format!("{}/{} {}", attributes.resource, attributes.subresource, attributes.name));
-            Ok(())
-        });
-        (asked.into_inner(), answer.map(|user| user.map(|user| (*user).clone())).map_err(|refusal| refusal.message))
+        match assumed(&map) {
+            Ok(None) => (Vec::new(), Ok(None)),
+            Err(refusal) => (Vec::new(), Err(refusal.message)),
+            Ok(Some(assumed)) => {
+                let asked = assumed.rights.iter().map(|right| {
+                    let attributes = right.attributes();
+                    format!("{}/{} {}", attributes.resource, attributes.subresource, attributes.name)
+                });
+                (asked.collect(), Ok(Some(assumed.user)))
+            }
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! [`Security`] is the one door for the rest of the API server. A request passes it in this order:
 //!
 //! 1. [`Security::authenticate`] turns credentials into a [`User`]; [`Security::impersonate`] may exchange it;
-//! 2. [`Security::require`] (or [`Security::authorize`]) asks the node authorizer and RBAC;
+//! 2. [`Security::require`] (or [`Security::authorize`]) asks the [`authorizer`]s: the node authorizer and RBAC, unless the
+//!    server is told otherwise;
 //! 3. for writes, [`Security::mutate`] after decoding and defaulting, and [`Security::validate`] after the kind's own
 //!    validation; a [`Refusal`] carries the whole `Status`.
 //!
@@ -16,6 +17,7 @@
 pub mod admission;
 mod attributes;
 mod authenticate;
+pub mod authorizer;
 pub mod bootstrap;
 mod bootstrap_token;
 pub mod encryption;
@@ -26,22 +28,26 @@ mod node;
 mod rbac;
 mod refusal;
 mod review;
+mod review_selectors;
 #[cfg(test)]
 mod tests;
 mod token_request;
 mod token_webhook;
 mod user;
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
+use futures::FutureExt;
 use http::HeaderMap;
 use kobune_pki::ServiceAccountTokens;
 use kobune_store::{Store, StoreError};
 use serde_json::Value;
+use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
 pub use attributes::{Attributes, Decision};
 pub use authenticate::Credentials;
+pub use authorizer::Authorization;
 pub use refusal::Refusal;
 pub use token_webhook::TokenWebhook;
 pub use user::User;
@@ -64,6 +70,8 @@ pub struct Config {
     pub authentication: Arc<jwt::Authentication>,
     /// Who is asked about tokens that nothing here knows.
     pub token_webhook: Option<Arc<TokenWebhook>>,
+    /// Who decides what users may do.
+    pub authorization: Arc<Authorization>,
 }
 
 impl Config {
@@ -74,6 +82,7 @@ impl Config {
             anonymous: true,
             authentication: Arc::default(),
             token_webhook: None,
+            authorization: Arc::default(),
         }
     }
 }
@@ -128,39 +137,76 @@ impl Security {
 
     /// Exchanges the user when the request asks for it with `Impersonate-*` headers and may do so; `None` when it does
     /// not ask.
-    pub fn impersonate(&self, user: &User, headers: &HeaderMap) -> Result<Option<Arc<User>>, Refusal> {
-        impersonate::impersonate(user, headers, |attributes| self.require(user, attributes))
+    pub async fn impersonate(&self, user: &User, headers: &HeaderMap) -> Result<Option<Arc<User>>, Refusal> {
+        let Some(assumed) = impersonate::assumed(headers)? else { return Ok(None) };
+        for right in &assumed.rights {
+            self.require(user, &right.attributes()).await?;
+        }
+        tracing::debug!(user = user.name, assumed = assumed.user.name, "impersonates");
+        Ok(Some(Arc::new(assumed.user)))
     }
 
     /// Whether the user may do this.
-    pub fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
-        if user.is_in(user::MASTERS) {
-            return Decision { allowed: true, reason: String::new() };
-        }
-        let mut reason = String::new();
-        if let Some(node) = user.node() {
-            let decision = node::authorize(&self.nodes, node, attributes);
-            if decision.allowed {
-                return decision;
-            }
-            reason = decision.reason;
-        }
-        let mut decision = self.rbac.authorize(user, attributes);
-        if !decision.allowed && !reason.is_empty() {
-            decision.reason =
-                [reason, std::mem::take(&mut decision.reason)].join("; ").trim_end_matches("; ").to_owned();
-        }
-        decision
+    pub async fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        self.decide(user, attributes, false).await
     }
 
     /// [`Security::authorize`], with the reason also of what is allowed, for reviews and the audit trail.
-    pub fn explain(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
-        let decision = self.authorize(user, attributes);
-        if !decision.allowed || user.is_in(user::MASTERS) {
-            return decision;
+    pub async fn explain(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        self.decide(user, attributes, true).await
+    }
+
+    /// [`Security::authorize`] for expressions, whose evaluation cannot wait. Where a webhook is among the authorizers, the
+    /// thread waits for it after it has handed its other work to another one.
+    pub fn authorize_now(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        let decision = self.decide(user, attributes, false);
+        if !self.config.authorization.asks_others() {
+            // Nobody else is asked, so nothing waits.
+            return decision.now_or_never().unwrap_or_default();
         }
-        let explained = self.rbac.explain(user, attributes);
-        if explained.allowed { explained } else { decision }
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) if runtime.runtime_flavor() == RuntimeFlavor::MultiThread => {
+                tokio::task::block_in_place(|| runtime.block_on(decision))
+            }
+            _ => Decision { error: Some("there is no thread to ask a webhook on".to_owned()), ..Decision::default() },
+        }
+    }
+
+    /// Asks the authorizers in their order until one has an opinion.
+    async fn decide(&self, user: &User, attributes: &Attributes<'_>, explain: bool) -> Decision {
+        if user.is_in(user::MASTERS) {
+            return Decision::allow("");
+        }
+        let (mut reasons, mut errors) = (Vec::new(), Vec::new());
+        for authorizer in self.config.authorization.chain().iter() {
+            let mut decision = match &authorizer.kind {
+                authorizer::Kind::Node => match user.node() {
+                    Some(node) => node::authorize(&self.nodes, node, attributes),
+                    None => Decision::default(),
+                },
+                authorizer::Kind::Rbac if explain => self.rbac.explain(user, attributes),
+                authorizer::Kind::Rbac => self.rbac.authorize(user, attributes),
+                authorizer::Kind::AlwaysAllow => Decision::allow(""),
+                authorizer::Kind::AlwaysDeny => Decision::no_opinion("Everything is forbidden."),
+                authorizer::Kind::Webhook(webhook) => webhook.authorize(user, attributes).await,
+            };
+            if decision.allowed || decision.denied {
+                let counter =
+                    if decision.allowed { &authorizer.decisions.allowed } else { &authorizer.decisions.denied };
+                counter.fetch_add(1, Ordering::Relaxed);
+                return decision;
+            }
+            errors.extend(decision.error.take());
+            if !decision.reason.is_empty() {
+                reasons.push(decision.reason);
+            }
+        }
+        let error = match errors.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            several => Some(format!("[{}]", several.join(", "))),
+        };
+        Decision { reason: reasons.join("\n"), error, ..Decision::default() }
     }
 
     /// Whether changes of roles and bindings still reach the authorizer.
@@ -169,8 +215,8 @@ impl Security {
     }
 
     /// [`Security::authorize`], with upstream's 403 when nothing allows it.
-    pub fn require(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Refusal> {
-        let decision = self.authorize(user, attributes);
+    pub async fn require(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), Refusal> {
+        let decision = self.authorize(user, attributes).await;
         if decision.allowed { Ok(()) } else { Err(attributes.refusal(user, &decision)) }
     }
 

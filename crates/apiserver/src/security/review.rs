@@ -6,6 +6,7 @@ use super::Security;
 use super::attributes::Attributes;
 use super::authenticate::{TokenRefusal, token_user};
 use super::refusal::Refusal;
+use super::review_selectors::{self, Mistake};
 use super::user::User;
 
 pub(super) async fn review(
@@ -21,12 +22,12 @@ pub(super) async fn review(
     body["status"] = match resource {
         "tokenreviews" => token_review(security, &body).await?,
         "selfsubjectreviews" => json!({ "userInfo": user_info(user) }),
-        "selfsubjectaccessreviews" => access(security, user, &body["spec"], "SelfSubjectAccessReview")?,
+        "selfsubjectaccessreviews" => access(security, user, &body["spec"], "SelfSubjectAccessReview").await?,
         "subjectaccessreviews" => {
             let subject = subject(&body["spec"], "SubjectAccessReview")?;
-            access(security, &subject, &body["spec"], "SubjectAccessReview")?
+            access(security, &subject, &body["spec"], "SubjectAccessReview").await?
         }
-        "localsubjectaccessreviews" => local_access(security, namespace, &body)?,
+        "localsubjectaccessreviews" => local_access(security, namespace, &body).await?,
         "selfsubjectrulesreviews" => rules_review(security, user, &body)?,
         _ => return Err(Refusal::not_found("", resource, "")),
     };
@@ -95,12 +96,14 @@ fn subject(spec: &Value, kind: &str) -> Result<User, Refusal> {
     Ok(user)
 }
 
-fn invalid(kind: &str, field: &str, problem: &str) -> Refusal {
+pub(super) fn invalid(kind: &str, field: &str, problem: &str) -> Refusal {
     Refusal::invalid("authorization.k8s.io", kind, "", field, "FieldValueInvalid", problem)
 }
 
-fn access(security: &Security, user: &User, spec: &Value, kind: &str) -> Result<Value, Refusal> {
+async fn access(security: &Security, user: &User, spec: &Value, kind: &str) -> Result<Value, Refusal> {
     let (on_resource, on_path) = (spec.get("resourceAttributes"), spec.get("nonResourceAttributes"));
+    let (fields, labels);
+    let mut problems = Vec::new();
     let attributes = match (on_resource.filter(|v| !v.is_null()), on_path.filter(|v| !v.is_null())) {
         (Some(_), Some(_)) => {
             let problem = "Invalid value: \"\": cannot be specified in combination with resourceAttributes";
@@ -111,27 +114,41 @@ fn access(security: &Security, user: &User, spec: &Value, kind: &str) -> Result<
                 "Invalid value: null: exactly one of nonResourceAttributes or resourceAttributes must be specified";
             return Err(invalid(kind, "spec.resourceAttributes", problem));
         }
-        (Some(on), None) => Attributes {
-            verb: text(on, "verb"),
-            group: text(on, "group"),
-            version: text(on, "version"),
-            resource: text(on, "resource"),
-            subresource: text(on, "subresource"),
-            namespace: text(on, "namespace"),
-            name: text(on, "name"),
-            path: "",
-        },
+        (Some(on), None) => {
+            let wrong = |mistake: Mistake| mistake.refusal(kind);
+            fields = review_selectors::fields(on.get("fieldSelector"), &mut problems).map_err(wrong)?;
+            labels = review_selectors::labels(on.get("labelSelector"), &mut problems).map_err(wrong)?;
+            Attributes {
+                verb: text(on, "verb"),
+                group: text(on, "group"),
+                version: text(on, "version"),
+                resource: text(on, "resource"),
+                subresource: text(on, "subresource"),
+                namespace: text(on, "namespace"),
+                name: text(on, "name"),
+                field_selector: &fields,
+                label_selector: &labels,
+                ..Attributes::default()
+            }
+        }
         (None, Some(on)) => Attributes { verb: text(on, "verb"), path: text(on, "path"), ..Attributes::default() },
     };
-    let decision = security.explain(user, &attributes);
+    let decision = security.explain(user, &attributes).await;
     let mut status = json!({ "allowed": decision.allowed });
+    if decision.denied {
+        status["denied"] = Value::from(true);
+    }
     if !decision.reason.is_empty() {
         status["reason"] = Value::from(decision.reason);
+    }
+    problems.extend(decision.error);
+    if !problems.is_empty() {
+        status["evaluationError"] = Value::from(problems.join("\n"));
     }
     Ok(status)
 }
 
-fn local_access(security: &Security, namespace: &str, body: &Value) -> Result<Value, Refusal> {
+async fn local_access(security: &Security, namespace: &str, body: &Value) -> Result<Value, Refusal> {
     let kind = "LocalSubjectAccessReview";
     let spec = &body["spec"];
     let asked = spec.pointer("/resourceAttributes/namespace").and_then(Value::as_str).unwrap_or_default();
@@ -139,7 +156,7 @@ fn local_access(security: &Security, namespace: &str, body: &Value) -> Result<Va
         let message = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");
         return Err(Refusal::bad_request(message));
     }
-    access(security, &subject(spec, kind)?, spec, kind)
+    access(security, &subject(spec, kind)?, spec, kind).await
 }
 
 fn rules_review(security: &Security, user: &User, body: &Value) -> Result<Value, Refusal> {
@@ -161,12 +178,20 @@ fn rules_review(security: &Security, user: &User, body: &Value) -> Result<Value,
     let mut status = Map::new();
     status.insert("resourceRules".into(), values(on_resources).into());
     status.insert("nonResourceRules".into(), values(on_paths).into());
-    // The node authorizer's rights depend on pods and cannot be listed.
-    status.insert("incomplete".into(), (user.node().is_some() || !unresolved.is_empty()).into());
+    // The node authorizer's rights depend on pods, a webhook's on the webhook, and cannot be listed.
+    let mut problems = Vec::new();
     if user.node().is_some() {
-        status.insert("evaluationError".into(), "node authorizer does not support user rule resolution".into());
-    } else if !unresolved.is_empty() {
-        status.insert("evaluationError".into(), unresolved.join(", ").into());
+        problems.push("node authorizer does not support user rule resolution".to_owned());
+    }
+    if security.config.authorization.asks_others() && !user.is_in(super::user::MASTERS) {
+        problems.push("webhook authorizer does not support user rule resolution".to_owned());
+    }
+    if !unresolved.is_empty() {
+        problems.push(unresolved.join(", "));
+    }
+    status.insert("incomplete".into(), (!problems.is_empty()).into());
+    if !problems.is_empty() {
+        status.insert("evaluationError".into(), problems.join(", ").into());
     }
     Ok(Value::Object(status))
 }

@@ -200,7 +200,7 @@ async fn rights_follow_the_store() {
     let jane = User::new("jane", &[]);
     let attributes =
         Attributes { verb: "list", version: "v1", resource: "pods", namespace: "default", ..Attributes::default() };
-    let refusal = world.security.require(&jane, &attributes).unwrap_err();
+    let refusal = world.security.require(&jane, &attributes).await.unwrap_err();
     assert_eq!(
         refusal.message,
         "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\""
@@ -216,7 +216,7 @@ async fn rights_follow_the_store() {
     assert_eq!(refused.unwrap_err().code, 403, "nobody makes itself a reader");
     world.create("rbac.authorization.k8s.io/rolebindings", binding).await;
     let allowed = tokio::time::timeout(std::time::Duration::from_secs(5), async {
-        while !world.security.authorize(&jane, &attributes).allowed {
+        while !world.security.authorize(&jane, &attributes).await.allowed {
             tokio::task::yield_now().await;
         }
     });
@@ -224,9 +224,9 @@ async fn rights_follow_the_store() {
 
     let mut headers = HeaderMap::new();
     headers.insert("impersonate-user", "jane".parse().unwrap());
-    assert!(world.security.impersonate(&jane, &headers).is_err());
+    assert!(world.security.impersonate(&jane, &headers).await.is_err());
     let admin = User::new("admin", &["system:masters"]);
-    assert_eq!(world.security.impersonate(&admin, &headers).unwrap().unwrap().name, "jane");
+    assert_eq!(world.security.impersonate(&admin, &headers).await.unwrap().unwrap().name, "jane");
 
     let body =
         json!({ "spec": { "resourceAttributes": { "verb": "list", "resource": "pods", "namespace": "default" } } });

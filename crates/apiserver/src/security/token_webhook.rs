@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::User;
 use crate::outgoing::{
-    fetch,
     kubeconfig::{KubeconfigError, Remote},
+    poster::Poster,
 };
 
 /// How long the webhook may take for one answer.
@@ -45,21 +45,21 @@ type Asked = [u8; 32];
 
 /// The webhook and its answers.
 pub struct TokenWebhook {
-    remote: Remote,
+    poster: Poster,
     keep: Duration,
     answers: Mutex<HashMap<Asked, (Instant, Verdict)>>,
 }
 
 impl std::fmt::Debug for TokenWebhook {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("TokenWebhook").field("remote", &self.remote).finish_non_exhaustive()
+        formatter.debug_struct("TokenWebhook").field("poster", &self.poster).finish_non_exhaustive()
     }
 }
 
 impl TokenWebhook {
     /// The webhook that a kubeconfig leads to, whose answers are good for a time.
     pub fn load(path: &Path, keep: Duration) -> Result<TokenWebhook, KubeconfigError> {
-        Ok(TokenWebhook { remote: Remote::load(path)?, keep, answers: Mutex::default() })
+        Ok(TokenWebhook { poster: Poster::new(Remote::load(path)?), keep, answers: Mutex::default() })
     }
 
     /// Whose token it is, and for which of the wanted audiences it is good; all when the webhook does not look at
@@ -108,16 +108,11 @@ impl TokenWebhook {
         });
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {
-            let answer = fetch::post(
-                &self.remote.url,
-                &self.remote.client,
-                self.remote.bearer.as_deref(),
-                review.to_string(),
-                PATIENCE,
-                LONGEST,
-            );
-            match answer.await {
-                Ok(answer) => return read(&answer),
+            match self.poster.post(review.to_string().into(), PATIENCE, LONGEST).await {
+                Ok(answer) => {
+                    let answer = serde_json::from_slice(&answer);
+                    return read(&answer.map_err(|error| format!("webhook: the answer is no JSON: {error}"))?);
+                }
                 Err(error) if attempt < ATTEMPTS && error.may_pass() => {
                     tracing::debug!(%error, attempt, "the webhook of tokens does not answer");
                     tokio::time::sleep(pause).await;

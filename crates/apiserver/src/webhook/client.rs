@@ -3,37 +3,19 @@
 //! Connections are kept for each endpoint of each distinct `clientConfig` and used again. A webhook that hangs or floods
 //! costs its own callers their time, and the server no more than [`AT_ONCE`] connections and the size that is asked for.
 
-use std::{
-    collections::HashMap,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
-use hyper::rt::{Read, ReadBufCursor, Write};
-use hyper_util::{
-    client::legacy::{
-        Client,
-        connect::{Connected, Connection},
-    },
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-};
 use kobune_store::Store;
 use parking_lot::Mutex;
-use rustls::ClientConfig;
-use tokio::{net::TcpStream, sync::Semaphore};
-use tokio_rustls::client::TlsStream;
-use tower::Service;
+use tokio::sync::Semaphore;
 
 use super::destination::{Destination, Place};
 use crate::outgoing::{
-    dial::{self, DialError},
     endpoints::{self, Endpoint, Port, ResolveError},
+    pool::{Pool, pool, problem},
     trust::{Identity, TrustError},
 };
 
@@ -42,10 +24,6 @@ const CLIENTS: usize = 256;
 
 /// How many calls one webhook may have open. More wait, within their own time.
 const AT_ONCE: usize = 256;
-
-/// How long an unused connection is kept, and how many to one endpoint.
-const IDLE: Duration = Duration::from_secs(60);
-const IDLE_CONNECTIONS: usize = 8;
 
 /// How much of an error's text is passed on.
 const LONGEST_ERROR: usize = 4 << 10;
@@ -115,7 +93,7 @@ pub(crate) struct WebhookClient {
 
 /// The connections to one destination.
 struct Connections {
-    client: Client<Connector, Full<Bytes>>,
+    client: Pool,
     places: Semaphore,
 }
 
@@ -200,13 +178,7 @@ impl WebhookClient {
             return Ok(Arc::clone(found));
         }
         let config = destination.trust.client(self.identity.as_ref()).map_err(CallError::Trust)?;
-        let connector = Connector { name: destination.server_name().into(), config: Arc::new(config) };
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
-            .set_host(false)
-            .build(connector);
+        let client = pool(Some((destination.server_name().into(), Arc::new(config))));
         let made = Arc::new(Connections { client, places: Semaphore::new(AT_ONCE) });
         let mut clients = self.clients.lock();
         if clients.len() >= CLIENTS {
@@ -224,75 +196,6 @@ fn refused(code: StatusCode, body: &[u8]) -> CallError {
         _ => String::from_utf8_lossy(body).trim().to_owned(),
     };
     CallError::Status { code: code.as_u16(), text }
-}
-
-/// The innermost cause that says something.
-fn problem(error: &hyper_util::client::legacy::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(source) = cause.source() {
-        if let Some(dial) = source.downcast_ref::<DialError>() {
-            return dial.to_string();
-        }
-        cause = source;
-    }
-    cause.to_string()
-}
-
-/// Connects to the endpoint that stands in the address; whose certificate it must show is fixed.
-#[derive(Clone)]
-struct Connector {
-    name: Arc<str>,
-    config: Arc<ClientConfig>,
-}
-
-impl Service<Uri> for Connector {
-    type Response = Secured;
-    type Error = DialError;
-    type Future = BoxFuture<'static, Result<Secured, DialError>>;
-
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), DialError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let endpoint = Endpoint { host, port: uri.port_u16().unwrap_or(443) };
-        let (name, config) = (Arc::clone(&self.name), Arc::clone(&self.config));
-        Box::pin(async move { Ok(Secured(TokioIo::new(dial::tls(&endpoint, &name, config).await?))) })
-    }
-}
-
-/// A TLS connection as hyper's pool wants it.
-struct Secured(TokioIo<TlsStream<TcpStream>>);
-
-impl Connection for Secured {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl Read for Secured {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(context, buffer)
-    }
-}
-
-impl Write for Secured {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(context)
-    }
 }
 
 #[cfg(test)]

@@ -228,7 +228,7 @@ async fn webhooks_know_tokens() {
         let failures = Arc::clone(&failures);
         move |_, question| {
             if failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
-                return Said::Raw(503, Vec::new());
+                return Said::Raw(500, Vec::new());
             }
             let status = match question["spec"]["token"].as_str().expect("a token") {
                 "jane" => json!({"authenticated": true, "user": {"username": "jane", "groups": ["crew"]}}),

@@ -1,6 +1,7 @@
 //! The whole road in one process, with a store on disk and no sockets: what clients send, and what they get.
 
 mod aggregation;
+mod authorization;
 mod conversion;
 mod custom;
 mod errors;

@@ -1,11 +1,17 @@
 //! How the server is operated: health, metrics, limits, time, the audit trail.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
-use kobune_apiserver::{Auditor, LogOptions};
+use kobune_apiserver::{Auditor, LogOptions, WebhookOptions};
 use serde_json::{Value, json};
 
-use crate::{Cluster, config_map, pod};
+use crate::{
+    Cluster, config_map, pod,
+    webhook_server::{Said, WebhookServer},
+};
 
 #[tokio::test]
 async fn health_has_names() {
@@ -92,7 +98,7 @@ rules:
 ";
     std::fs::write(&policy, rules).expect("written");
     let options = LogOptions { path: log.clone(), max_bytes: 1 << 20, max_backups: 1, max_age: Duration::ZERO };
-    let auditor = Auditor::open(&policy, options).expect("an auditor");
+    let auditor = Auditor::open(&policy, Some(options), None).expect("an auditor");
     let cluster = Cluster::start_with(|config| config.auditor = Some(auditor.clone())).await;
     let path = "/api/v1/namespaces/default/configmaps";
     let reply = cluster.post(path, &config_map("a", r#"{"k":"v"}"#)).await;
@@ -110,7 +116,7 @@ rules:
     drop(watch);
     cluster.get("/version").await.expect(200);
     cluster.stop().await;
-    auditor.close();
+    auditor.close().await;
 
     let text = std::fs::read_to_string(&log).expect("a log");
     assert!(!text.contains("hunter2"), "metadata has no bodies");
@@ -173,5 +179,85 @@ async fn events_go_when_their_time_is_over() {
     gone.sort();
     assert_eq!(gone, ["new", "old"]);
     assert_eq!(cluster.get(events).await.expect(200)["items"], json!([]));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn the_audit_trail_goes_to_webhooks_too() {
+    let failures = AtomicUsize::new(2);
+    let (heard, mut batches) = tokio::sync::mpsc::unbounded_channel();
+    let server = WebhookServer::start(move |path, list| {
+        assert_eq!(
+            (path, &list["kind"], &list["apiVersion"]),
+            ("/audit", &json!("EventList"), &json!("audit.k8s.io/v1"))
+        );
+        if failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
+            return Said::Raw(403, Vec::new());
+        }
+        let names: Vec<_> =
+            list["items"].as_array().expect("a list").iter().map(|e| e["objectRef"]["name"].clone()).collect();
+        heard.send(names).expect("the test waits");
+        Said::Raw(200, b"thanks".to_vec())
+    })
+    .await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (policy, kubeconfig) = (folder.path().join("policy.yaml"), folder.path().join("kubeconfig"));
+    let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules:\n- {level: Metadata, verbs: [get], \
+                 resources: [{group: '', resources: [configmaps]}]}\n";
+    std::fs::write(&policy, rules).expect("written");
+    let text = format!(
+        "current-context: hook\ncontexts: [{{name: hook, context: {{cluster: hook}}}}]\nclusters: [{{name: hook, cluster: \
+         {{server: 'https://127.0.0.1:{}/audit', certificate-authority-data: {}}}}}]\n",
+        server.port,
+        server.bundle()
+    );
+    std::fs::write(&kubeconfig, text).expect("written");
+    let options = WebhookOptions {
+        batch_max_size: 2,
+        initial_backoff: Duration::from_millis(1),
+        ..WebhookOptions::new(kubeconfig)
+    };
+    let auditor = Auditor::open(&policy, None, Some(options)).expect("an auditor");
+    let cluster = Cluster::start_with(|config| config.auditor = Some(auditor.clone())).await;
+    for name in ["a", "b", "c", "d", "e"] {
+        cluster.get(&format!("/api/v1/namespaces/default/configmaps/{name}")).await.expect(404);
+    }
+    // Refusals are tried again, whatever their code, and the order stays.
+    assert_eq!(batches.recv().await.expect("a batch"), [json!("a"), json!("b")]);
+    assert_eq!(batches.recv().await.expect("a batch"), [json!("c"), json!("d")]);
+    assert_eq!(server.seen().len(), 4);
+    let metrics = String::from_utf8(cluster.get("/metrics").await.bytes.to_vec()).expect("text");
+    assert!(metrics.contains("apiserver_audit_event_total 5\n"), "{metrics}");
+    assert!(metrics.contains("apiserver_audit_error_total{plugin=\"webhook\"} 0\n"), "{metrics}");
+    cluster.stop().await;
+    // What waits for others is posted at the end.
+    auditor.close().await;
+    assert_eq!(batches.recv().await.expect("a batch"), [json!("e")]);
+}
+
+#[tokio::test]
+async fn an_audit_webhook_that_hangs_holds_up_nobody() {
+    let server = WebhookServer::start(|_, _| Said::Nothing).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let (policy, kubeconfig) = (folder.path().join("policy.yaml"), folder.path().join("kubeconfig"));
+    std::fs::write(&policy, "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, verbs: [list]}]\n")
+        .expect("written");
+    let text = format!(
+        "current-context: hook\ncontexts: [{{name: hook, context: {{cluster: hook}}}}]\nclusters: [{{name: hook, cluster: \
+         {{server: 'https://127.0.0.1:{}', certificate-authority-data: {}}}}}]\n",
+        server.port,
+        server.bundle()
+    );
+    std::fs::write(&kubeconfig, text).expect("written");
+    let options = WebhookOptions { buffer_size: 3, batch_max_size: 1, ..WebhookOptions::new(kubeconfig) };
+    let auditor = Auditor::open(&policy, None, Some(options)).expect("an auditor");
+    let cluster = Cluster::start_with(|config| config.auditor = Some(auditor)).await;
+    for _ in 0..4 {
+        cluster.get("/api/v1/namespaces/default/configmaps").await.expect(200);
+    }
+    // Two stages of each request; the queue has room for three events.
+    let metrics = String::from_utf8(cluster.get("/metrics").await.bytes.to_vec()).expect("text");
+    assert!(metrics.contains("apiserver_audit_event_total 8\n"), "{metrics}");
+    assert!(metrics.contains("apiserver_audit_error_total{plugin=\"webhook\"} 5\n"), "{metrics}");
     cluster.stop().await;
 }

@@ -369,7 +369,7 @@ async fn the_audit_trail_tells_what_webhooks_did() {
     let rules = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [RequestReceived]\nrules: [{level: Metadata, resources: [{group: '', resources: [configmaps]}]}, {level: None}]";
     std::fs::write(&policy, rules).expect("a policy");
     let options = LogOptions { path: log.clone(), max_bytes: 1 << 20, max_backups: 1, max_age: Duration::ZERO };
-    let auditor = Auditor::open(&policy, options).expect("an auditor");
+    let auditor = Auditor::open(&policy, Some(options), None).expect("an auditor");
     let cluster = Cluster::start_with(|config| config.auditor = Some(auditor.clone())).await;
     let of = |name: &str, path: &str| hook(name, server.at(path), &["CREATE"], &["configmaps"]);
     cluster.register("mutating", "first", &[of("change.k8s.io", "/change")]).await;
@@ -377,7 +377,7 @@ async fn the_audit_trail_tells_what_webhooks_did() {
     cluster.register("validating", "second", &[of("note.k8s.io", "/note"), open]).await;
     cluster.post(CONFIG_MAPS, &config_map("a", r#"{"k":"v"}"#)).await.expect(201);
     cluster.stop().await;
-    auditor.close();
+    auditor.close().await;
     let text = std::fs::read_to_string(&log).expect("a log");
     let event: Value = serde_json::from_str(text.lines().next().expect("an event")).expect("JSON");
     let notes = &event["annotations"];

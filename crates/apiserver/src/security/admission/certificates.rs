@@ -7,50 +7,57 @@ use serde_json::Value;
 
 use super::{Operation, Request};
 use crate::security::user::MASTERS;
-use crate::security::{Attributes, Decision, Refusal};
+use crate::security::{Attributes, Refusal};
 
 const CLIENT_SIGNER: &str = "kubernetes.io/kube-apiserver-client";
 
-pub(super) fn validate(
-    request: &Request<'_>,
-    object: &Value,
-    old: Option<&Value>,
-    authorize: impl Fn(&Attributes<'_>) -> Decision,
-) -> Result<(), Refusal> {
+/// A right on a signer, under its own name or under that of all signers of its domain: one of the two is enough.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Right {
+    verb: &'static str,
+    names: [String; 2],
+}
+
+impl Right {
+    pub(super) fn questions(&self) -> impl Iterator<Item = Attributes<'_>> {
+        self.names.iter().map(|name| Attributes {
+            verb: self.verb,
+            group: "certificates.k8s.io",
+            version: "*",
+            resource: "signers",
+            name,
+            ..Attributes::default()
+        })
+    }
+
+    pub(super) fn refusal(&self, request: &Request<'_>, object: &Value) -> Refusal {
+        let why = format!("user not permitted to {} requests with signerName {:?}", self.verb, self.names[0]);
+        request.forbid(Some(object), why)
+    }
+}
+
+/// The right that a write needs, if it needs one.
+pub(super) fn validate(request: &Request<'_>, object: &Value, old: Option<&Value>) -> Result<Option<Right>, Refusal> {
     // Rights are those on the request as it is stored: nobody gets past by naming another signer.
     let signer = signer_name(old.unwrap_or(object));
-    let may = |verb: &str| {
+    let needs = |verb| {
         let domain = signer.split('/').next().unwrap_or_default();
-        [signer, &format!("{domain}/*")].iter().any(|name| {
-            let attributes = Attributes {
-                verb,
-                group: "certificates.k8s.io",
-                version: "*",
-                resource: "signers",
-                name,
-                ..Attributes::default()
-            };
-            authorize(&attributes).allowed
-        })
-    };
-    let refuse = |what: &str| {
-        let why = format!("user not permitted to {what} requests with signerName {signer:?}");
-        Err(request.forbid(Some(object), why))
+        Ok(Some(Right { verb, names: [signer.to_owned(), format!("{domain}/*")] }))
     };
     match (request.operation, request.subresource) {
-        (Operation::Update, "approval") if !may("approve") => refuse("approve"),
+        (Operation::Update, "approval") => needs("approve"),
         (Operation::Update, "status") => {
             let answers = |object: Option<&Value>| {
                 let status = object.map_or(&Value::Null, |object| &object["status"]);
                 (status["certificate"].clone(), status["conditions"].clone())
             };
-            if answers(Some(object)) != answers(old) && !may("sign") { refuse("sign") } else { Ok(()) }
+            if answers(Some(object)) == answers(old) { Ok(None) } else { needs("sign") }
         }
         (Operation::Create, "") if signer == CLIENT_SIGNER && asks_for_masters(object) => {
             Err(request
                 .forbid(Some(object), format!("use of {CLIENT_SIGNER} signer with {MASTERS} group is not allowed")))
         }
-        _ => Ok(()),
+        _ => Ok(None),
     }
 }
 
@@ -92,9 +99,11 @@ mod tests {
             let old = json!({"spec": {"signerName": "example.com/web"}, "status": {}});
             let mut object = json!({"spec": {"signerName": "free.example/x"}});
             object["status"] = new;
-            let answer = validate(&request, &object, Some(&old), |attributes| Decision {
-                allowed: rights.contains(&(attributes.verb, attributes.name)),
-                reason: String::new(),
+            let answer = validate(&request, &object, Some(&old)).and_then(|right| match right {
+                Some(right) if !right.questions().any(|asked| rights.contains(&(asked.verb, asked.name))) => {
+                    Err(right.refusal(&request, &object))
+                }
+                _ => Ok(()),
             });
             assert_eq!(answer.err().map(|refusal| refusal.message).as_deref(), expected, "{subresource} {rights:?}");
         };

@@ -149,13 +149,29 @@ pub(super) async fn validate(
     }
     let mut warnings = Vec::new();
     if let Some(object) = object.filter(|_| request.writes()) {
-        if request.group == "certificates.k8s.io" && request.resource == "certificatesigningrequests" {
-            certificates::validate(request, object, old, |attributes| security.authorize(request.user, attributes))?;
+        if request.group == "certificates.k8s.io"
+            && request.resource == "certificatesigningrequests"
+            && let Some(right) = certificates::validate(request, object, old)?
+        {
+            let mut has = false;
+            for asked in right.questions() {
+                has = has || security.authorize(request.user, &asked).await.allowed;
+            }
+            if !has {
+                return Err(right.refusal(request, object));
+            }
         }
         if request.group == "rbac.authorization.k8s.io" {
-            security.rbac.with_index(|index| {
-                rbac::check_escalation(index, request.user, request.resource, request.namespace, object, old)
-            })?;
+            let asked = rbac::escalation_right(request.resource, request.namespace, object, old);
+            let may = match &asked {
+                Some(right) => security.authorize(request.user, &right.attributes()).await.allowed,
+                None => true,
+            };
+            if !may {
+                security.rbac.with_index(|index| {
+                    rbac::check_escalation(index, request.user, request.resource, request.namespace, object)
+                })?;
+            }
         }
         if let Some(old) = old.filter(|_| request.is_for("", "persistentvolumeclaims")) {
             claim_resize::validate(&security.lookup, request, object, old).await?;

@@ -13,11 +13,11 @@ const RULES: &[(&[&str], &str, &[&str])] = &[
     (&["create"], "authentication.k8s.io", &["tokenreviews"]),
     (&["create"], "authorization.k8s.io", &["subjectaccessreviews", "localsubjectaccessreviews"]),
     (&["get", "list", "watch"], "", &["services"]),
-    (&["create", "get", "list", "watch", "update", "patch"], "", &["nodes"]),
+    (&["create", "update", "patch"], "", &["nodes"]),
     (&["update", "patch"], "", &["nodes/status"]),
     (&["create", "update", "patch"], "", &["events"]),
     (&["create", "update", "patch"], "events.k8s.io", &["events"]),
-    (&["get", "list", "watch", "create", "delete"], "", &["pods"]),
+    (&["get", "create", "delete"], "", &["pods"]),
     (&["update", "patch"], "", &["pods/status"]),
     (&["create"], "", &["pods/eviction"]),
     (&["create", "get", "list", "watch"], "certificates.k8s.io", &["certificatesigningrequests"]),
@@ -25,11 +25,7 @@ const RULES: &[(&[&str], &str, &[&str])] = &[
     (&["get", "list", "watch"], "storage.k8s.io", &["csidrivers"]),
     (&["get", "list", "watch"], "node.k8s.io", &["runtimeclasses"]),
     // Which of them are its own NodeRestriction sees.
-    (
-        &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"],
-        "resource.k8s.io",
-        &["resourceslices"],
-    ),
+    (&["get", "create", "update", "patch", "delete"], "resource.k8s.io", &["resourceslices"]),
 ];
 
 /// Decides for the agent of a node.
@@ -64,15 +60,44 @@ pub(crate) fn authorize(graph: &NodeGraph, node: &str, attributes: &Attributes<'
             plain(attributes).and_then(|()| referred(graph, node, Referred::ResourceClaim, attributes, &["get"]))
         }
         ("storage.k8s.io", "csinodes") => own(node, attributes, &["get", "create", "update", "patch", "delete"]),
-        ("", "nodes") if attributes.subresource.is_empty() && matches!(attributes.verb, "get" | "update" | "patch") => {
-            own(node, attributes, &["get", "update", "patch"])
+        ("", "nodes") if attributes.subresource.is_empty() => match (attributes.verb, attributes.name) {
+            ("get" | "list" | "watch", name) if name == node => Ok(()),
+            ("get" | "list" | "watch", "") => {
+                Err(format!("node '{node}' cannot read all nodes, only its own Node object"))
+            }
+            ("get" | "list" | "watch", other) => {
+                Err(format!("node '{node}' cannot read '{other}', only its own Node object"))
+            }
+            ("update" | "patch", _) => own(node, attributes, &["update", "patch"]),
+            _ => Err(String::new()),
+        },
+        ("", "pods") if attributes.subresource.is_empty() && matches!(attributes.verb, "list" | "watch") => {
+            // One pod by its name is no more than `get` allows.
+            match selects(attributes, "spec.nodeName", node) || !attributes.name.is_empty() {
+                true => Ok(()),
+                false => Err("can only list/watch pods with spec.nodeName field selector".to_owned()),
+            }
+        }
+        ("resource.k8s.io", "resourceslices") if matches!(attributes.verb, "list" | "watch" | "deletecollection") => {
+            match attributes.subresource.is_empty() && selects(attributes, "spec.nodeName", node) {
+                true => Ok(()),
+                false => {
+                    Err("can only list/watch/deletecollection resourceslices with spec.nodeName field selector"
+                        .to_owned())
+                }
+            }
         }
         _ => Err(String::new()),
     };
     match answer {
-        Ok(()) => Decision { allowed: true, reason: String::new() },
-        Err(reason) => Decision { allowed: reason.is_empty() && always(attributes), reason },
+        Ok(()) => Decision::allow(""),
+        Err(reason) => Decision { allowed: reason.is_empty() && always(attributes), reason, ..Decision::default() },
     }
+}
+
+/// Whether only objects are meant whose field has this value.
+fn selects(attributes: &Attributes<'_>, field: &str, value: &str) -> bool {
+    attributes.field_selector.iter().any(|term| term.equals && term.field == field && term.value == value)
 }
 
 fn always(attributes: &Attributes<'_>) -> bool {
@@ -142,6 +167,7 @@ fn own(node: &str, attributes: &Attributes<'_>, verbs: &[&str]) -> Result<(), St
 
 #[cfg(test)]
 mod tests {
+    use kobune_kinds::selector::FieldSelector;
     use serde_json::json;
 
     use super::*;
@@ -183,7 +209,8 @@ mod tests {
         check("get", "resource.k8s.io", "resourceclaims", "a", "other", false);
         check("list", "resource.k8s.io", "resourceclaims", "a", "", false);
         check("patch", "resource.k8s.io", "resourceclaims/status", "a", "gpu", false);
-        check("deletecollection", "resource.k8s.io", "resourceslices", "", "", true);
+        check("deletecollection", "resource.k8s.io", "resourceslices", "", "", false);
+        check("update", "resource.k8s.io", "resourceslices", "", "s", true);
         check("update", "coordination.k8s.io", "leases", "kube-node-lease", "n1", true);
         check("create", "coordination.k8s.io", "leases", "kube-node-lease", "", true);
         check("update", "coordination.k8s.io", "leases", "kube-node-lease", "n2", false);
@@ -193,10 +220,33 @@ mod tests {
         check("create", "", "nodes", "", "", true);
         check("patch", "", "nodes/status", "", "n1", true);
         check("delete", "", "nodes", "", "n1", false);
-        check("list", "", "pods", "", "", true);
+        check("list", "", "nodes", "", "", false);
+        check("watch", "", "nodes", "", "n1", true);
+        check("list", "", "pods", "", "", false);
+        check("get", "", "pods", "a", "web", true);
         check("patch", "", "pods/status", "a", "web", true);
         check("patch", "", "pods", "a", "web", false);
         check("create", "", "events", "a", "", true);
         check("list", "apps", "deployments", "a", "", false);
+    }
+
+    #[test]
+    fn a_node_lists_what_is_on_it() {
+        let graph = NodeGraph::of(&[]);
+        let check = |verb: &str, group: &str, resource: &str, selector: &str, expected: bool| {
+            let selector = FieldSelector::parse(selector).expect("a selector");
+            let field_selector = selector.terms();
+            let attributes = Attributes { verb, group, resource, field_selector, ..Attributes::default() };
+            let decision = authorize(&graph, "n1", &attributes);
+            assert_eq!(decision.allowed, expected, "{attributes:?}: {}", decision.reason);
+        };
+        check("list", "", "pods", "spec.nodeName=n1", true);
+        check("watch", "", "pods", "spec.nodeName==n1,status.phase!=Failed", true);
+        check("list", "", "pods", "spec.nodeName=n2", false);
+        check("list", "", "pods", "spec.nodeName!=n1", false);
+        check("deletecollection", "", "pods", "spec.nodeName=n1", false);
+        check("list", "resource.k8s.io", "resourceslices", "spec.nodeName=n1", true);
+        check("deletecollection", "resource.k8s.io", "resourceslices", "spec.nodeName=n1", true);
+        check("watch", "resource.k8s.io", "resourceslices", "", false);
     }
 }

@@ -224,7 +224,7 @@ impl Index {
             match self.rules(place, &binding.role) {
                 Some(rules) => {
                     if rules.iter().any(|rule| rule.allows(attributes)) {
-                        return Decision { allowed: true, reason: String::new() };
+                        return Decision::allow("");
                     }
                 }
                 None => missing.push(missing_role(&binding.role)),
@@ -236,7 +236,7 @@ impl Index {
             [one] => format!("RBAC: {one}"),
             many => format!("RBAC: [{}]", many.join(", ")),
         };
-        Decision { allowed: false, reason }
+        Decision::no_opinion(reason)
     }
 
     /// [`Index::authorize`], with the words of upstream's audit trail about the binding that allows it.
@@ -254,7 +254,7 @@ impl Index {
         let role = if binding.role.cluster { "ClusterRole" } else { "Role" };
         let subject = binding.subject_of(user);
         let reason = format!("RBAC: allowed by {kind} {full_name:?} of {role} {:?} to {subject}", binding.role.name);
-        Decision { allowed: true, reason }
+        Decision::allow(reason)
     }
 
     /// All rules that a user has in a namespace (with those of the whole cluster), and what could not be resolved.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::attributes::{Attributes, Decision};
 use super::user::User;
 
-pub(crate) use escalation::check_escalation;
+pub(crate) use escalation::{check_escalation, escalation_right};
 pub(crate) use index::{COLLECTIONS, Index};
 pub(crate) use rule::Rule;
 
