@@ -15,7 +15,10 @@ use sha2::{Digest, Sha256};
 use crate::{
     ApiServer, Body,
     accept::{self, Accept, Form, Offer},
-    aggregation::{Registry, discovery as aggregation},
+    aggregation::{
+        Registry,
+        discovery::{self as aggregation, AddedV2},
+    },
     body::RequestBody,
     call::header as text_header,
     compress,
@@ -47,6 +50,8 @@ struct Kept {
     documents: HashMap<String, Arc<Document>>,
     /// How often kinds have changed: what was begun before is not kept.
     changes: u64,
+    /// What stands for that which other servers add.
+    added: Option<[u8; 32]>,
 }
 
 /// One document.
@@ -64,6 +69,16 @@ impl Documents {
             let group = path.strip_prefix("apis/").and_then(|path| path.split('/').next());
             group.is_some_and(|group| !groups.contains(group)) || path.starts_with("api/")
         });
+    }
+
+    /// Forgets the document of all groups when what other servers add to it is no longer what this stands for.
+    fn added(&self, fingerprint: [u8; 32]) {
+        let mut kept = self.0.lock();
+        if kept.added != Some(fingerprint) {
+            kept.added = Some(fingerprint);
+            kept.changes += 1;
+            kept.documents.retain(|path, _| path.contains('/'));
+        }
     }
 
     /// The document of a path, made by `build` the first time.
@@ -128,7 +143,7 @@ impl ApiServer {
             // These ask the store and are answered before.
             Route::Health { .. } | Route::Metrics | Route::HealthMetrics => Err(ApiError::no_such_path()),
             Route::Version => self.plain(&version(), request),
-            Route::OpenApiV2 => self.open_api_v2(request),
+            Route::OpenApiV2 => self.open_api_v2(request, registry),
             Route::OpenApiV3Index => {
                 let mut index = openapi::v3_index(&self.catalogue.load());
                 aggregation::add_open_api(&mut index, registry, &self.aggregation);
@@ -217,22 +232,26 @@ impl ApiServer {
         Ok(response)
     }
 
-    fn open_api_v2(&self, request: &Request<RequestBody>) -> Answer<Response<Body>> {
+    fn open_api_v2(&self, request: &Request<RequestBody>, registry: &Registry) -> Answer<Response<Body>> {
+        let added = AddedV2::of(registry, &self.aggregation);
+        self.documents.added(added.fingerprint());
+        let build = || {
+            let mut document = openapi::v2_document(&self.catalogue.load());
+            added.join(&mut document);
+            document
+        };
         let asked = text_header(request.headers(), "accept").and_then(|header| header.split(',').next());
         if asked.is_some_and(|first| GNOSTIC.contains(&accept::media_type(first))) {
             let document = self
                 .documents
-                .get_bytes("v2.pb", || Some(openapi::v2_protobuf(&self.catalogue.load())))?
+                .get_bytes("v2.pb", || Some(openapi::v2_protobuf(&build())))?
                 .ok_or_else(ApiError::no_such_path)?;
             let mut response = send(&document, request)?;
             set(&mut response, header::CONTENT_TYPE, GNOSTIC[1]);
             return Ok(response);
         }
         let accept = negotiate(request, Offer::default())?;
-        let document = self
-            .documents
-            .get("v2", || Some(openapi::v2_document(&self.catalogue.load())))?
-            .ok_or_else(ApiError::no_such_path)?;
+        let document = self.documents.get("v2", || Some(build()))?.ok_or_else(ApiError::no_such_path)?;
         if accept.encoding == accept::Encoding::Yaml {
             return Err(ApiError::not_acceptable(Offer::default()));
         }

@@ -5,6 +5,7 @@
 mod custom;
 mod definitions;
 mod gnostic;
+pub mod merge;
 mod paths;
 
 use serde_json::{Map, Value, json};
@@ -98,9 +99,9 @@ pub fn v2_document(catalogue: &Catalogue) -> Value {
     })
 }
 
-/// `/openapi/v2` in gnostic's protobuf.
-pub fn v2_protobuf(catalogue: &Catalogue) -> Vec<u8> {
-    gnostic::encode(&v2_document(catalogue))
+/// A document of `/openapi/v2` in gnostic's protobuf.
+pub fn v2_protobuf(document: &Value) -> Vec<u8> {
+    gnostic::encode(document)
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::future::join_all;
-use http::{HeaderValue, Request, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 use kobune_kinds::Catalogue;
 use kobune_store::{At, CommitError, Durability, Key, Op, Range, Store, StoreError, Watch, WatchError, Write};
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Aggregation, COLLECTION, Remote, Service,
-    discovery::{self, Learned},
+    discovery::{self, Learned, OpenApiV2},
     headers,
     register::{self, DEFINITIONS, set_condition},
     service::condition,
@@ -40,8 +41,8 @@ const REFRESH: Duration = Duration::from_secs(60);
 /// How long a server may take to answer a check; upstream's.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The longest answer that is read: the resources of a group, or the index of its documents.
-const LONGEST: usize = 4 << 20;
+/// The longest answer that is read: the resources of a group, the index of its documents, or all its kinds in one.
+const LONGEST: usize = 8 << 20;
 
 /// How often a status is written again that somebody else wrote meanwhile.
 const ATTEMPTS: usize = 5;
@@ -61,6 +62,14 @@ impl Finding {
     fn bad(reason: &'static str, message: String) -> Self {
         Self { status: "False", reason, message }
     }
+}
+
+/// An answer of a server.
+struct Got {
+    code: StatusCode,
+    /// The tag of what was sent; empty for none.
+    tag: String,
+    body: Bytes,
 }
 
 /// When an APIService is looked at next.
@@ -259,7 +268,7 @@ impl Follower {
             .filter(|(_, watched)| watched.due <= now)
             .map(|(name, watched)| (name.clone(), watched.remote.clone(), watched.spec.clone()))
             .collect();
-        let found = join_all(due.iter().map(|(_, remote, spec)| self.check(remote, spec))).await;
+        let found = join_all(due.iter().map(|(name, remote, spec)| self.check(name, remote, spec))).await;
         for ((name, _, _), (finding, learned)) in due.into_iter().zip(found) {
             if let Some(watched) = self.watched.get_mut(&name) {
                 if finding.status == "True" {
@@ -280,7 +289,7 @@ impl Follower {
     }
 
     /// Looks at the Service, at its endpoints, and asks one of them.
-    async fn check(&self, remote: &Remote, spec: &Value) -> (Finding, Option<Learned>) {
+    async fn check(&self, name: &str, remote: &Remote, spec: &Value) -> (Finding, Option<Learned>) {
         if let Some(finding) = self.check_service(remote).await {
             return (finding, None);
         }
@@ -295,9 +304,30 @@ impl Follower {
                 let learned = Learned {
                     resources: discovery::resources(&list, group, version),
                     open_api: discovery::open_api_entry(&index, group, version),
+                    open_api_v2: self.open_api_v2(name, remote, group, version).await,
                 };
                 let message = "all checks passed".to_owned();
                 (Finding { status: "True", reason: "Passed", message }, Some(learned))
+            }
+        }
+    }
+
+    /// What the server adds to `/openapi/v2`: what is known already unless it has changed.
+    async fn open_api_v2(&self, name: &str, remote: &Remote, group: &str, version: &str) -> Option<Arc<OpenApiV2>> {
+        let known = self.aggregation.learned(name).and_then(|learned| learned.open_api_v2.clone());
+        let tag = known.as_ref().map(|known| known.tag.as_str()).filter(|tag| !tag.is_empty());
+        match self.get(remote, "/openapi/v2", tag).await {
+            Ok(Got { code: StatusCode::NOT_MODIFIED, .. }) => known,
+            Ok(got) => match OpenApiV2::of(&got.body, got.tag, group, version) {
+                Ok(fresh) => Some(Arc::new(fresh)),
+                Err(problem) => {
+                    tracing::warn!(name, problem, "an aggregated server's /openapi/v2 is no JSON");
+                    known
+                }
+            },
+            Err(problem) => {
+                tracing::debug!(name, problem, "an aggregated server has no /openapi/v2");
+                known
             }
         }
     }
@@ -329,6 +359,15 @@ impl Follower {
 
     /// GETs a document of a server; the error is the condition's message.
     async fn ask(&self, remote: &Remote, path: &str) -> Result<Value, String> {
+        let got = self.get(remote, path, None).await?;
+        serde_json::from_slice(&got.body).map_err(|error| {
+            let address = format!("https://{}:{}{path}", remote.server_name(), remote.port);
+            format!("failing or missing response from {address}: Get {address:?}: {error}")
+        })
+    }
+
+    /// GETs what a server has at a path, unless it is what `tag` stands for.
+    async fn get(&self, remote: &Remote, path: &str, tag: Option<&str>) -> Result<Got, String> {
         let address = format!("https://{}:{}{path}", remote.server_name(), remote.port);
         let failed = |problem: &dyn std::fmt::Display| {
             format!("failing or missing response from {address}: Get {address:?}: {problem}")
@@ -346,16 +385,23 @@ impl Follower {
             let host = format!("{}:{}", remote.server_name(), remote.port);
             request.headers_mut().insert(header::HOST, HeaderValue::from_str(&host).map_err(|error| failed(&error))?);
             request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static("application/json"));
+            if let Some(tag) = tag {
+                let tag = HeaderValue::from_str(tag).map_err(|error| failed(&error))?;
+                request.headers_mut().insert(header::IF_NONE_MATCH, tag);
+            }
             let response = outbound.send(request).await.map_err(|error| failed(&error))?;
             let code = response.status();
-            if !code.is_success() {
+            let unchanged = code == StatusCode::NOT_MODIFIED && tag.is_some();
+            if !(code.is_success() || unchanged) {
                 return Err(format!(
                     "failing or missing response from {address}: bad status from {address}: {}",
                     code.as_u16()
                 ));
             }
+            let tag = response.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok());
+            let tag = tag.unwrap_or_default().to_owned();
             let body = Limited::new(response.into_body(), LONGEST).collect().await.map_err(|error| failed(&error))?;
-            serde_json::from_slice(&body.to_bytes()).map_err(|error| failed(&error))
+            Ok(Got { code, tag, body: body.to_bytes() })
         };
         match tokio::time::timeout(PATIENCE, exchange).await {
             Ok(outcome) => outcome,

@@ -1,8 +1,13 @@
 //! What other servers serve, shown in discovery beside this server's own kinds.
 
+use std::sync::Arc;
+
+use kobune_kinds::openapi;
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{Aggregation, Registry, Service};
+use crate::compress;
 
 /// What a server said of itself.
 #[derive(Debug, Default, PartialEq)]
@@ -11,6 +16,64 @@ pub(crate) struct Learned {
     pub(super) resources: Vec<Value>,
     /// Its entry in `/openapi/v3`, when it has one.
     pub(super) open_api: Option<Value>,
+    /// What it adds to `/openapi/v2`.
+    pub(super) open_api_v2: Option<Arc<OpenApiV2>>,
+}
+
+/// The part of another server's `/openapi/v2` that is about an APIService. It is asked for seldom and kept compressed.
+#[derive(Debug, PartialEq)]
+pub(crate) struct OpenApiV2 {
+    /// The tag of the whole document; empty when the server gives none.
+    pub(super) tag: String,
+    /// The part, nothing when the document says nothing about the APIService.
+    compressed: Vec<u8>,
+    /// What it is known by.
+    fingerprint: [u8; 32],
+}
+
+impl OpenApiV2 {
+    /// The part of a document that is about a group and version.
+    pub(super) fn of(document: &[u8], tag: String, group: &str, version: &str) -> Result<Self, String> {
+        let document: Value = serde_json::from_slice(document).map_err(|error| error.to_string())?;
+        let part = openapi::merge::part(&document, group, version).map(|part| part.to_string()).unwrap_or_default();
+        let compressed = compress::whole(part.as_bytes()).map_err(|error| error.to_string())?;
+        Ok(Self { tag, compressed, fingerprint: Sha256::digest(&part).into() })
+    }
+
+    fn part(&self) -> Option<Value> {
+        let bytes = match compress::expanded(&self.compressed) {
+            Ok(bytes) if bytes.is_empty() => return None,
+            Ok(bytes) => bytes,
+            Err(error) => {
+                tracing::error!(%error, "the kept document of an aggregated server is damaged");
+                return None;
+            }
+        };
+        serde_json::from_slice(&bytes).ok()
+    }
+}
+
+/// What all servers add to `/openapi/v2`, those of the highest priority first.
+pub(crate) struct AddedV2(Vec<Arc<OpenApiV2>>);
+
+impl AddedV2 {
+    /// What is known of the servers of all APIServices that there are.
+    pub(crate) fn of(registry: &Registry, aggregation: &Aggregation) -> Self {
+        let learned = registry.remotes().into_iter().filter_map(|service| aggregation.learned(&service.name));
+        Self(learned.filter_map(|learned| learned.open_api_v2.clone()).collect())
+    }
+
+    /// Something that is another when anything of it is another.
+    pub(crate) fn fingerprint(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        self.0.iter().for_each(|one| digest.update(one.fingerprint));
+        digest.finalize().into()
+    }
+
+    /// Adds everything to this server's own document.
+    pub(crate) fn join(&self, document: &mut Value) {
+        self.0.iter().filter_map(|one| one.part()).for_each(|part| openapi::merge::join(document, part));
+    }
 }
 
 /// The resources of an `APIResourceList` as aggregated discovery lists them: subresources below their resource.

@@ -61,7 +61,7 @@ impl Aggregation {
 /// What a guest serves.
 pub(super) fn learned(guest: &dyn Guest) -> Learned {
     let resources = discovery::resources(&guest.resources(), guest.group(), guest.version());
-    Learned { resources, open_api: None }
+    Learned { resources, open_api: None, open_api_v2: None }
 }
 
 impl ApiServer {

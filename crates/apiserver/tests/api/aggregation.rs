@@ -21,6 +21,24 @@ fn wardle(path: &str, _: &Value) -> Said {
             "apis/wardle.example.com/v1alpha1": {"serverRelativeURL": "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1"},
             "apis/apps/v1": {"serverRelativeURL": "/openapi/v3/apis/apps/v1?hash=2"},
         }})),
+        "/openapi/v2" => Said::Json(json!({
+            "swagger": "2.0", "paths": {
+                "/apis/wardle.example.com/v1alpha1/namespaces/{namespace}/flunders": {"get": {"responses": {"200": {
+                    "description": "OK", "schema": {"$ref": "#/definitions/com.example.wardle.v1alpha1.Flunder"},
+                }}}},
+                "/version/": {"get": {}},
+            },
+            "definitions": {
+                "com.example.wardle.v1alpha1.Flunder": {
+                    "type": "object", "description": "A flunder.",
+                    "properties": {"metadata": {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}},
+                    "x-kubernetes-group-version-kind": [
+                        {"group": "wardle.example.com", "kind": "Flunder", "version": "v1alpha1"},
+                    ],
+                },
+                "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta": {"type": "object", "description": "An older one."},
+            },
+        })),
         "/openapi/v3/apis/wardle.example.com/v1alpha1" => Said::Json(json!({"openapi": "3.0.0"})),
         FLUNDERS => {
             Said::Json(json!({"kind": "FlunderList", "apiVersion": "wardle.example.com/v1alpha1", "items": []}))
@@ -151,6 +169,22 @@ async fn requests_reach_the_server_behind() {
         "/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1"
     );
     cluster.get("/openapi/v3/apis/wardle.example.com/v1alpha1?hash=1").await.expect(200);
+    let document = cluster.get("/openapi/v2").await.expect(200);
+    let flunder = &document["definitions"]["com.example.wardle.v1alpha1.Flunder"];
+    let meta = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+    assert_eq!(
+        flunder["properties"]["metadata"]["$ref"],
+        format!("#/definitions/{meta}_v2"),
+        "what differs from this server's has a name of its own"
+    );
+    assert_eq!(document["definitions"][format!("{meta}_v2")]["description"], "An older one.");
+    assert_ne!(document["definitions"][meta]["description"], "An older one.");
+    let path = "/apis/wardle.example.com/v1alpha1/namespaces/{namespace}/flunders";
+    assert!(document["paths"][path].is_object());
+    let gnostic = [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
+    let bytes = cluster.send("GET", "/openapi/v2", &gnostic, "").await.bytes;
+    let name = b"com.example.wardle.v1alpha1.Flunder";
+    assert!(bytes.windows(name.len()).any(|window| window == name), "gnostic's form has it too");
     let broken = cluster.get("/apis/wardle.example.com/v1alpha1/broken").await;
     assert_eq!((broken.status, &*broken.bytes), (StatusCode::INTERNAL_SERVER_ERROR, &b"as it is"[..]));
 
@@ -176,6 +210,9 @@ async fn requests_reach_the_server_behind() {
     assert_eq!((&version["freshness"], &version["resources"][0]["resource"]), (&"Stale".into(), &"flunders".into()));
     cluster.delete(&format!("{SERVICES}/{NAME}"), "").await.expect(200);
     cluster.get(FLUNDERS).await.failure(404);
+    let document = cluster.get("/openapi/v2").await.expect(200);
+    assert!(document["definitions"].get("com.example.wardle.v1alpha1.Flunder").is_none());
+    assert!(document["definitions"].get(format!("{meta}_v2")).is_none());
     cluster.stop().await;
 }
 
