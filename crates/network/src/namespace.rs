@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::Range,
     os::fd::AsFd,
     path::{Path, PathBuf},
     thread,
@@ -9,8 +10,13 @@ use std::{
 
 use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
-    sched::{CloneFlags, unshare},
-    sys::statfs::statfs,
+    sched::{CloneFlags, setns, unshare},
+    sys::{
+        signal::{Signal, kill},
+        statfs::statfs,
+        wait::waitpid,
+    },
+    unistd::Pid,
 };
 
 use crate::{
@@ -27,6 +33,8 @@ pub(crate) struct Pair {
     pub mtu: u32,
     /// The pod's addresses, each with the gateway of its family.
     pub addresses: Vec<(std::net::IpAddr, std::net::IpAddr)>,
+    /// The host's users that those of the pod, from 0 on, are; the namespace then belongs to a user namespace of its own.
+    pub users: Option<Range<u32>>,
 }
 
 /// Makes a namespace at `path` that is joined to the calling thread's by `pair`, ready for use.
@@ -45,7 +53,10 @@ pub(crate) fn create(path: &Path, pair: Pair) -> Result<(), NetworkError> {
 
 fn create_here(path: &Path, pair: &Pair) -> Result<(), NetworkError> {
     let mut host = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-    unshare(CloneFlags::CLONE_NEWNET).map_err(Step::MakeNamespace.failed())?;
+    match &pair.users {
+        None => unshare(CloneFlags::CLONE_NEWNET).map_err(Step::MakeNamespace.failed())?,
+        Some(users) => enter_owned(users).map_err(Step::MakeNamespace.failed())?,
+    }
     pin(path).map_err(Step::MakeNamespace.failed())?;
     settings();
     let mut pod = Netlink::open().map_err(Step::OpenNetlink.failed())?;
@@ -70,6 +81,43 @@ fn create_here(path: &Path, pair: &Pair) -> Result<(), NetworkError> {
     inside().map_err(Step::ConfigurePod.failed())?;
     let host_index = links::named(&mut host, &pair.host_link).map_err(Step::MakeLink.failed())?;
     links::wait_until_live(&mut host, host_index).map_err(Step::MakeLink.failed())
+}
+
+/// Moves the calling thread into a new network namespace that belongs to a new user namespace. Who shares the pod's network
+/// then finds the user namespace by it (`NS_GET_USERNS`); what is pinned keeps both alive.
+///
+/// Only a process without other threads may enter a user namespace, so one is started that does nothing but be in it until
+/// its users are known and the network namespace is open.
+fn enter_owned(users: &Range<u32>) -> io::Result<()> {
+    let flags = libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::SIGCHLD;
+    #[expect(unsafe_code, reason = "fork with flags has no safe form")]
+    // SAFETY: like fork; the child calls nothing but system calls, so it does not matter what other threads were doing.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) };
+    if pid < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if pid == 0 {
+        #[expect(unsafe_code, reason = "these system calls are all that a copy of one thread of many may do")]
+        // SAFETY: they touch no memory of the process.
+        unsafe {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            loop {
+                libc::pause();
+            }
+        }
+    }
+    let pid = Pid::from_raw(i32::try_from(pid).map_err(io::Error::other)?);
+    let enter = || -> io::Result<()> {
+        let map = format!("0 {} {}", users.start, users.len());
+        fs::write(format!("/proc/{pid}/uid_map"), &map)?;
+        fs::write(format!("/proc/{pid}/gid_map"), &map)?;
+        setns(fs::File::open(format!("/proc/{pid}/ns/net"))?, CloneFlags::CLONE_NEWNET)?;
+        Ok(())
+    };
+    let entered = enter();
+    kill(pid, Signal::SIGKILL)?;
+    waitpid(pid, None)?;
+    entered
 }
 
 /// Bind-mounts the calling thread's network namespace at `path`.

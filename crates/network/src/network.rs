@@ -24,6 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     fmt, fs, io,
     net::IpAddr,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -410,6 +411,18 @@ impl Network {
         host_ports: &[HostPort],
         facts: Option<PodFacts>,
     ) -> Result<Attachment, NetworkError> {
+        self.attach_as(uid, host_ports, facts, None).await
+    }
+
+    /// As [`Network::attach`], with a namespace that belongs to a user namespace in which these users of the host are the
+    /// pod's, from 0 on. A namespace that is there already stays as it was made.
+    pub async fn attach_as(
+        self: &Arc<Self>,
+        uid: &str,
+        host_ports: &[HostPort],
+        facts: Option<PodFacts>,
+        users: Option<Range<u32>>,
+    ) -> Result<Attachment, NetworkError> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if uid.is_empty() || uid.len() > 200 || uid.starts_with('.') || !uid.bytes().all(valid) {
             return Err(NetworkError::Uid { uid: uid.to_owned() });
@@ -418,7 +431,7 @@ impl Network {
         let guard = lock.lock().await;
         let network = Arc::clone(self);
         let (uid_here, ports) = (uid.to_owned(), host_ports.to_vec());
-        let mut result = blocking(move || network.attach_here(&uid_here, ports, facts)).await;
+        let mut result = blocking(move || network.attach_here(&uid_here, ports, facts, users)).await;
         if result.is_ok()
             && let Err(error) = self.isolated().await
         {
@@ -458,6 +471,7 @@ impl Network {
         uid: &str,
         host_ports: Vec<HostPort>,
         facts: Option<PodFacts>,
+        users: Option<Range<u32>>,
     ) -> Result<Attachment, NetworkError> {
         let existing = self.state.lock().pods.get(uid).cloned();
         if let Some(mut record) = existing {
@@ -472,7 +486,7 @@ impl Network {
         }
 
         let record = self.reserve(uid, host_ports, facts)?;
-        match self.build(uid, &record) {
+        match self.build(uid, &record, users) {
             Ok(()) => {
                 let attachment = self.attachment(uid, &record);
                 self.state.lock().pods.insert(uid.to_owned(), record);
@@ -518,7 +532,7 @@ impl Network {
         Ok(Record { link, ips, mac, host_ports, facts })
     }
 
-    fn build(&self, uid: &str, record: &Record) -> Result<(), NetworkError> {
+    fn build(&self, uid: &str, record: &Record, users: Option<Range<u32>>) -> Result<(), NetworkError> {
         let path = self.config.namespaces().join(uid);
         // Whatever is there belongs to no record: an attach that a kill interrupted.
         namespace::remove(&path).map_err(Step::RemoveNamespace.failed())?;
@@ -532,6 +546,7 @@ impl Network {
             pod_mac: record.mac,
             mtu: self.mtu,
             addresses: record.ips.iter().copied().zip(self.gateways.iter().copied()).collect(),
+            users,
         };
         namespace::create(&path, pair)?;
         let host_side = |netlink: &mut Netlink| -> io::Result<()> {

@@ -1,6 +1,7 @@
 //! What all workers of a node share.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -23,6 +24,7 @@ use crate::references::References;
 use crate::resolv::Dns;
 use crate::services::Services;
 use crate::usage::Disks;
+use crate::user_namespaces::{UserRanges, UsersError};
 use crate::volumes::local::LocalVolumes;
 
 /// What all workers of a node share.
@@ -57,12 +59,22 @@ pub struct Context {
     pub devices: Devices,
     /// Devices of claims.
     pub dra: Dra,
+    /// Users of pods that have their own.
+    pub users: UserRanges,
 }
 
 impl Context {
     /// The folder of a pod.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
         self.config.node_dir().join("pods").join(uid)
+    }
+
+    /// The users of the host that the pod's are, where it has its own.
+    pub fn users(&self, owner: &Pod) -> Result<Option<Range<u32>>, UsersError> {
+        if pod::spec(owner).host_users != Some(false) {
+            return Ok(None);
+        }
+        self.users.take(pod::uid(owner), &self.pod_dir(pod::uid(owner))).map(Some)
     }
 
     /// The folder of a pod's logs.

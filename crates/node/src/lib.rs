@@ -51,6 +51,7 @@ mod services;
 mod static_pods;
 mod status;
 mod usage;
+mod user_namespaces;
 mod volumes;
 mod worker;
 
@@ -59,4 +60,5 @@ pub use credential_provider::{CredentialProviders, ProviderError};
 pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
 pub use folder_watch::FolderWatch;
 pub use node::{Node, NodeError};
+pub use user_namespaces::UsersError;
 pub use volumes::local::{LocalError, LocalVolumes};

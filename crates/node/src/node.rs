@@ -24,6 +24,7 @@ use crate::pods::{self, Pods};
 use crate::references::References;
 use crate::services::Services;
 use crate::usage::Disks;
+use crate::user_namespaces::{UserRanges, UsersError};
 use crate::volumes::local::LocalVolumes;
 use crate::{probe_tls, register};
 
@@ -51,6 +52,12 @@ pub enum NodeError {
     ProbeTls {
         /// What rustls said.
         source: rustls::Error,
+    },
+    /// There are no users for pods with `hostUsers: false`.
+    #[error("users for pods with hostUsers: false")]
+    Users {
+        /// The cause.
+        source: UsersError,
     },
     /// A part of the node panicked; the others went on until the end.
     #[error("{part} panicked")]
@@ -105,6 +112,8 @@ impl Node {
             locals: LocalVolumes::of(&config.data_dir),
             drivers: Drivers::default(),
             dra: Default::default(),
+            users: UserRanges::open(&config.node_dir().join("pods"), config.max_pods)
+                .map_err(|source| NodeError::Users { source })?,
             devices: Devices::open(config.node_dir().join("device-plugins.json")),
             config,
         });

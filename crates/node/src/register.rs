@@ -83,7 +83,8 @@ fn runtime_handler(name: &str) -> NodeRuntimeHandler {
         name: Some(name.to_owned()),
         features: Some(NodeRuntimeHandlerFeatures {
             recursive_read_only_mounts: Some(true),
-            user_namespaces: Some(false),
+            // Owners are mapped before the runtime is called; one that runs no Linux containers has nothing of it.
+            user_namespaces: Some(!name.starts_with("kata") && name != "runsc"),
         }),
     }
 }

@@ -27,6 +27,7 @@ mod id;
 mod images;
 mod log;
 mod manifest;
+mod mapped;
 mod protocol;
 mod reference;
 mod registry;

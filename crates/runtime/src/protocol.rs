@@ -27,6 +27,9 @@ pub(crate) struct ShimConfig {
     pub(crate) ipc: bool,
     /// Makes a process namespace that all containers share.
     pub(crate) shared_pid: bool,
+    /// The pod's users are those of the user namespace that its network namespace belongs to.
+    #[serde(default)]
+    pub(crate) own_users: bool,
     /// Kernel parameters of the namespaces.
     pub(crate) sysctls: Vec<(String, String)>,
     /// The machine's trees.
@@ -64,6 +67,31 @@ pub(crate) struct ContainerPlan {
     /// Images whose files it sees.
     #[serde(default)]
     pub(crate) images: Vec<ImagePlan>,
+    /// What is different because its users are not the host's.
+    #[serde(default)]
+    pub(crate) mapped: Option<MappedPlan>,
+}
+
+/// How a container whose users are not the host's gets to its files.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MappedPlan {
+    /// A folder that everybody can reach; in the mount namespace of the container's start everything is brought there.
+    pub(crate) stage: PathBuf,
+    /// What comes there under its number in this list.
+    pub(crate) binds: Vec<MappedBind>,
+    /// The host's number of the container's root.
+    pub(crate) root_user: u32,
+}
+
+/// Something of the host that such a container sees.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct MappedBind {
+    /// Where it is.
+    pub(crate) source: PathBuf,
+    /// Its owners have to be mapped; those of what comes out of layers are already.
+    pub(crate) map: bool,
+    /// Cannot be written; true also for mounts below it.
+    pub(crate) read_only: Option<bool>,
 }
 
 /// An image to mount beside a container's root.

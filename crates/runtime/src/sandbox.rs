@@ -1,6 +1,7 @@
 //! What a pod sandbox is asked to be, and what is known of one.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use jiff::Timestamp;
@@ -49,6 +50,9 @@ pub struct SandboxConfig {
     pub annotations: BTreeMap<String, String>,
     /// Which OCI runtime runs the pod's containers: one of [`crate::Config::handlers`], or empty for the linked-in one.
     pub runtime_handler: String,
+    /// The host's users and groups that those of the pod, from 0 on, are; without it they are the host's. The network
+    /// namespace has to belong to a user namespace of just this map.
+    pub users: Option<Range<u32>>,
     /// Path of the pod's network namespace; needed unless `host_network`.
     pub network_namespace: Option<PathBuf>,
 }

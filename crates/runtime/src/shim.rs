@@ -11,9 +11,11 @@
 mod exec;
 mod external;
 mod held;
+mod holder;
 mod launch;
 mod program;
 mod setup;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -328,7 +330,9 @@ impl Shim {
         }
         let (mut held, stdio) = Held::prepare(plan, folder)
             .map_err(|error| format!("failed to prepare the container's streams: {error}"))?;
-        let started = launch::start(&held.plan, &held.folder, stdio)?;
+        let users = self.config.own_users.then_some(self.pause).flatten();
+        let users = users.map(|holder| PathBuf::from(format!("/proc/{holder}/ns/user")));
+        let started = launch::start(&held.plan, &held.folder, stdio, users.as_deref())?;
         held.begin(started.pid, started.terminal, &self.config.cgroups)
             .map_err(|error| format!("failed to watch the container: {error}"))?;
         self.containers.insert(held.plan.id.clone(), held);

@@ -188,10 +188,11 @@ pub async fn attach_again(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Ve
     if pod::spec(owner).host_network.unwrap_or(false) {
         return Ok(context.host_ips());
     }
+    let users = context.users(owner).map_err(|error| chain(&error))?;
     let attachment = context
         .config
         .network
-        .attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner)))
+        .attach_as(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner)), users)
         .await
         .map_err(|error| chain(&error))?;
     Ok(attachment.ips.iter().map(ToString::to_string).collect())
@@ -211,16 +212,14 @@ async fn runtime_handler(context: &Context, owner: &Pod) -> Result<String, Strin
 
 async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<(SandboxId, Vec<String>), String> {
     let spec = pod::spec(owner);
-    if spec.host_users == Some(false) {
-        // To run it among the host's users would give it what its author wanted it not to have.
-        return Err("this node does not support user namespaces (hostUsers: false)".to_owned());
-    }
     let config = &context.config;
     let host_network = spec.host_network.unwrap_or(false);
+    let users = context.users(owner).map_err(|error| chain(&error))?;
     let (netns, ips) = if host_network {
         (None, config.node_ips.clone())
     } else {
-        let attached = config.network.attach(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner))).await;
+        let (network, facts) = (&config.network, PodFacts::of_pod(owner));
+        let attached = network.attach_as(pod::uid(owner), &host_ports(owner), Some(facts), users.clone()).await;
         let attachment = attached.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
         (Some(attachment.netns), attachment.ips)
     };
@@ -254,6 +253,7 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
         resources: pod_resources(owner),
         labels: Default::default(),
         annotations: Default::default(),
+        users,
         network_namespace: netns,
     };
     let id = config.runtime.run_pod_sandbox(sandbox).await.map_err(|error| chain(&error))?;

@@ -136,5 +136,7 @@ pub async fn forget(context: &Context, uid: &str, log_dir: Option<std::path::Pat
         }
         Ok(())
     });
-    removed.await.map_err(|error| error.to_string())?
+    removed.await.map_err(|error| error.to_string())??;
+    context.users.release(uid);
+    Ok(())
 }

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::claims::devices_of_claims;
 use crate::devices::devices_of_plugins;
 use crate::static_pods::run_from_files;
+use crate::user_namespaces::runs_among_users_of_its_own;
 use crate::world::{World, condition};
 
 /// Runs all cases, or those whose name has `filter`.
@@ -89,6 +90,7 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         resizes_wait_for_room,
         evicts_when_the_machine_runs_short,
         says_what_is_wrong,
+        runs_among_users_of_its_own,
         survives_a_restart,
         comes_back_without_the_api_server,
         run_from_files,
@@ -267,7 +269,7 @@ async fn probes_decide(world: &mut World) -> Result<()> {
 }
 
 /// Runs a command in a pod's container `c`: what it writes, and the status on the error channel.
-async fn exec(world: &World, pod: &str, command: &[&str]) -> Result<(String, Value)> {
+pub async fn exec(world: &World, pod: &str, command: &[&str]) -> Result<(String, Value)> {
     let words: Vec<String> = command
         .iter()
         .map(|word| {

@@ -10,6 +10,7 @@ mod devices;
 mod plugins;
 mod static_pods;
 mod tool;
+mod user_namespaces;
 mod world;
 
 use std::process::ExitCode;

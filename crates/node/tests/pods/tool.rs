@@ -28,6 +28,27 @@ pub fn main(arguments: Vec<String>) -> ExitCode {
             }
             ExitCode::SUCCESS
         }
+        ["owners", paths @ ..] => {
+            use std::os::unix::fs::MetadataExt;
+            for path in paths {
+                match std::fs::metadata(path) {
+                    Ok(file) => println!("{path} {}:{}", file.uid(), file.gid()),
+                    Err(error) => println!("{path}: {error}"),
+                }
+            }
+            ExitCode::SUCCESS
+        }
+        ["write-hold", path] => {
+            // By its own name, as programs do that log to a file.
+            let written = std::fs::write(path, "mine").and_then(|()| std::fs::write("/dev/stdout", "written\n"));
+            if let Err(error) = written {
+                println!("{path}: {error}");
+                return ExitCode::FAILURE;
+            }
+            loop {
+                std::thread::park();
+            }
+        }
         ["env", names @ ..] => {
             for name in names {
                 println!("{name}={}", std::env::var(name).unwrap_or_default());

@@ -16,6 +16,7 @@ use crate::disk::{self, Durability};
 use crate::error::{Error, Result};
 use crate::id::{ContainerId, SandboxId};
 use crate::images::Image;
+use crate::mapped;
 use crate::protocol::{ContainerPlan, ImagePlan, ShimConfig};
 use crate::sandbox::{SandboxConfig, SandboxState};
 use crate::spec::{self, Surroundings};
@@ -32,6 +33,9 @@ impl Runtime {
         }
         if !config.host_network && config.network_namespace.is_none() {
             return Err(Error::Invalid("a sandbox needs a network namespace or the host's network".to_owned()));
+        }
+        if config.users.is_some() && (config.host_network || config.host_pid || config.host_ipc) {
+            return Err(Error::Invalid("a sandbox with users of its own shares no namespace with the host".to_owned()));
         }
         self.handler(&config.runtime_handler)?;
         let id = SandboxId::random();
@@ -109,6 +113,7 @@ impl Runtime {
             network_namespace: config.network_namespace.clone().filter(|_| !config.host_network),
             ipc: !config.host_ipc,
             shared_pid: config.share_process_namespace && !config.host_pid,
+            own_users: config.users.is_some(),
             sysctls,
             cgroups: self.cgroups.clone(),
             own_group: format!("{}/shims", self.config.cgroup_parent),
@@ -191,7 +196,19 @@ impl Runtime {
             apparmor: self.apparmor,
             images: images.iter().map(ImagePlan::source).collect(),
         };
-        let specification = spec::build(&config, &lowers.image.config, &identity, &around).map_err(Error::Invalid)?;
+        let mut specification =
+            spec::build(&config, &lowers.image.config, &identity, &around).map_err(Error::Invalid)?;
+        let mapped = match &pod.users {
+            Some(users) => {
+                let needed = [&*self.config.data_dir, &*self.config.state_dir];
+                let plan = mapped::apply(&mut specification, users, &needed, &around.images).map_err(Error::Invalid)?;
+                let upper = folder.join("upper");
+                std::os::unix::fs::chown(&upper, Some(users.start), Some(users.start))
+                    .map_err(Error::io("give away", &upper))?;
+                Some(plan)
+            }
+            None => None,
+        };
         for mount in &config.mounts {
             // libcontainer would say it too, but only at the start and in its own words.
             std::fs::metadata(&mount.host_path).map_err(Error::io("mount", &mount.host_path))?;
@@ -209,6 +226,7 @@ impl Runtime {
             oom_score_adj: config.resources.oom_score_adj,
             runtime: self.handler(&pod.runtime_handler)?,
             images,
+            mapped,
             mounts_out: config.mounts.iter().any(|mount| mount.propagation == MountPropagation::Bidirectional),
         };
         let image_ref = lowers.image.digests.first().cloned().unwrap_or_else(|| lowers.image.id.clone());
@@ -264,6 +282,15 @@ impl Runtime {
         let shim = sandbox.shim_pid.ok_or_else(|| Error::SandboxNotReady(sandbox.record.id.to_string()))?;
         let of = |pid: i32, kind: &str| Some(PathBuf::from(format!("/proc/{pid}/ns/{kind}")));
         let mut namespaces = vec![("mount", None)];
+        // Who has entered the pod's users can no longer look into the shim, but into the process that holds them.
+        let shim = match (&config.users, sandbox.pause_pid) {
+            (None, _) => shim,
+            (Some(_), Some(holder)) => {
+                namespaces.push(("user", of(holder, "user")));
+                holder
+            }
+            (Some(_), None) => return Err(Error::SandboxNotReady(sandbox.record.id.to_string())),
+        };
         if !config.host_network {
             namespaces.push(("network", of(shim, "net")));
             namespaces.push(("uts", of(shim, "uts")));
@@ -272,7 +299,7 @@ impl Runtime {
             namespaces.push(("ipc", of(shim, "ipc")));
         }
         if !config.host_pid {
-            let shared = match (sandbox.pause_pid, target) {
+            let shared = match (sandbox.pause_pid.filter(|_| config.share_process_namespace), target) {
                 (Some(pause), _) => Some(pause),
                 (None, None) => None,
                 (None, Some(target)) => {

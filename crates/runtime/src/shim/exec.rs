@@ -119,8 +119,9 @@ fn join(
         .flatten()
         .map(|namespace| namespace.typ())
         .collect();
-    // The mount namespace last: after it the host's /proc is out of sight.
-    kinds.sort_by_key(|kind| *kind == LinuxNamespaceType::Mount);
+    // The host's users may enter all of them, the pod's not: their namespace comes last, so that nothing is missing before.
+    kinds.sort_by_key(|kind| *kind == LinuxNamespaceType::User);
+    let own_users = kinds.last() == Some(&LinuxNamespaceType::User);
     let mut namespaces = Vec::new();
     for kind in kinds {
         let (name, flag) = match kind {
@@ -130,6 +131,7 @@ fn join(
             LinuxNamespaceType::Ipc => ("ipc", CloneFlags::CLONE_NEWIPC),
             LinuxNamespaceType::Uts => ("uts", CloneFlags::CLONE_NEWUTS),
             LinuxNamespaceType::Cgroup => ("cgroup", CloneFlags::CLONE_NEWCGROUP),
+            LinuxNamespaceType::User => ("user", CloneFlags::CLONE_NEWUSER),
             _ => continue,
         };
         let path = format!("/proc/{init}/ns/{name}");
@@ -137,6 +139,14 @@ fn join(
     }
     for (file, flag, name) in namespaces {
         setns(file, flag).map_err(|error| format!("failed to enter the container's {name} namespace: {error}"))?;
+    }
+    if own_users {
+        // The host's root is nobody there; what follows is for the container's.
+        let (user, group) = (nix::unistd::Uid::from_raw(0), nix::unistd::Gid::from_raw(0));
+        nix::unistd::setgroups(&[])
+            .and_then(|()| nix::unistd::setresgid(group, group, group))
+            .and_then(|()| nix::unistd::setresuid(user, user, user))
+            .map_err(|error| format!("failed to become the container's root: {}", error.desc()))?;
     }
     #[expect(unsafe_code, reason = "fork has no safe form")]
     // SAFETY: this process has one thread, so the child may do whatever the parent could.

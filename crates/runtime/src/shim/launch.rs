@@ -21,6 +21,7 @@ use nix::unistd::{ForkResult, fork};
 use super::external;
 use super::program::Program;
 use super::setup::{chain, default_signals};
+use super::stage::Stage;
 use crate::disk;
 use crate::protocol::{self, ContainerPlan, ImagePlan, MAX_MESSAGE, Message};
 
@@ -33,7 +34,13 @@ pub(super) struct Started {
 }
 
 /// Starts a container with these standard streams (not used with a terminal). Blocks until its program runs or cannot.
-pub(super) fn start(plan: &ContainerPlan, folder: &Path, stdio: Option<[OwnedFd; 3]>) -> Result<Started, String> {
+/// `users` is the pod's own user namespace.
+pub(super) fn start(
+    plan: &ContainerPlan,
+    folder: &Path,
+    stdio: Option<[OwnedFd; 3]>,
+    users: Option<&Path>,
+) -> Result<Started, String> {
     let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
         .map_err(|error| format!("failed to make a socket pair: {error}"))?;
     #[expect(unsafe_code, reason = "fork has no safe form")]
@@ -43,7 +50,7 @@ pub(super) fn start(plan: &ContainerPlan, folder: &Path, stdio: Option<[OwnedFd;
         Ok(ForkResult::Parent { child }) => child,
         Ok(ForkResult::Child) => {
             drop(ours);
-            let result = build(plan, folder, stdio, &theirs);
+            let result = build(plan, folder, stdio, users, &theirs);
             let code = match result {
                 Ok(()) => 0,
                 Err(message) => i32::from(protocol::send(theirs.as_fd(), &Message::Failed(message), &[]).is_err()) + 1,
@@ -93,11 +100,20 @@ pub(super) fn exit_now(code: i32) -> ! {
     }
 }
 
-fn build(plan: &ContainerPlan, folder: &Path, stdio: Option<[OwnedFd; 3]>, report: &OwnedFd) -> Result<(), String> {
+fn build(
+    plan: &ContainerPlan,
+    folder: &Path,
+    stdio: Option<[OwnedFd; 3]>,
+    users: Option<&Path>,
+    report: &OwnedFd,
+) -> Result<(), String> {
     default_signals().map_err(|error| format!("failed to reset signals: {error}"))?;
     let oom_score_refused =
         plan.oom_score_adj.is_some_and(|score| std::fs::write("/proc/self/oom_score_adj", score.to_string()).is_err());
-    mount_root(plan, folder)?;
+    mount_root(plan, folder, users)?;
+    if let Some(mapped) = &plan.mapped {
+        give_streams(stdio.as_ref(), mapped.root_user)?;
+    }
     if let Some(runtime) = &plan.runtime {
         let (pid, terminal) = external::run(runtime, &plan.id, folder, stdio)?;
         let descriptors: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
@@ -135,19 +151,43 @@ fn build(plan: &ContainerPlan, folder: &Path, stdio: Option<[OwnedFd; 3]>, repor
         .map_err(|error| error.to_string())
 }
 
-/// Mounts layers and the container's own layer at `<folder>/root`.
-fn mount_root(plan: &ContainerPlan, folder: &Path) -> Result<(), String> {
+/// A container opens its own streams again by `/dev/stdout`, and the pipes belong to the host's root.
+fn give_streams(stdio: Option<&[OwnedFd; 3]>, owner: u32) -> Result<(), String> {
+    let owner = (nix::unistd::Uid::from_raw(owner), nix::unistd::Gid::from_raw(owner));
+    for stream in stdio.into_iter().flatten() {
+        let kind = nix::sys::stat::fstat(stream).map_err(|error| format!("failed to look at a stream: {error}"))?;
+        // Where nothing is read from, it is the host's `/dev/null`.
+        if kind.st_mode & libc::S_IFMT == libc::S_IFIFO {
+            nix::unistd::fchown(stream, Some(owner.0), Some(owner.1))
+                .map_err(|error| format!("failed to give a stream to the container's user: {error}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Mounts layers and the container's own layer at `<folder>/root`, or on the stage of a container with users of its own.
+fn mount_root(plan: &ContainerPlan, folder: &Path, users: Option<&Path>) -> Result<(), String> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|error| format!("failed to make a mount namespace: {error}"))?;
     if !plan.mounts_out {
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
             .map_err(|error| format!("failed to detach mounts: {error}"))?;
     }
+    let stage = match (&plan.mapped, users) {
+        (Some(mapped), Some(users)) => Some(Stage::open(mapped, users)?),
+        (None, None) => None,
+        _ => return Err("the pod's user namespace and the container's do not agree".to_owned()),
+    };
+    if let Some(stage) = &stage {
+        stage.set_up(&plan.snapshots)?;
+    }
+    let on_stage = |name: &str| plan.mapped.as_ref().map(|mapped| mapped.stage.join(name));
+    let snapshots = on_stage("layers").unwrap_or_else(|| plan.snapshots.clone());
     // Short relative names: all options together may have 4095 bytes.
-    std::env::set_current_dir(&plan.snapshots)
-        .map_err(|error| format!("failed to enter {}: {error}", plan.snapshots.display()))?;
+    std::env::set_current_dir(&snapshots)
+        .map_err(|error| format!("failed to enter {}: {error}", snapshots.display()))?;
     let empty = folder.join("empty");
     let lowers = if plan.lowers.is_empty() { empty.to_string_lossy().into_owned() } else { plan.lowers.join(":") };
-    let root = folder.join("root");
+    let root = on_stage("root").unwrap_or_else(|| folder.join("root"));
     let base = format!(
         "lowerdir={lowers},upperdir={},workdir={}",
         folder.join("upper").display(),
@@ -172,6 +212,9 @@ fn mount_root(plan: &ContainerPlan, folder: &Path) -> Result<(), String> {
     })?;
     for image in &plan.images {
         mount_image(image, &empty)?;
+    }
+    if let Some(stage) = &stage {
+        stage.set_up_images()?;
     }
     std::env::set_current_dir("/").map_err(|error| format!("failed to leave the snapshots: {error}"))
 }

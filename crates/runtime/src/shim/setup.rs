@@ -12,6 +12,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
 
+use super::holder;
 use crate::disk;
 use crate::protocol::ShimConfig;
 
@@ -82,23 +83,38 @@ pub(super) fn enter(folder: &Path) -> Result<(ShimConfig, OwnedFd, SignalFd, Opt
         config.cgroups.set_apart(&config.own_group, pid).map_err(|error| chain(&error)),
     )?;
 
-    let mut flags = CloneFlags::empty();
-    flags.set(CloneFlags::CLONE_NEWIPC, config.ipc);
-    flags.set(CloneFlags::CLONE_NEWUTS, config.hostname.is_some());
-    context("make the pod's namespaces", unshare(flags))?;
+    let network = match &config.network_namespace {
+        Some(path) => Some(context(&format!("open network namespace {}", path.display()), fs::File::open(path))?),
+        None => None,
+    };
+    let holder = match &network {
+        Some(network) if config.own_users => Some(holder::start(network, config.shared_pid, &config.sysctls)?),
+        _ => None,
+    };
+    if let Some(holder) = holder {
+        for (name, flag) in [("ipc", CloneFlags::CLONE_NEWIPC), ("uts", CloneFlags::CLONE_NEWUTS)] {
+            let path = format!("/proc/{holder}/ns/{name}");
+            let namespace = context(&format!("open {path}"), fs::File::open(&path))?;
+            context(&format!("enter the pod's {name} namespace"), setns(namespace, flag))?;
+        }
+    } else {
+        let mut flags = CloneFlags::empty();
+        flags.set(CloneFlags::CLONE_NEWIPC, config.ipc);
+        flags.set(CloneFlags::CLONE_NEWUTS, config.hostname.is_some());
+        context("make the pod's namespaces", unshare(flags))?;
+    }
     if let Some(hostname) = &config.hostname {
         context("set the host name", nix::unistd::sethostname(hostname))?;
     }
-    if let Some(path) = &config.network_namespace {
-        let namespace = context(&format!("open network namespace {}", path.display()), fs::File::open(path))?;
-        context("enter the network namespace", setns(namespace, CloneFlags::CLONE_NEWNET))?;
+    if let Some(network) = network {
+        context("enter the network namespace", setns(network, CloneFlags::CLONE_NEWNET))?;
     }
-    for (name, value) in &config.sysctls {
+    for (name, value) in config.sysctls.iter().filter(|(name, _)| holder.is_none() || !holder::sets(name)) {
         let path = Path::new("/proc/sys").join(name.replace('.', "/"));
         context(&format!("set sysctl {name}"), fs::write(&path, value))?;
     }
     let signals = watch_signals()?;
-    let pause = if config.shared_pid { Some(pause_process()?) } else { None };
+    let pause = if config.shared_pid && holder.is_none() { Some(pause_process()?) } else { holder };
     let listener = context("listen", open_socket(&config.socket))?;
     Ok((config, listener, signals, pause))
 }
@@ -147,13 +163,18 @@ fn pause_process() -> Result<i32, String> {
     if result > 0 {
         return i32::try_from(result).map_err(|error| error.to_string());
     }
+    hold(c"pause")
+}
+
+/// Does nothing from here on but take in orphans, until the shim ends.
+pub(super) fn hold(name: &std::ffi::CStr) -> ! {
     // Nothing of the shim's may stay open here: its starter waits for the end of a pipe.
     #[expect(unsafe_code, reason = "close_range has no safe wrapper")]
     // SAFETY: this process uses no descriptor any more and never drops the values that own them.
     unsafe {
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0);
     }
-    let prepared = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| nix::sys::prctl::set_name(c"pause"));
+    let prepared = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).and_then(|()| nix::sys::prctl::set_name(name));
     #[expect(unsafe_code, reason = "changing a handler has no safe form")]
     // SAFETY: ignoring installs no code of ours; the kernel then reaps orphans by itself.
     let ignored = unsafe { signal(Signal::SIGCHLD, SigHandler::SigIgn) };

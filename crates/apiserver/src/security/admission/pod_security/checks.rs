@@ -95,6 +95,11 @@ fn bad(spec: &Value, condition: impl Fn(&Value) -> bool) -> Vec<&str> {
     containers(spec).filter(|(_, container)| condition(container)).map(|(name, _)| name).collect()
 }
 
+/// Whether the pod's users are not the host's: what these would be able to do there does not matter then.
+fn has_own_users(spec: &Value) -> bool {
+    spec["hostUsers"] == false
+}
+
 fn is_windows(spec: &Value) -> bool {
     text(spec.get("os").unwrap_or(&Value::Null), "name") == "windows"
 }
@@ -181,6 +186,9 @@ fn privileged(_pod: &Value, spec: &Value) -> Option<String> {
 }
 
 fn proc_mount(_pod: &Value, spec: &Value) -> Option<String> {
+    if has_own_users(spec) {
+        return None;
+    }
     let names = bad(spec, |container| !matches!(text(context(container), "procMount"), "" | "Default"));
     (!names.is_empty()).then(|| {
         format!("procMount ({} must not set securityContext.procMount to \"Unmasked\")", named("container", &names))
@@ -293,6 +301,9 @@ fn volume_types(_pod: &Value, spec: &Value) -> Option<String> {
 }
 
 fn run_as_non_root(_pod: &Value, spec: &Value) -> Option<String> {
+    if has_own_users(spec) {
+        return None;
+    }
     let own = |holder: &Value| context(holder).get("runAsNonRoot").and_then(Value::as_bool);
     let explicit = bad(spec, |container| own(container) == Some(false));
     let mut parts = Vec::new();
@@ -314,6 +325,9 @@ fn run_as_non_root(_pod: &Value, spec: &Value) -> Option<String> {
 }
 
 fn run_as_user(_pod: &Value, spec: &Value) -> Option<String> {
+    if has_own_users(spec) {
+        return None;
+    }
     let root = |holder: &Value| context(holder)["runAsUser"] == 0;
     let mut setters = Vec::new();
     if root(spec) {
@@ -416,6 +430,12 @@ mod tests {
         });
         check(good.clone(), true, "");
         let mut bad = good;
+        // Root of a pod with users of its own is nobody of the host's.
+        let mut mapped = json!({ "hostUsers": false, "containers": bad["containers"].clone() });
+        mapped["securityContext"] =
+            json!({ "runAsUser": 0, "runAsNonRoot": false, "seccompProfile": { "type": "RuntimeDefault" } });
+        mapped["containers"][0]["securityContext"]["procMount"] = "Unmasked".into();
+        check(mapped, true, "");
         bad["volumes"][0] = json!({ "name": "v", "nfs": {} });
         bad["containers"][0]["securityContext"]["runAsUser"] = 0.into();
         check(
