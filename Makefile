@@ -7,7 +7,7 @@ endif
 # Where Debian keeps libseccomp.a differs by architecture.
 export LIBSECCOMP_LIB_PATH ?= /usr/lib/$(shell uname -m)-linux-gnu
 
-.PHONY: help run test lint unit fuzz fuzz-seeds e2e conformance bench build deps test-tools clean
+.PHONY: help run test lint unit simulations fuzz fuzz-seeds e2e conformance bench build deps test-tools clean
 
 help: ## Lists the targets.
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ unit: deps test-tools
 
 e2e: deps test-tools ## Real containers, kubectl, helm, kube-rs and the Python client, each cluster in a network namespace of its own.
 	cargo test --locked -p kobune --tests
+
+simulations: deps ## Tries the controllers with a thousand seeds each: slow and lost answers, broken watches, deaths at every step.
+	KOBUNE_SIMULATION_SEEDS=1000 cargo test --release --locked -p kobune-controllers simulation::
 
 fuzz: deps ## Feeds every decoder for a minute each what libFuzzer makes up.
 	@scripts/fuzz.sh 60

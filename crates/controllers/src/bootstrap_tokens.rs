@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Api, DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::runtime::watcher;
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
@@ -119,7 +120,7 @@ fn plan(present: Option<&ConfigMap>, kubeconfig: Option<&str>, signers: &BTreeMa
 async fn sign(context: Arc<Context>, tokens: Arc<Tokens>, maps: Arc<Store<ConfigMap>>) -> Result<Revisit, PassError> {
     let present = maps.get(&ObjectKey::new(NAMESPACE, NAME));
     let all = tokens.all();
-    let now = Timestamp::now();
+    let now = clock::now();
     let signers = signers(&all, now);
     let next = all.iter().filter_map(|secret| end(secret)).filter(|end| *end > now).min();
     let revisit = next.map(|end| end.duration_since(now).unsigned_abs() + Duration::from_secs(1));
@@ -143,7 +144,7 @@ async fn sign(context: Arc<Context>, tokens: Arc<Tokens>, maps: Arc<Store<Config
 async fn clean(context: Arc<Context>, tokens: Arc<Tokens>, key: ObjectKey) -> Result<Revisit, PassError> {
     let Some(secret) = tokens.get(&key).filter(|secret| !secret.deleting()) else { return Ok(None) };
     let Some(end) = end(&secret).filter(|_| &*key.namespace == "kube-system") else { return Ok(None) };
-    let now = Timestamp::now();
+    let now = clock::now();
     if end > now {
         return Ok(Some(end.duration_since(now).unsigned_abs()));
     }

@@ -95,6 +95,7 @@ impl Context {
             let abort = inner.abort_handle();
             // Dropping the join handle leaves the task to the abort below.
             tokio::select! {
+                biased;
                 () = token.cancelled() => abort.abort(),
                 ended = inner => if let Err(error) = ended {
                     tracing::error!(task, error = &error as &dyn std::error::Error, "a task of the controllers ended badly");

@@ -17,6 +17,7 @@ use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::Resource;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions, PropagationPolicy};
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes, enqueue_owners};
 use crate::job::finished;
 use crate::object::{Cached, ObjectKey};
@@ -64,7 +65,7 @@ async fn pass(context: &Context, recorder: &Recorder, key: ObjectKey) -> Result<
     let mut status = keeper.status(&jobs);
     let mut revisit = None;
     let mut failure = None;
-    match plan(&cron_job, &jobs, Timestamp::now()) {
+    match plan(&cron_job, &jobs, clock::now()) {
         Plan::Rest => {}
         Plan::Broken { reason, message } => recorder.event(&about, Severity::Warning, reason, message),
         Plan::Wait(until) => revisit = Some(until),

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use kube::api::{Api, DeleteParams};
 
 use crate::certificates::{Requests, has_condition};
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
@@ -58,7 +58,7 @@ fn due(csr: &CertificateSigningRequest) -> Option<i64> {
 async fn pass(context: Arc<Context>, requests: Arc<Requests>, key: ObjectKey) -> Result<Revisit, PassError> {
     let Some(csr) = requests.get(&key).filter(|csr| !csr.deleting()) else { return Ok(None) };
     let Some(due) = due(&csr) else { return Ok(None) };
-    let left = due - Timestamp::now().as_second();
+    let left = due - clock::now().as_second();
     if left > 0 {
         return Ok(Some(Duration::from_secs(left.unsigned_abs())));
     }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::certificates::v1::{CertificateSigningRequest, CertificateSigningRequestCondition};
 use kobune_pki::{Authority, SigningRequest, Validity};
@@ -13,6 +12,7 @@ use crate::certificates::{
     CLIENT, KUBELET_CLIENT, KUBELET_SERVING, LEGACY, Requests, check_client, check_kubelet_client,
     check_kubelet_serving, has_condition,
 };
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
@@ -104,7 +104,7 @@ async fn pass(
         Plan::Sign(request) => {
             let usages: Vec<&str> = csr.spec.usages.iter().flatten().map(String::as_str).collect();
             let longest = context.config.cluster_signing_duration;
-            let validity = validity(csr.spec.expiration_seconds, longest, Timestamp::now().as_second());
+            let validity = validity(csr.spec.expiration_seconds, longest, clock::now().as_second());
             let certificate = authority.sign_request(&request, &usages, validity).map_err(|error| {
                 PassError::Object { what: format!("cannot sign the request {}: {error}", key.name) }
             })?;

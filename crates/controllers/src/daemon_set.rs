@@ -20,6 +20,7 @@ use kobune_scheduler::recorder::Severity;
 use kube::Resource;
 use kube::api::{Api, PostParams};
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes, enqueue_owners, enqueue_selecting};
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::claim_all;
@@ -109,7 +110,7 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
     let history = owner.history(context).await?;
     let hash_now = hash(&history.update).to_owned();
     let nodes = caches.nodes.all();
-    let now = Timestamp::now();
+    let now = clock::now();
     let plan::Plan { create, delete, ended, .. } = plan(&set, &hash_now, &nodes, &pods, now);
 
     let (over, paused): (Vec<_>, Vec<_>) = ended.iter().partition(|pod| due(pod, now));

@@ -12,13 +12,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
 use kobune_scheduler::labels;
 use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::Resource;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, PropagationPolicy};
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes, enqueue_owners};
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::claim_all;
@@ -100,7 +100,7 @@ async fn pass(context: Arc<Context>, recorder: Recorder, key: ObjectKey) -> Resu
         old.flat_map(|set| caches.pods.controlled_by(set.uid()))
             .any(|pod| !matches!(pod.phase, Phase::Failed | Phase::Succeeded))
     };
-    let now = Timestamp::now();
+    let now = clock::now();
     let Plan { actions, annotations, status, revisit } = plan(&deployment, &sets, old_pods_run, now);
     let mut carrier = Carrier { context: &context, recorder: &recorder, deployment: &deployment, key: &key };
     let mut failure = None;

@@ -16,6 +16,7 @@ use kobune_scheduler::recorder::Severity;
 use kube::Resource;
 use kube::api::{Api, PostParams};
 
+use crate::clock;
 use crate::context::{Caches, Context, enqueue_changes};
 use crate::object::{Cached, ObjectKey};
 use crate::pod::{Phase, Pod};
@@ -97,7 +98,7 @@ async fn pass(context: &Context, scales: &Scales, key: ObjectKey) -> Result<Revi
     let Some(budget) = caches.disruption_budgets.get(&key) else { return Ok(None) };
     let pods: Vec<Arc<Pod>> =
         caches.pods.in_namespace(&key.namespace).into_iter().filter(|pod| covers(&budget, pod)).collect();
-    let now = Timestamp::now();
+    let now = clock::now();
     let recorder = context.recorder.for_component("controllermanager");
     if pods.is_empty() {
         recorder.event(&budget.object_ref(&()), Severity::Normal, "NoPods", "No matching pods found");

@@ -29,6 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::context::Context;
 use crate::discovery::{Discovered, Kind, deletable};
+use crate::informer::Pauses;
 use crate::queue::{Doing, PassError, is_conflict, is_not_found};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -227,6 +228,7 @@ async fn run(context: Arc<Context>) {
     let mut retry: Option<Pin<Box<Sleep>>> = None;
     loop {
         tokio::select! {
+            biased;
             // Dropping an arm loses nothing: a change stays in its stream, work in its set, and a time in its place.
             Some((kind, change)) = changes.next() => match change {
                 Ok(change) => {
@@ -343,7 +345,7 @@ impl Collector {
             });
             let api: Api<Seen> = Api::all_with(self.client.clone(), &kind.resource);
             let stop = CancellationToken::new();
-            let stream = watcher(api, watcher::Config::default()).default_backoff();
+            let stream = watcher(api, watcher::Config::default()).backoff(Pauses::default());
             let stream = stream.take_until(stop.clone().cancelled_owned());
             changes.push(stream.map(move |change| (position, change)).boxed());
             let listing = Some(HashSet::new());

@@ -33,6 +33,7 @@ use kube::api::{Api, ListParams, PostParams};
 use kube::runtime::watcher;
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::context::Context;
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
@@ -164,7 +165,7 @@ impl Parts {
         };
         let spec = autoscaler.spec.clone();
         let about = autoscaler.object_ref(&());
-        let mut draft = Draft { status: autoscaler.status.clone().unwrap_or_default(), now: Timestamp::now() };
+        let mut draft = Draft { status: autoscaler.status.clone().unwrap_or_default(), now: clock::now() };
         draft.status.observed_generation = autoscaler.metadata.generation;
         self.reconcile(&key, &spec, &about, &mut draft).await;
         if autoscaler.status.as_ref() != Some(&draft.status) {

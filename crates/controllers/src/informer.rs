@@ -15,11 +15,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use kube::api::Api;
 use kube::core::params::GetParams;
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use parking_lot::RwLock;
 use serde::de::DeserializeOwned;
@@ -254,6 +256,38 @@ impl<C: Cached> Store<C> {
     }
 }
 
+/// How long a watch that fails waits before it is begun again: kube's times, but without chance in them, so that what happened
+/// in a simulation happens again.
+#[derive(Debug)]
+pub struct Pauses(Duration);
+
+impl Pauses {
+    const FIRST: Duration = Duration::from_millis(800);
+    const LONGEST: Duration = Duration::from_secs(30);
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self(Self::FIRST)
+    }
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Self::LONGEST);
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = Self::FIRST;
+    }
+}
+
 /// Keeps `store` current from a watch until `token` is cancelled.
 pub async fn follow<K, C>(
     client: kube::Client,
@@ -264,13 +298,14 @@ pub async fn follow<K, C>(
     K: kube::Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
     C: Cached + From<K>,
 {
-    let stream = watcher::watcher(Api::<K>::all(client.clone()), settings).default_backoff();
+    let stream = watcher::watcher(Api::<K>::all(client.clone()), settings).backoff(Pauses::default());
     let mut stream = std::pin::pin!(stream);
     let mut listed: HashSet<ObjectKey> = HashSet::new();
     let mut newest_listed = 0;
     let kind = K::plural(&());
     loop {
         let event = tokio::select! {
+            biased;
             () = token.cancelled() => return,
             event = stream.next() => event,
         };

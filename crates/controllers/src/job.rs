@@ -13,7 +13,6 @@ mod tests;
 use std::sync::Arc;
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobSpec, JobStatus};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod as ApiPod};
 use kobune_scheduler::labels;
@@ -22,6 +21,7 @@ use kube::Resource;
 use kube::api::{Api, DeleteParams, PostParams, Preconditions};
 use serde_json::json;
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes, enqueue_owners, enqueue_selecting};
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::{claim_all_with, patch};
@@ -135,8 +135,7 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
     let pods = caches.pods.controlled_by(job.uid());
     let mut ledger = Ledger::of(spec, job.status.clone().unwrap_or_default());
     ledger.settle(&pods);
-    let Plan { create, drop, kill, status, said, revisit } =
-        plan(&job, ledger, &pods, policy_failure, Timestamp::now());
+    let Plan { create, drop, kill, status, said, revisit } = plan(&job, ledger, &pods, policy_failure, clock::now());
     // Why the Job ends is written before pods are killed for it: after a restart these look as if they had failed.
     let conditions = |status: Option<&JobStatus>| status.and_then(|status| status.conditions.clone());
     let mut job = job;

@@ -6,6 +6,7 @@
 mod attach_detach;
 mod bootstrap_tokens;
 mod certificates;
+mod clock;
 mod cluster_role_aggregation;
 mod context;
 mod cron_job;
@@ -48,6 +49,8 @@ mod service_cidr;
 mod service_endpoints;
 mod service_load_balancer;
 mod share;
+#[cfg(test)]
+mod simulation;
 mod slice_packing;
 mod stateful_set;
 mod taint_eviction;

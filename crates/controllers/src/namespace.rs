@@ -15,6 +15,7 @@ use kube::core::params::{DeleteParams, ListParams, PostParams};
 use kube::core::{ObjectList, PartialObjectMeta};
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::discovery::{Kind, deletable};
 use crate::object::{Cached, ObjectKey};
@@ -208,7 +209,7 @@ async fn pass(context: Arc<Context>, tries: Tries, key: ObjectKey) -> Result<Rev
     }
     // A namespace that goes now needs no last words.
     if !(report.is_clean() && left.is_empty())
-        && let Some(conditions) = conditions(&namespace, &report, Timestamp::now())
+        && let Some(conditions) = conditions(&namespace, &report, clock::now())
     {
         let change =
             serde_json::json!({"metadata": {"uid": namespace.metadata.uid}, "status": {"conditions": conditions}});

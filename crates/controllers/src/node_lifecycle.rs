@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
@@ -15,7 +15,9 @@ use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::watcher;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
@@ -84,7 +86,7 @@ async fn pass(
     let left =
         silence_left(&heard, &key, sign(&node, leases.get(&ObjectKey::new("kube-node-lease", &key.name)).as_deref()));
     let silent = left.is_zero();
-    if silent && let Some(conditions) = unknown(&node, seconds(Timestamp::now())) {
+    if silent && let Some(conditions) = unknown(&node, seconds(clock::now())) {
         let mut changed = (*node).clone();
         changed.status.get_or_insert_default().conditions = Some(conditions);
         match api.replace_status(&key.name, &PostParams::default(), &changed).await {
@@ -101,7 +103,7 @@ async fn pass(
     if silent {
         silence_pods(&context, &key).await?;
     }
-    if let Some(taints) = taints(&node, seconds(Timestamp::now())) {
+    if let Some(taints) = taints(&node, seconds(clock::now())) {
         // Taints are written as a whole, so only onto the state they were computed from.
         let change = serde_json::json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
         match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&change)).await {
@@ -119,7 +121,7 @@ async fn silence_pods(context: &Context, key: &ObjectKey) -> Result<(), PassErro
     let ready = context.caches.pods.all().into_iter();
     let ready = ready.filter(|pod| pod.node.as_deref() == Some(&*key.name) && pod.ready.is_some());
     for pod in ready {
-        let now = Time(seconds(Timestamp::now()));
+        let now = Time(seconds(clock::now()));
         let change = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"conditions": [
             {"type": "Ready", "status": "False", "lastTransitionTime": now}]}});
         let api = Api::<Pod>::namespaced(context.client.clone(), pod.namespace());

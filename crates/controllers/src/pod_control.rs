@@ -1,12 +1,12 @@
 //! Creating and deleting pods on behalf of a controller, with upstream's events, and keeping the cache as new as the answer.
 
 use futures::future::join_all;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ObjectReference, Pod as ApiPod, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 
+use crate::clock;
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::url;
@@ -76,7 +76,7 @@ pub async fn disrupt(client: &kube::Client, pod: &Pod, (reason, message): (&str,
     if pod.disrupted {
         return Ok(true);
     }
-    let now = Time(seconds(Timestamp::now()));
+    let now = Time(seconds(clock::now()));
     let change = serde_json::json!({"metadata": {"uid": &*pod.uid}, "status": {"conditions": [{
         "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message, "lastTransitionTime": now,
     }]}});

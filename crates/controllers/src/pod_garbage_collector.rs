@@ -5,12 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod as ApiPod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
+use crate::clock;
 use crate::context::Context;
 use crate::object::{Cached, ObjectKey};
 use crate::pod::Pod;
@@ -183,7 +185,7 @@ async fn fail(context: &Context, pod: &Pod, cause: Cause) -> Result<bool, kube::
     }
     let mut status = serde_json::json!({"phase": "Failed"});
     if cause == Cause::Orphaned && !pod.disrupted {
-        let now = crate::replica_set::seconds(jiff::Timestamp::now());
+        let now = crate::replica_set::seconds(clock::now());
         status["conditions"] = serde_json::json!([{"type": "DisruptionTarget", "status": "True", "reason": "DeletionByPodGC",
             "message": "PodGC: node no longer exists", "lastTransitionTime": now}]);
     }

@@ -10,11 +10,12 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::object::ObjectKey;
@@ -179,9 +180,10 @@ where
         }
         // All arms are safe to drop: a notification stays stored, a finished pass stays in the set, a timer is made anew.
         tokio::select! {
+            biased;
             () = token.cancelled() => return,
             () = queue.changed.notified(), if passes.len() < WORKERS => {}
-            () = tokio::time::sleep_until(next_delay.unwrap_or_else(Instant::now).into()), if next_delay.is_some() => {}
+            () = tokio::time::sleep_until(next_delay.unwrap_or_else(Instant::now)), if next_delay.is_some() => {}
             Some(finished) = passes.join_next_with_id() => {
                 let (id, result) = match finished {
                     Ok((id, result)) => (id, Ok(result)),

@@ -20,6 +20,7 @@ use kube::api::PostParams;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::clock;
 use crate::context::{Caches, Context, enqueue_changes, enqueue_owners, enqueue_selecting};
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
@@ -196,7 +197,7 @@ async fn pass<K: Replicated>(context: Arc<Context>, control: PodControl, key: Ob
 
     // What was created or deleted just now is in the cache already.
     let pods: Vec<Arc<Pod>> = caches.pods.controlled_by(own.uid());
-    let now = Timestamp::now();
+    let now = clock::now();
     let told = failure.as_ref().map(|(reason, error)| (*reason, error_text(error)));
     let status = status(&set, &pods, told, now);
     if set.status.as_ref() != Some(&status) {

@@ -12,6 +12,7 @@ use kube::api::{Api, ListParams, Patch, PatchParams};
 use kube::runtime::watcher;
 use serde_json::{Value, json};
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
@@ -113,7 +114,7 @@ fn plan(range: &ServiceCIDR, held: bool) -> Vec<Change> {
     let conditions = range.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let says = conditions.clone().find(|condition| condition.type_ == "Ready").map(|condition| &*condition.status);
     let ready = |status: &str, reason: &str, message: &str| {
-        let now = jiff::Timestamp::now();
+        let now = clock::now();
         Change::Status(json!({"conditions": [{
             "type": "Ready", "status": status, "reason": reason, "message": message,
             "lastTransitionTime": now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

@@ -14,7 +14,6 @@ mod tests;
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet};
 use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -24,6 +23,7 @@ use kube::Resource;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use serde_json::json;
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes, enqueue_owners, enqueue_selecting};
 use crate::object::{Cached, ObjectKey};
 use crate::ownership::claim_all;
@@ -100,7 +100,7 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
         current: template(&current).unwrap_or_else(|| spec.template.clone()),
         revisions,
     };
-    let Plan { actions, status, revisit } = plan(&set, &pods, revisions, history.collisions, Timestamp::now());
+    let Plan { actions, status, revisit } = plan(&set, &pods, revisions, history.collisions, clock::now());
     let mut failure = None;
     for action in actions {
         if let Err(error) = carrier.carry_out(action).await {
@@ -111,7 +111,7 @@ async fn pass(context: &Context, control: &PodControl, key: ObjectKey) -> Result
     carrier.keep_claims(&pods).await?;
     // What the writes changed is in the cache already, so the status is of the state after them.
     let pods = caches.pods.controlled_by(set.uid());
-    let after = plan(&set, &pods, revisions, history.collisions, Timestamp::now());
+    let after = plan(&set, &pods, revisions, history.collisions, clock::now());
     let status = if failure.is_some() { status } else { after.status };
     let live_current = status.current_revision.clone();
     if set.status.as_ref() != Some(&status) {

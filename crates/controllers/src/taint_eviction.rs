@@ -12,13 +12,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod as ApiPod, Taint, Toleration};
 use kobune_scheduler::node_match::tolerates;
 use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::api::{Api, DeleteParams, Preconditions};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::context::Context;
 use crate::object::{Cached, ObjectKey};

@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{Api, DeleteParams, Preconditions, PropagationPolicy};
 
+use crate::clock;
 use crate::context::{Context, enqueue_changes};
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
@@ -30,7 +31,7 @@ async fn pass(context: &Context, key: ObjectKey) -> Result<Revisit, PassError> {
     let caches = &context.caches;
     let Some(job) = caches.jobs.get(&key).filter(|job| !job.deleting()) else { return Ok(None) };
     let Some(end) = end_of_life(&job) else { return Ok(None) };
-    let left = Duration::try_from(end.duration_since(Timestamp::now())).unwrap_or_default();
+    let left = Duration::try_from(end.duration_since(clock::now())).unwrap_or_default();
     if !left.is_zero() {
         return Ok(Some(left));
     }

@@ -280,7 +280,9 @@ impl<'p> Planner<'p> {
                 changed |= self.scale(set, self.size(set) - down);
             }
         }
-        let serving: i32 = self.all().into_iter().map(|set| available(set)).sum();
+        // A set that is to have fewer pods than its status still counts loses the difference. (Upstream believes the status, and
+        // can take too many in a row that way.)
+        let serving: i32 = self.all().into_iter().map(|set| available(set).min(self.size(set))).sum();
         let mut spare = serving - least;
         for set in &oldest_first {
             let down = spare.min(self.size(set));
@@ -355,10 +357,13 @@ pub fn plan(deployment: &Deployment, sets: &[Arc<ReplicaSet>], old_pods_run: boo
         status::new_set(deployment, &mut status, new.metadata.name.as_deref().unwrap_or_default(), false, now);
     }
 
-    let resized = planner
-        .active()
-        .iter()
-        .any(|set| annotation(&set.metadata, DESIRED_REPLICAS).is_some_and(|text| text.parse() != Ok(wanted)));
+    let active = planner.active();
+    // Several sets in a Deployment that recreates are left of a rolling update, and have no proportions that could be kept:
+    // what is old goes, whatever the size. (Upstream's waits for ever there.)
+    let resized = !(recreates(deployment) && active.len() > 1)
+        && active
+            .iter()
+            .any(|set| annotation(&set.metadata, DESIRED_REPLICAS).is_some_and(|text| text.parse() != Ok(wanted)));
     let rolls = !(paused || resized);
     let make_new = |planner: &mut Planner<'_>, status: &mut DeploymentStatus| {
         let replicas = planner.new_size(0);

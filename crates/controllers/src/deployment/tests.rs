@@ -170,6 +170,21 @@ fn recreate() {
 }
 
 #[test]
+fn a_rollout_that_becomes_recreate_does_not_stand_still() {
+    let mut world = World::new(json!({}));
+    world.settle("bad");
+    world.image("bad");
+    world.settle("bad");
+    assert_eq!(world.sizes(), [3, 2]);
+    world.change(|spec| {
+        spec.replicas = Some(6);
+        spec.strategy = serde_json::from_value(json!({"type": "Recreate"})).expect("a strategy");
+    });
+    world.settle("bad");
+    assert_eq!(world.sizes(), [0, 6]);
+}
+
+#[test]
 fn pause_scales_in_proportion() {
     let mut world = World::new(
         json!({"replicas": 10, "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 3, "maxUnavailable": 2}}}),

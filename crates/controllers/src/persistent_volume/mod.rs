@@ -28,6 +28,7 @@ use kobune_scheduler::volume_match::{self, claim_class, claim_ref};
 use kube::Resource;
 use kube::api::Api;
 
+use crate::clock;
 use crate::context::Context;
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_not_found};
@@ -307,7 +308,7 @@ impl Binder {
 
     /// Writes a volume's phase if it differs; whether it did.
     async fn volume_phase(&self, volume: &PersistentVolume, phase: &str, message: &str) -> Result<bool, PassError> {
-        let Some(change) = write::volume_status(volume, phase, message, jiff::Timestamp::now()) else {
+        let Some(change) = write::volume_status(volume, phase, message, clock::now()) else {
             return Ok(false);
         };
         let api = Api::<PersistentVolume>::all(self.context.client.clone());
