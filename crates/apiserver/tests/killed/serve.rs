@@ -17,8 +17,9 @@ use tower::ServiceExt;
 
 /// Objects that each writer has.
 const OBJECTS: u64 = 3;
-/// Writers of small objects; one more changes schemas.
+/// Writers of small objects, then the one who changes schemas, then writers of objects of those.
 const WRITERS: u64 = 5;
+const CUSTOM_WRITERS: u64 = 2;
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const SCHEMAS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
@@ -53,7 +54,7 @@ pub fn run(folder: &Path, seed: u64) -> ! {
             client.check(line).await;
         }
         let mut writers = tokio::task::JoinSet::new();
-        for writer in 0..=WRITERS {
+        for writer in 0..=WRITERS + CUSTOM_WRITERS {
             writers.spawn(write(client.clone(), writer, seed));
         }
         // They write until the process is killed; whichever ends, ends by a mistake.
@@ -110,7 +111,29 @@ impl Client {
         if !words.any(|allowed| allowed == found) {
             wrong(format_args!("found {found} where it should be: {line}"));
         }
+        if found != "-" && path.starts_with(SCHEMAS) {
+            self.check_schema(path).await;
+        }
         say(format_args!("found {path} {found}"));
+    }
+
+    /// Checks that the kind of a definition is served with the definition's schema: every field that it has is a text.
+    async fn check_schema(&self, path: &str) {
+        let (_, definition) = self.send("GET", path, "application/json", &Value::Null).await;
+        let plural = definition["spec"]["names"]["plural"].as_str().expect("it is a definition");
+        let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let fields = schema["properties"]["spec"]["properties"].as_object().expect("it has fields");
+        let last = fields.keys().max_by_key(|name| name.len()).expect("a number has digits");
+        let collection = custom_collection(plural);
+        for (value, expected) in [(json!("x"), StatusCode::CREATED), (json!(7), StatusCode::UNPROCESSABLE_ENTITY)] {
+            let mut body = custom_object(plural, "dry", "0");
+            body["spec"] = json!({last: value});
+            let path = format!("{collection}?dryRun=All");
+            let (status, answer) = self.send("POST", &path, "application/json", &body).await;
+            if status != expected {
+                wrong(format_args!("{path} {body}: {status} where {expected} should be: {answer}"));
+            }
+        }
     }
 
     /// Does a write and says so.
@@ -126,6 +149,19 @@ impl Client {
     }
 }
 
+/// Where the objects of a definition are.
+fn custom_collection(plural: &str) -> String {
+    format!("/apis/killed.example.com/v1/namespaces/default/{plural}")
+}
+
+/// An object of a definition.
+fn custom_object(plural: &str, name: &str, number: &str) -> Value {
+    let metadata = json!({"name": name, "annotations": {"number": number}});
+    // The first field is in every schema.
+    let spec = json!({"field0": "x".repeat(500)});
+    json!({"apiVersion": "killed.example.com/v1", "kind": format!("K{plural}"), "metadata": metadata, "spec": spec})
+}
+
 /// A configuration of about a kilobyte, or a definition of a resource whose schema changes with the number.
 fn object(collection: &str, name: &str, number: &str) -> Value {
     let metadata = json!({"name": name, "annotations": {"number": number}, "labels": {"app": "killed"}});
@@ -133,22 +169,31 @@ fn object(collection: &str, name: &str, number: &str) -> Value {
         return json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"text": "x".repeat(900)}});
     }
     let plural = name.split('.').next().expect("a name");
-    let properties: serde_json::Map<String, Value> = (0..number.len())
-        .map(|field| (format!("field{field}"), json!({"type": "string", "description": number})))
-        .collect();
+    // The fields come and go with the length of the number, and objects are stored now in one version, now in the other.
+    let fields = number.len() % 5 + 1;
+    let properties: serde_json::Map<String, Value> =
+        (0..fields).map(|field| (format!("field{field}"), json!({"type": "string", "description": number}))).collect();
+    let schema = json!({"openAPIV3Schema": {
+        "type": "object", "properties": {"spec": {"type": "object", "properties": properties}},
+    }});
+    let second = number.ends_with(['1', '3', '5', '7', '9']);
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": metadata,
         "spec": {
             "group": "killed.example.com", "scope": "Namespaced",
             "names": {"plural": plural, "singular": format!("one-{plural}"), "kind": format!("K{plural}"), "listKind": format!("K{plural}List")},
-            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
-                "type": "object", "properties": {"spec": {"type": "object", "properties": properties}},
-            }}}],
+            "versions": [
+                {"name": "v1", "served": true, "storage": !second, "schema": schema},
+                {"name": "v2", "served": true, "storage": second, "schema": schema},
+            ],
         },
     })
 }
 
 async fn write(client: Arc<Client>, writer: u64, seed: u64) {
+    if writer > WRITERS {
+        return write_custom(client, writer, seed).await;
+    }
     let collection = if writer == WRITERS { SCHEMAS } else { CONFIG_MAPS };
     let mut random = StdRng::seed_from_u64(seed * 100 + writer);
     for count in 0u64.. {
@@ -185,4 +230,39 @@ async fn with_version(client: &Client, path: &str, mut body: Value) -> Value {
     let (_, current) = client.send("GET", path, "application/json", &Value::Null).await;
     body["metadata"]["resourceVersion"] = current["metadata"]["resourceVersion"].clone();
     body
+}
+
+/// Writes objects of the definitions while those change.
+async fn write_custom(client: Arc<Client>, writer: u64, seed: u64) {
+    let json = "application/json";
+    let mut random = StdRng::seed_from_u64(seed * 100 + writer);
+    for count in 0u64.. {
+        let plural = format!("w{}", random.random_range(0..OBJECTS));
+        if client.number(&format!("{SCHEMAS}/{plural}.killed.example.com")).await == "-" {
+            // Only in the first life: nobody deletes definitions.
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let name = format!("c{writer}-{}", count % OBJECTS);
+        let collection = custom_collection(&plural);
+        let path = format!("{collection}/{name}");
+        let number = format!("{seed}-{writer}-{count}");
+        let body = custom_object(&plural, &name, &number);
+        if client.number(&path).await == "-" {
+            client.write("POST", &collection, json, body, &path, &number).await;
+            continue;
+        }
+        match random.random_range(0..4) {
+            0 => client.write("PUT", &path, json, with_version(&client, &path, body).await, &path, &number).await,
+            1 => client.write("DELETE", &path, json, Value::Null, &path, "-").await,
+            2 => {
+                let patch = json!({"metadata": {"annotations": {"number": number}}});
+                client.write("PATCH", &path, "application/merge-patch+json", patch, &path, &number).await;
+            }
+            _ => {
+                let apply = format!("{path}?fieldManager=killed&force=true");
+                client.write("PATCH", &apply, "application/apply-patch+yaml", body, &path, &number).await;
+            }
+        }
+    }
 }
