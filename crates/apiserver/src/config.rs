@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Dura
 use crate::{
     Guest,
     audit::Auditor,
-    security::{Authorization, TokenWebhook, jwt::Authentication},
+    security::{Authorization, TokenWebhook, encryption::Encryption, jwt::Authentication},
 };
 
 /// The settings of an [`crate::ApiServer`].
@@ -50,6 +50,8 @@ pub struct Config {
     pub authorization: Arc<Authorization>,
     /// Parts of the same process that answer for groups of their own.
     pub guests: Vec<Arc<dyn Guest>>,
+    /// What encrypts objects on disk, whose services are part of this server's health.
+    pub encryption: Option<Arc<Encryption>>,
     /// What writes the audit trail.
     pub auditor: Option<Arc<Auditor>>,
 }
@@ -78,6 +80,7 @@ impl Config {
             token_webhook: None,
             authorization: Arc::default(),
             guests: Vec::new(),
+            encryption: None,
             auditor: None,
         }
     }

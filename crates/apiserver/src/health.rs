@@ -90,6 +90,9 @@ impl ApiServer {
             checks.push(("etcd-readiness", checks[2].1));
             checks.push(("informer-sync", self.security.is_current()));
         }
+        if let Some(encryption) = self.config.encryption.as_ref().filter(|encryption| encryption.asks_others()) {
+            checks.push(("kms-providers", encryption.check().is_ok()));
+        }
         checks.extend(STARTED.map(|name| (name, true)));
         if which == "readyz" {
             checks.push(("shutdown", !self.shutdown.is_cancelled()));

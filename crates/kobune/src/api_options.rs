@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use clap::Args;
 use kobune_apiserver::security::encryption::Encryption;
 use kobune_apiserver::{Auditor, LogOptions, WebhookOptions, format_duration};
-use kobune_store::Seal;
 
 use crate::authentication::AuthenticationOptions;
 use crate::authorization::AuthorizationOptions;
@@ -29,7 +28,7 @@ pub struct EncryptionOptions {
 
 impl EncryptionOptions {
     /// What encrypts objects on disk, if anything is to.
-    pub fn seal(&self, data_dir: &Path) -> Result<Option<Arc<dyn Seal>>> {
+    pub fn load(&self, data_dir: &Path) -> Result<Option<Arc<Encryption>>> {
         let path = match &self.encryption_provider_config {
             Some(path) => path.clone(),
             None if self.encrypt_secrets => {

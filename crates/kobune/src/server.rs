@@ -9,6 +9,7 @@ use futures::future::BoxFuture;
 use kobune_apiserver::security::{Authorization, User};
 use kobune_apiserver::{ApiServer, Guest};
 use kobune_pki::{Authority, San, ServiceAccountTokens, api_server_sans, cluster_info, kubeconfig, tls, write_private};
+use kobune_store::Seal;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -50,7 +51,13 @@ impl Server {
         let tls = tls::server_config(certificate, authority.certificate_pem())?;
 
         let catalogue = kobune_kinds::Catalogue::builtin();
-        let store = settings.storage.open(data_dir, &catalogue, settings.api.encryption.seal(data_dir)?).await?;
+        let options = settings.api.encryption.clone();
+        let folder = data_dir.clone();
+        // A key management service may take a while to answer.
+        let encryption =
+            tokio::task::spawn_blocking(move || options.load(&folder)).await.context("read the keys")??;
+        let seal = encryption.clone().map(|encryption| encryption as Arc<dyn Seal>);
+        let store = settings.storage.open(data_dir, &catalogue, seal).await?;
         let mut config = kobune_apiserver::Config::new(data_dir.clone(), node_ip, port);
         config.shared_store = settings.storage.is_shared();
         config.service_cidrs = settings.service_cidrs.iter().map(ToString::to_string).collect();
@@ -59,6 +66,7 @@ impl Server {
         config.cluster_domain.clone_from(&settings.cluster_domain);
         config.service_account_issuer = format!("https://kubernetes.default.svc.{}", settings.cluster_domain);
         settings.api.configure(&mut config)?;
+        config.encryption = encryption;
         let metrics = Arc::new(MetricsGuest::default());
         config.guests.push(Arc::clone(&metrics) as Arc<dyn Guest>);
         let issuer = config.service_account_issuer.clone();

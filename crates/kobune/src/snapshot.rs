@@ -40,7 +40,8 @@ pub struct SnapshotOptions {
 
 impl SnapshotOptions {
     fn seal(&self) -> Result<Option<Arc<dyn Seal>>> {
-        self.encryption.seal(&self.instance.data_dir)
+        let encryption = self.encryption.load(&self.instance.data_dir)?;
+        Ok(encryption.map(|encryption| encryption as Arc<dyn Seal>))
     }
 }
 

@@ -24,7 +24,6 @@ mod errors;
 mod events;
 mod eviction;
 mod folder_watch;
-mod grpc;
 mod hooks;
 mod http;
 mod image;

@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::devices;
 use crate::dra;
 use crate::folder_watch::FolderWatch;
-use crate::grpc::client::{Client, QUESTION, words};
+use kobune_grpc::client::{Client, QUESTION, words};
 
 /// How often a plugin that does not answer is asked again while its socket is there, first and last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));

@@ -21,9 +21,9 @@ use super::proto::{
 };
 use crate::context::Context;
 use crate::errors::chain;
-use crate::grpc::client::{WORK, words};
 use crate::pod;
 use crate::volumes::claims::{self, Found, Source};
+use kobune_grpc::client::{WORK, words};
 
 /// A Secret that a driver gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -81,7 +81,7 @@ async fn try_write(context: &Context, drivers: &[Arc<Driver>]) -> kube::Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grpc::client::Client;
+    use kobune_grpc::client::Client;
 
     #[tokio::test]
     async fn drivers_become_entries_and_labels() {

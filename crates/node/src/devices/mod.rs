@@ -23,10 +23,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::cdi;
-use crate::grpc::client::{Client, QUESTION, WORK, words};
 use crate::ledger::Rejection;
 use crate::pod;
 use assign::ByResource;
+use kobune_grpc::client::{Client, QUESTION, WORK, words};
 use proto::{AllocateRequest, AllocateResponse, ContainerNeeds, DeviceList, HEALTHY, Ids, PluginOptions};
 
 /// The record beside a pod.

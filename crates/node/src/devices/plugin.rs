@@ -11,8 +11,8 @@ use tonic::Status;
 use super::proto::{DeviceList, PluginOptions, RegisterRequest, SOCKET, VERSION};
 use crate::context::Context;
 use crate::csi::proto::Nothing;
-use crate::grpc::client::{Client, QUESTION, words};
-use crate::grpc::server::{self, Service};
+use kobune_grpc::client::{Client, QUESTION, words};
+use kobune_grpc::server::{self, Service};
 
 /// A plugin that has gone may come again within this time before its devices are no longer counted; upstream's.
 const GONE_FOR_GOOD: Duration = Duration::from_secs(300);

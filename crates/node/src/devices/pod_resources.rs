@@ -9,9 +9,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::context::Context;
-use crate::grpc::server::{self, Service};
 use crate::pod;
 use crate::pods::Pods;
+use kobune_grpc::server::{self, Service};
 
 /// All pods, or one.
 #[derive(Clone, PartialEq, prost::Message)]

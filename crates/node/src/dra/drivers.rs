@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::grpc::client::Client;
+use kobune_grpc::client::Client;
 
 /// A driver that has gone, or that does not come after a start, may come within this time before its slices go; upstream's.
 const GONE_FOR_GOOD: Duration = Duration::from_secs(30);

@@ -28,9 +28,9 @@ use serde::{Deserialize, Serialize};
 use crate::cdi;
 use crate::context::Context;
 use crate::errors::chain;
-use crate::grpc::client::words;
 use crate::pod;
 use drivers::DraDrivers;
+use kobune_grpc::client::words;
 use proto::{ClaimsRequest, PrepareResponse, UnprepareResponse, WireClaim};
 
 /// The record beside a pod.

@@ -1,15 +1,17 @@
 //! The file: `apiserver.config.k8s.io/v1 EncryptionConfiguration`.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde::Deserialize;
-use serde_json::Value;
 
 use super::Rule;
+use super::kms::Kms;
 use super::provider::{Cipher, Keyed, Provider};
 use crate::config_file::{self, ConfigError, Problems};
+use crate::duration::parse_duration;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,8 +35,87 @@ struct ProviderConfiguration {
     aescbc: Option<Keys>,
     secretbox: Option<Keys>,
     identity: Option<Identity>,
+    kms: Option<KmsConfiguration>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default, rename_all = "camelCase")]
+#[derive(Default)]
+struct KmsConfiguration {
+    api_version: String,
+    name: String,
+    endpoint: String,
+    timeout: Option<String>,
     /// Only so that its refusal can say why.
-    kms: Option<Value>,
+    cachesize: Option<i64>,
+}
+
+/// How long a service may take where the file does not say; upstream's.
+const KMS_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A service that is to be asked once the whole file is known to be good.
+struct KmsPart {
+    name: String,
+    socket: PathBuf,
+    timeout: Duration,
+}
+
+/// A provider as far as the file tells.
+enum Part {
+    Ready(Provider),
+    Kms(KmsPart),
+}
+
+fn kms(path: &str, configuration: KmsConfiguration, problems: &mut Problems) -> KmsPart {
+    let KmsConfiguration { api_version, name, endpoint, timeout, cachesize } = configuration;
+    if api_version != "v2" {
+        // Version 1 is the default of the file, and is switched off in Kubernetes since 1.29.
+        problems.add(
+            format_args!("{path}.apiVersion"),
+            format_args!("Unsupported value: {api_version:?}: supported values: \"v2\""),
+        );
+    }
+    if name.is_empty() {
+        problems.add(format_args!("{path}.name"), "Required value");
+    } else if name.contains(':') {
+        problems.add(format_args!("{path}.name"), format_args!("Invalid value: {name:?}: it must not contain a colon"));
+    }
+    let socket = endpoint.strip_prefix("unix://").filter(|socket| socket.starts_with('/'));
+    if endpoint.is_empty() {
+        problems.add(format_args!("{path}.endpoint"), "Required value");
+    } else if socket.is_none() {
+        let why = "expected unix:// and an absolute path";
+        problems.add(format_args!("{path}.endpoint"), format_args!("Invalid value: {endpoint:?}: {why}"));
+    }
+    let parsed = timeout.as_deref().map_or(Some(KMS_TIMEOUT), parse_duration).filter(|timeout| !timeout.is_zero());
+    if parsed.is_none() {
+        let text = timeout.unwrap_or_default();
+        problems.add(
+            format_args!("{path}.timeout"),
+            format_args!("Invalid value: {text:?}: it must be a duration above zero"),
+        );
+    }
+    if let Some(cachesize) = cachesize {
+        problems.add(
+            format_args!("{path}.cachesize"),
+            format_args!("Invalid value: {cachesize}: cachesize is not supported in v2"),
+        );
+    }
+    KmsPart { name, socket: PathBuf::from(socket.unwrap_or_default()), timeout: parsed.unwrap_or(KMS_TIMEOUT) }
+}
+
+/// Begins to ask the services.
+fn start(path: &Path, rules: Vec<(Vec<String>, Vec<Part>)>) -> Result<Vec<Rule>, ConfigError> {
+    let ready = |part| match part {
+        Part::Ready(provider) => Ok(provider),
+        Part::Kms(KmsPart { name, socket, timeout }) => Kms::start(&name, socket, timeout)
+            .map(Provider::Kms)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source }),
+    };
+    let rule = |(resources, parts): (Vec<String>, Vec<Part>)| {
+        Ok(Rule { resources, providers: parts.into_iter().map(ready).collect::<Result<_, _>>()? })
+    };
+    rules.into_iter().map(rule).collect()
 }
 
 #[derive(Deserialize)]
@@ -63,11 +144,20 @@ pub(super) fn load(path: &Path) -> Result<Vec<Rule>, ConfigError> {
     if file.resources.is_empty() {
         problems.add("resources", "Required value: at least one resource configuration is needed");
     }
-    let rules = file.resources.into_iter().enumerate().map(|(index, one)| rule(index, one, &mut problems)).collect();
-    problems.into_result(path, rules)
+    let mut names = BTreeSet::new();
+    let mut rules = Vec::new();
+    for (index, one) in file.resources.into_iter().enumerate() {
+        rules.push(rule(index, one, &mut names, &mut problems));
+    }
+    start(path, problems.into_result(path, rules)?)
 }
 
-fn rule(index: usize, configuration: ResourceConfiguration, problems: &mut Problems) -> Rule {
+fn rule(
+    index: usize,
+    configuration: ResourceConfiguration,
+    names: &mut BTreeSet<String>,
+    problems: &mut Problems,
+) -> (Vec<String>, Vec<Part>) {
     let path = format!("resources[{index}]");
     if configuration.resources.is_empty() {
         problems.add(format_args!("{path}.resources"), "Required value");
@@ -87,17 +177,20 @@ fn rule(index: usize, configuration: ResourceConfiguration, problems: &mut Probl
     }
     let mut providers = Vec::new();
     for (place, one) in configuration.providers.into_iter().enumerate() {
-        providers.extend(provider(&format!("{path}.providers[{place}]"), one, problems));
+        let field = format!("{path}.providers[{place}]");
+        let found = provider(&field, one, problems);
+        if let Some(Part::Kms(kms)) = &found
+            && !names.insert(kms.name.clone())
+        {
+            problems.add(format_args!("{field}.kms.name"), format_args!("Duplicate value: {:?}", kms.name));
+        }
+        providers.extend(found);
     }
-    Rule { resources: configuration.resources, providers }
+    (configuration.resources, providers)
 }
 
-fn provider(path: &str, configuration: ProviderConfiguration, problems: &mut Problems) -> Option<Provider> {
+fn provider(path: &str, configuration: ProviderConfiguration, problems: &mut Problems) -> Option<Part> {
     let ProviderConfiguration { aesgcm, aescbc, secretbox, identity, kms } = configuration;
-    if kms.is_some() {
-        problems.add(format_args!("{path}.kms"), "key management services are not supported by kobune");
-        return None;
-    }
     let mut found = Vec::new();
     for (field, cipher, keys) in [
         ("aesgcm", Cipher::AesGcm, aesgcm),
@@ -105,11 +198,14 @@ fn provider(path: &str, configuration: ProviderConfiguration, problems: &mut Pro
         ("secretbox", Cipher::SecretBox, secretbox),
     ] {
         if let Some(keys) = keys {
-            found.push(Provider::Keyed(keyed(&format!("{path}.{field}.keys"), cipher, keys, problems)));
+            found.push(Part::Ready(Provider::Keyed(keyed(&format!("{path}.{field}.keys"), cipher, keys, problems))));
         }
     }
     if identity.is_some() {
-        found.push(Provider::Identity);
+        found.push(Part::Ready(Provider::Identity));
+    }
+    if let Some(configuration) = kms {
+        found.push(Part::Kms(self::kms(&format!("{path}.kms"), configuration, problems)));
     }
     match found.len() {
         0 => {

@@ -1,10 +1,13 @@
-//! Encryption at rest by upstream's `EncryptionConfiguration`: which resources, with which ciphers and keys.
+//! Encryption at rest by upstream's `EncryptionConfiguration`: which resources, with which ciphers and keys, or by which key
+//! management services.
 //!
 //! Only the bytes on disk are encrypted. The first provider of a resource writes; all of them read, so keys rotate by
 //! putting the new one first. What another key or provider wrote is written anew at the next start, without anybody
 //! having to touch every object.
 
 mod config;
+mod kms;
+mod kms_link;
 mod provider;
 
 use std::borrow::Cow;
@@ -49,6 +52,24 @@ impl Encryption {
              apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n- resources: [secrets]\n  \
              providers:\n  - secretbox:\n      keys:\n      - name: key1\n        secret: {secret}\n  - identity: {{}}\n"
         )
+    }
+
+    /// What is wrong with the key management services that encrypt, if anything is.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let providers = self.rules.iter().flat_map(|rule| &rule.providers);
+        let found: Vec<String> = providers
+            .filter_map(|provider| match provider {
+                Provider::Kms(kms) => kms.check().err(),
+                _ => None,
+            })
+            .collect();
+        if found.is_empty() { Ok(()) } else { Err(found.join("; ")) }
+    }
+
+    /// Whether there are key management services.
+    pub(crate) fn asks_others(&self) -> bool {
+        let mut providers = self.rules.iter().flat_map(|rule| &rule.providers);
+        providers.any(|provider| matches!(provider, Provider::Kms(_)))
     }
 
     fn rule(&self, key: &Key) -> Option<&Rule> {
@@ -217,7 +238,16 @@ mod tests {
         check("- {resources: [], providers: [identity: {}]}", "resources[0].resources: Required value");
         check("- {resources: [secrets], providers: []}", "resources[0].providers: Required value");
         check("- {resources: [secrets], providers: [{}]}", "provider does not contain any of the expected providers");
-        check("- {resources: [secrets], providers: [kms: {name: a}]}", "resources[0].providers[0].kms");
+        check(
+            "- {resources: [secrets], providers: [kms: {name: 'a:b', timeout: never, cachesize: 5}]}",
+            "resources[0].providers[0].kms.apiVersion: Unsupported value: \"\"",
+        );
+        let kms = |rest: &str| format!("- {{resources: [secrets], providers: [kms: {{apiVersion: v2, {rest}}}]}}");
+        check(&kms("name: a"), "kms.endpoint: Required value");
+        check(&kms("name: 'a:b', endpoint: 'unix:///s'"), "kms.name: Invalid value: \"a:b\"");
+        check(&kms("name: a, endpoint: 'https://s'"), "kms.endpoint: Invalid value: \"https://s\"");
+        check(&kms("name: a, endpoint: 'unix:///s', timeout: never"), "kms.timeout: Invalid value: \"never\"");
+        check(&kms("name: a, endpoint: 'unix:///s', cachesize: 5"), "kms.cachesize: Invalid value: 5");
         check(
             "- {resources: [secrets], providers: [secretbox: {keys: [{name: k, secret: YQ==}]}]}",
             "secret is not of the expected length, got 1, expected one of [32]",

@@ -14,6 +14,8 @@ use crypto_secretbox::XSalsa20Poly1305;
 use kobune_store::{Opened, SEALED_PREFIX, SealError};
 use rand::RngCore as _;
 
+use super::kms::Kms;
+
 /// The bytes of an AES block, which the first ones of a chain stand for.
 const BLOCK: usize = 16;
 const GCM_NONCE: usize = 12;
@@ -45,6 +47,7 @@ impl fmt::Debug for Keyed {
 pub(super) enum Provider {
     Identity,
     Keyed(Keyed),
+    Kms(Kms),
 }
 
 impl Cipher {
@@ -105,7 +108,8 @@ impl Cipher {
     }
 }
 
-fn gcm<A>(key: &[u8], nonce: &[u8], context: &str, input: &[u8], encrypts: bool) -> Option<Vec<u8>>
+/// AES-GCM, bound to a context.
+pub(super) fn gcm<A>(key: &[u8], nonce: &[u8], context: &str, input: &[u8], encrypts: bool) -> Option<Vec<u8>>
 where
     AesGcm<A, U12>: Aead + KeyInit,
     AesGcm<A, U12>: aes_gcm::aead::AeadCore<NonceSize = U12>,
@@ -135,7 +139,11 @@ where
 impl Provider {
     /// What is put on disk.
     pub(super) fn seal<'v>(&self, context: &str, value: &'v [u8]) -> Result<Cow<'v, [u8]>, SealError> {
-        let Provider::Keyed(Keyed { cipher, keys }) = self else { return Ok(Cow::Borrowed(value)) };
+        let (cipher, keys) = match self {
+            Provider::Identity => return Ok(Cow::Borrowed(value)),
+            Provider::Kms(kms) => return kms.seal(context, value).map(Cow::Owned),
+            Provider::Keyed(Keyed { cipher, keys }) => (cipher, keys),
+        };
         let failed = || SealError { problem: "the value cannot be encrypted".to_owned() };
         let (name, key) = keys.first().ok_or_else(failed)?;
         let mut nonce = [0u8; SECRETBOX_NONCE];
@@ -152,9 +160,16 @@ impl Provider {
 
     /// What is on disk made plain; `None` when another provider wrote it.
     pub(super) fn open<'v>(&self, context: &str, stored: &'v [u8]) -> Result<Option<Opened<'v>>, SealError> {
-        let Provider::Keyed(Keyed { cipher, keys }) = self else {
-            let plain = !stored.starts_with(SEALED_PREFIX);
-            return Ok(plain.then_some(Opened { value: Cow::Borrowed(stored), stale: false }));
+        let (cipher, keys) = match self {
+            Provider::Identity => {
+                let plain = !stored.starts_with(SEALED_PREFIX);
+                return Ok(plain.then_some(Opened { value: Cow::Borrowed(stored), stale: false }));
+            }
+            Provider::Kms(kms) => {
+                let opened = kms.open(context, stored)?;
+                return Ok(opened.map(|(value, stale)| Opened { value: Cow::Owned(value), stale }));
+            }
+            Provider::Keyed(Keyed { cipher, keys }) => (cipher, keys),
         };
         let Some(rest) = stored.strip_prefix(cipher.prefix()) else { return Ok(None) };
         let found = keys.iter().enumerate().find_map(|(place, (name, key))| {

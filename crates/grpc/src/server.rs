@@ -146,8 +146,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::csi::proto::PluginInfo;
-    use crate::grpc::client::Client;
+    use crate::client::Client;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct PluginInfo {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
 
     #[test]
     fn frames() {
@@ -175,7 +180,7 @@ mod tests {
         let server = tokio::spawn(serve(listen(&path).expect("a socket"), Arc::new(Echo), token.clone()));
         let client = Client::new(path);
         let ask = async |name: &str| {
-            let info = PluginInfo { name: name.to_owned(), ..PluginInfo::default() };
+            let info = PluginInfo { name: name.to_owned() };
             client.call::<_, PluginInfo>("/a.B/C", info, Duration::from_secs(30)).await
         };
         assert_eq!(ask("x").await.expect("an answer").name, "x");

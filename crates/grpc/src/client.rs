@@ -42,7 +42,7 @@ impl Client {
     {
         let mut grpc = self.grpc.clone();
         let call = async {
-            grpc.ready().await.map_err(|error| Status::unavailable(crate::errors::chain(&error)))?;
+            grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
             let path = PathAndQuery::from_static(method);
             grpc.unary(Request::new(request), path, ProstCodec::<Q, A>::default()).await
         };
@@ -65,7 +65,7 @@ impl Client {
     {
         let mut grpc = self.grpc.clone();
         let call = async {
-            grpc.ready().await.map_err(|error| Status::unavailable(crate::errors::chain(&error)))?;
+            grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
             let path = PathAndQuery::from_static(method);
             grpc.server_streaming(Request::new(request), path, ProstCodec::<Q, A>::default()).await
         };
@@ -74,6 +74,22 @@ impl Client {
             Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
         }
     }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let words = cause.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.ends_with(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        source = cause.source();
+    }
+    text
 }
 
 /// A failed call in the words of events: `rpc error: code = Internal desc = ...`.
