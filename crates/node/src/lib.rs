@@ -11,6 +11,7 @@
 
 mod admission;
 mod allocation;
+mod app_armor;
 mod backoff;
 mod cdi;
 mod config;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::container::Resources;
+use crate::pressure::Pressures;
 use crate::stats::ContainerStats;
 
 /// The trees of this machine.
@@ -375,6 +376,11 @@ impl Cgroups {
         let waited = if self.unified() { periods("throttled_usec") * 1000 } else { periods("throttled_time") };
         stats.cpu_throttling = (periods("nr_periods"), periods("nr_throttled"), waited);
         stats.oom_kills = self.oom_kills(group);
+        if self.unified()
+            && let Some(folder) = self.folder("cpu", group)
+        {
+            stats.pressures = Pressures::read(&folder, ".pressure");
+        }
         Ok(stats)
     }
 }

@@ -2,6 +2,8 @@
 
 use jiff::Timestamp;
 
+use crate::pressure::Pressures;
+
 /// What a container or a pod uses.
 #[derive(Clone, Debug, Default)]
 pub struct ContainerStats {
@@ -29,6 +31,8 @@ pub struct ContainerStats {
     pub cpu_throttling: (u64, u64, u64),
     /// How often the kernel ended a process because memory ran out.
     pub oom_kills: u64,
+    /// How long processes had to wait.
+    pub pressures: Pressures,
 }
 
 /// What a container has on disk.

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{Progress, Retry, Worker};
 use crate::admission;
 use crate::allocation::{self, Allocation, Book, Record};
+use crate::app_armor;
 use crate::errors::chain;
 use crate::events::Severity;
 use crate::ledger::{Answer, Claim, Rank, Rejection};
@@ -102,6 +103,7 @@ impl Worker {
     fn admit(&self, uid: &str) -> Result<(), Rejection> {
         admission::admit_under_pressure(&self.granted, &self.context.pressure.all())?;
         admission::admit(&self.granted, &self.context.machine)?;
+        app_armor::admit(&self.granted, app_armor::Host::look)?;
         self.context.ledger.admit(uid, claim(&self.granted), &self.wake)?;
         let devices = self.context.devices.enter(&self.granted, &self.context.pod_dir(uid));
         devices.inspect_err(|_| self.context.ledger.release(uid))

@@ -15,6 +15,7 @@ use kobune_runtime::{
     SandboxId,
 };
 
+use crate::app_armor;
 use crate::backoff::go_duration;
 use crate::context::Context;
 use crate::env::environment;
@@ -256,8 +257,10 @@ impl Starter {
             self.event(member, Severity::Warning, "InvalidEnvironmentVariableNames", message);
         }
         let seccomp_root = self.context.config.node_dir().join("seccomp");
-        let security = security_context(&self.pod, container, &image.config.user, &seccomp_root)
+        let mut security = security_context(&self.pod, container, &image.config.user, &seccomp_root)
             .map_err(|error| bad(error.to_string()))?;
+        let profile = app_armor::Host::look().profile(&app_armor::Wanted::by(&self.pod, container));
+        security.apparmor = profile.map_err(|why| bad(format!("Cannot enforce AppArmor: {why}")))?;
         let uid = pod::uid(&self.pod);
         let pod_dir = self.context.pod_dir(uid);
         let (owner, wanted, for_mounts, blocking_dir) =

@@ -319,6 +319,11 @@ async fn commands_and_logs(world: &mut World) -> Result<()> {
     let own = summary["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == "exec");
     let memory = own.and_then(|pod| pod["containers"][0]["memory"]["workingSetBytes"].as_u64());
     ensure!(memory.is_some_and(|bytes| bytes > 0), "{summary:#}");
+    if std::path::Path::new("/proc/pressure/cpu").exists() {
+        ensure!(summary["node"]["cpu"]["psi"]["some"]["total"].is_u64(), "{summary:#}");
+        let metrics = world.fetch("/metrics/cadvisor").await?;
+        ensure!(metrics.contains("container_pressure_memory_waiting_seconds_total{id=\"/\"}"), "{metrics}");
+    }
     world.fetch("/metrics/resource").await?;
     let follow = world.fetch("/containerLogs/ns/exec/c?follow=true");
     let end = async {
@@ -657,6 +662,20 @@ async fn says_what_is_wrong(world: &mut World) -> Result<()> {
     ensure!(world.api.get(&World::path("strange")).unwrap_or_default()["status"]["phase"] != "Running");
     world.delete("strange", 0);
     world.gone("strange").await?;
+    let enforced = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
+    if !enforced.starts_with('Y') {
+        let profile = json!({"appArmorProfile": {"type": "RuntimeDefault"}});
+        world.create("armor", json!({"containers": [{"name": "c", "run": "hold", "securityContext": profile}]}));
+        let pod = world.phase("armor", "Failed").await?;
+        ensure!(
+            pod["status"]["reason"] == "AppArmor"
+                && pod["status"]["message"]
+                    == "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host",
+            "{pod:#}"
+        );
+        world.delete("armor", 0);
+        world.gone("armor").await?;
+    }
     let waiting = |pod: &Value| {
         pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default().to_owned()
     };

@@ -1,7 +1,7 @@
 //! `/metrics/cadvisor`: the container metrics that dashboards and rules of the field look for, with cAdvisor's names.
 
 use http::Response;
-use kobune_runtime::{ContainerState, Resources};
+use kobune_runtime::{ContainerState, Pressures, Resources};
 
 use super::text::{Text, seconds};
 use super::used;
@@ -59,6 +59,7 @@ pub async fn cadvisor(server: &Server) -> Result<Response<Body>, Refusal> {
         .collect();
     let mut out = Text::default();
     containers(&mut out, &all);
+    pressures(&mut out, &all);
     network(&mut out, &pods);
     out.family("machine_cpu_cores", "gauge", "Number of logical CPU cores.");
     out.value("machine_cpu_cores", &[], server.context.machine.cpus, None);
@@ -146,6 +147,34 @@ fn containers(out: &mut Text, all: &[Labelled<'_>]) {
     each("container_last_seen", "gauge", "Last time a container was seen by the exporter", &|one| {
         Some(one.used.stats.at.as_second() as f64)
     });
+}
+
+/// Waiting, of each container where its cgroup tells, and of the whole machine as the root group `/`.
+fn pressures(out: &mut Text, all: &[Labelled<'_>]) {
+    let machine = Pressures::of_machine();
+    for (index, kind) in ["cpu", "memory", "io"].into_iter().enumerate() {
+        let of_kind = |of: &Pressures| [of.cpu, of.memory, of.io][index];
+        for full in [true, false] {
+            let (sort, what) = match full {
+                true => ("stalled", "no tasks in the container could make progress"),
+                false => ("waiting", "tasks in the container have waited"),
+            };
+            let name = format!("container_pressure_{kind}_{sort}_seconds_total");
+            out.family(&name, "counter", &format!("Total time duration {what} due to {kind} congestion."));
+            let lost = |of: &Pressures| {
+                let stall = of_kind(of).map(|pressure| if full { pressure.full } else { pressure.some });
+                stall.map(|stall| stall.total as f64 / 1e6)
+            };
+            if let Some(lost) = lost(&machine) {
+                out.value(&name, &[("id", "/")], lost, None);
+            }
+            for one in all {
+                if let Some(lost) = lost(&one.used.stats.pressures) {
+                    out.value(&name, &one.labels(), lost, Some(one.used.stats.at.as_millisecond()));
+                }
+            }
+        }
+    }
 }
 
 fn network(out: &mut Text, pods: &[PodUsage]) {

@@ -2,7 +2,7 @@
 
 use http::{Response, StatusCode};
 use jiff::Timestamp;
-use kobune_runtime::ContainerStats;
+use kobune_runtime::{ContainerStats, Pressure, Pressures, Stall};
 use serde_json::{Value, json};
 
 use super::{machine_cpu, used};
@@ -11,8 +11,26 @@ use crate::machine;
 use crate::pod;
 use crate::usage::{ContainerUsage, PodUsage, traffic};
 
-fn cpu(time: &str, nanoseconds: u64) -> Value {
-    json!({"time": time, "usageCoreNanoSeconds": nanoseconds})
+fn cpu(time: &str, nanoseconds: u64, pressures: &Pressures) -> Value {
+    let mut made = json!({"time": time, "usageCoreNanoSeconds": nanoseconds});
+    waiting(&mut made, pressures.cpu);
+    made
+}
+
+/// `psi` of CPU, memory or disk, where the kernel tells (KEP-4205).
+fn waiting(of: &mut Value, pressure: Option<Pressure>) {
+    let stall = |stall: Stall| json!({"total": stall.total, "avg10": stall.avg10, "avg60": stall.avg60, "avg300": stall.avg300});
+    if let Some(pressure) = pressure {
+        of["psi"] = json!({"full": stall(pressure.full), "some": stall(pressure.some)});
+    }
+}
+
+/// The waiting for disks, which has a place of its own.
+fn io(of: &mut Value, time: &str, pressures: &Pressures) {
+    if pressures.io.is_some() {
+        of["io"] = json!({"time": time});
+        waiting(&mut of["io"], pressures.io);
+    }
 }
 
 fn memory(time: &str, stats: &ContainerStats) -> Value {
@@ -23,18 +41,22 @@ fn memory(time: &str, stats: &ContainerStats) -> Value {
     if let Some(limit) = stats.memory_limit {
         made["availableBytes"] = json!(limit.saturating_sub(stats.memory_working_set));
     }
+    waiting(&mut made, stats.pressures.memory);
     made
 }
 
 fn container(used: &ContainerUsage) -> Value {
     let time = used.stats.at.to_string();
     let layer = used.disk.writable_layer;
-    json!({
-        "name": used.name, "startTime": used.started.to_string(), "cpu": cpu(&time, used.stats.cpu_nanoseconds),
+    let mut made = json!({
+        "name": used.name, "startTime": used.started.to_string(),
+        "cpu": cpu(&time, used.stats.cpu_nanoseconds, &used.stats.pressures),
         "memory": memory(&time, &used.stats),
         "rootfs": {"time": time, "usedBytes": layer.bytes, "inodesUsed": layer.inodes},
         "logs": {"time": time, "usedBytes": used.disk.log_bytes},
-    })
+    });
+    io(&mut made, &time, &used.stats.pressures);
+    made
 }
 
 fn pod_stats(used: &PodUsage) -> Value {
@@ -47,10 +69,11 @@ fn pod_stats(used: &PodUsage) -> Value {
     let mut made = json!({
         "podRef": {"name": pod::name(&used.pod), "namespace": pod::namespace(&used.pod), "uid": pod::uid(&used.pod)},
         "startTime": start, "containers": used.containers.iter().map(container).collect::<Vec<_>>(),
-        "cpu": cpu(&time, whole.cpu_nanoseconds), "memory": memory(&time, &whole),
+        "cpu": cpu(&time, whole.cpu_nanoseconds, &whole.pressures), "memory": memory(&time, &whole),
         "ephemeral-storage": {"time": time, "usedBytes": bytes, "inodesUsed": inodes},
         "process_stats": {"process_count": whole.pids},
     });
+    io(&mut made, &time, &whole.pressures);
     if let Some(process) = used.process {
         let interfaces: Vec<Value> = traffic(process)
             .iter()
@@ -78,14 +101,17 @@ pub async fn summary(server: &Server) -> Result<Response<Body>, Refusal> {
     let file_system = json!({"time": now, "capacityBytes": disk.size, "availableBytes": disk.available,
         "usedBytes": disk.size.saturating_sub(disk.available), "inodes": disk.inodes, "inodesFree": disk.inodes_free,
         "inodesUsed": disk.inodes.saturating_sub(disk.inodes_free)});
-    let summary = json!({
+    let pressures = Pressures::of_machine();
+    let mut summary = json!({
         "node": {
-            "nodeName": server.context.config.name, "cpu": cpu(&now, machine_cpu()),
+            "nodeName": server.context.config.name, "cpu": cpu(&now, machine_cpu(), &pressures),
             "memory": {"time": now, "usageBytes": busy, "workingSetBytes": busy, "availableBytes": available},
             "fs": file_system, "runtime": {"imageFs": file_system, "containerFs": file_system},
             "rlimit": {"time": now, "maxpid": server.context.machine.pid_max, "curproc": machine::tasks()},
         },
         "pods": pods,
     });
+    waiting(&mut summary["node"]["memory"], pressures.memory);
+    io(&mut summary["node"], &now, &pressures);
     Ok(answer(StatusCode::OK, "application/json", summary.to_string()))
 }
