@@ -1,7 +1,7 @@
 //! `kobune apply`: compares first, refuses before anything is touched, applies phase by phase, waits, and prunes last.
 
 pub mod diagnose;
-mod progress;
+pub mod progress;
 pub mod wait;
 
 use std::path::PathBuf;
@@ -112,22 +112,23 @@ pub async fn carry_out(mut batch: Batch, options: &BatchOptions, manner: &Manner
         );
     }
     let mut progress = Progress::new(style);
-    let mut work = Work { applied: Vec::new(), done: 0 };
-    let interrupt = Interrupt::listen();
-    let outcome = phases(&mut batch, options, manner, &mut progress, &mut work, &interrupt).await;
-    progress.clear();
-    if let Err(error) = outcome {
-        return Err(stopped(error, &batch, &work));
-    }
-    let counts = batch
-        .plan
-        .summary()
-        .replace("to create", "created")
-        .replace("to change", "changed")
-        .replace("to recreate", "recreated");
-    let counts = counts.replace("to prune", "pruned").replace("to adopt", "adopted");
-    progress.line(&style.bold(format!("Done: {counts}.")));
+    execute(&mut batch, options, manner, &mut progress, &Interrupt::listen()).await?;
+    progress.line(&style.bold(format!("Done: {}.", batch.plan.done())));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Applies, waits and prunes what a batch's plan says, which must not be blocked.
+pub async fn execute(
+    batch: &mut Batch,
+    options: &BatchOptions,
+    manner: &Manner,
+    progress: &mut Progress,
+    interrupt: &Interrupt,
+) -> Result<()> {
+    let mut work = Work { applied: Vec::new(), done: 0 };
+    let outcome = phases(batch, options, manner, progress, &mut work, interrupt).await;
+    progress.clear();
+    outcome.map_err(|error| stopped(error, batch, &work))
 }
 
 /// What has been done until now.
@@ -151,10 +152,21 @@ fn stopped(error: anyhow::Error, batch: &Batch, work: &Work) -> anyhow::Error {
     error.context(format!("stopped: {advice}{back}"))
 }
 
-/// Whether somebody pressed Ctrl-C. The second time ends the program at once.
-struct Interrupt(tokio::sync::watch::Receiver<bool>);
+/// Somebody wanted the work to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("interrupted")]
+pub struct Interrupted;
+
+/// Whether the work is to stop where it can: somebody pressed Ctrl-C, or wants something else by now.
+pub struct Interrupt(tokio::sync::watch::Receiver<bool>);
 
 impl Interrupt {
+    /// Set when the other end sends `true`.
+    pub fn by(receiver: tokio::sync::watch::Receiver<bool>) -> Interrupt {
+        Interrupt(receiver)
+    }
+
+    /// Set by Ctrl-C. The second time ends the program at once.
     fn listen() -> Interrupt {
         let (sender, receiver) = tokio::sync::watch::channel(false);
         tokio::spawn(async move {
@@ -173,7 +185,7 @@ impl Interrupt {
     }
 
     fn check(&self) -> Result<()> {
-        if self.is_set() { Err(anyhow!("interrupted")) } else { Ok(()) }
+        if self.is_set() { Err(Interrupted.into()) } else { Ok(()) }
     }
 
     /// Runs something that may be dropped at any time.
@@ -181,7 +193,7 @@ impl Interrupt {
         let mut receiver = self.0.clone();
         tokio::select! {
             result = work => result,
-            Ok(_) = receiver.wait_for(|set| *set) => Err(anyhow!("interrupted")),
+            Ok(_) = receiver.wait_for(|set| *set) => Err(Interrupted.into()),
         }
     }
 }

@@ -160,7 +160,8 @@ impl ApplySet {
         Ok(set)
     }
 
-    fn path(&self) -> String {
+    /// The parent's path.
+    pub fn path(&self) -> String {
         format!("/api/v1/namespaces/{}/secrets/{}", request::query(&self.namespace), request::query(&self.name))
     }
 

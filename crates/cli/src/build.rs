@@ -85,9 +85,16 @@ pub fn yaml(target: &str) -> Result<String> {
     Ok(output(&options)?.yaml()?)
 }
 
+/// What a kustomization below `root` comes to, as YAML, when whoever wrote it must see nothing else of this machine: files
+/// and folders outside of `root` are refused, and so are charts, and unless `remote` also what is elsewhere.
+pub fn confined(folder: &std::path::Path, root: &std::path::Path, remote: bool) -> Result<String> {
+    let disk = Disk::confined(root, remote);
+    Ok(kobune_kustomize::build(&disk, ".", folder, &Options::default())?.yaml()?)
+}
+
 /// Builds, and says on standard error what is to be warned of.
 fn output(options: &BuildOptions) -> Result<Output> {
-    let disk = Disk::new(&options.helm_command)?;
+    let disk = Disk::new(&options.helm_command);
     let settings = Options {
         load_restriction: match options.load_restrictor {
             LoadRestrictor::RootOnly => LoadRestriction::RootOnly,

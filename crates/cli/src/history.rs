@@ -140,6 +140,20 @@ pub async fn record(
     Ok(())
 }
 
+/// Deletes all revisions of a set.
+pub async fn forget(client: &Client, set: &ApplySet) -> Result<()> {
+    for revision in revisions(client, set).await? {
+        for name in revision.parts.values() {
+            let path = format!("{}/{}", folder(&set.namespace), request::query(name));
+            match request::delete(client, &path, &json!({})).await {
+                Err(error) if !error.is(404) => return Err(error).with_context(|| format!("delete secret/{name}")),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
 async fn load(client: &Client, set: &ApplySet, revision: &Revision) -> Result<Vec<Value>> {
     let mut packed = Vec::new();
     for name in revision.parts.values() {

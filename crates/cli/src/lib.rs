@@ -7,6 +7,7 @@ mod build;
 mod connect;
 mod discovery;
 mod download;
+mod duration;
 mod fields;
 mod history;
 mod manifests;
@@ -17,6 +18,7 @@ mod plan;
 mod readiness;
 mod request;
 mod style;
+mod sync;
 mod table;
 mod take_over;
 mod targets;
@@ -32,6 +34,7 @@ pub use build::{BuildOptions, build};
 pub use connect::ConnectOptions;
 pub use history::{HistoryOptions, RollbackOptions, history, rollback};
 pub use plan::{PlanOptions, plan};
+pub use sync::{Account, Connect, SyncOptions, SyncSettings, connect_in_process, run as run_sync, sync};
 pub use token::{TokenCommand, token};
 pub use verbs::{
     ApiResourcesOptions, AuthCommand, DeleteOptions, GetOptions, LogsOptions, ScaleOptions, api_resources, auth,

@@ -128,6 +128,11 @@ impl Manifest {
 /// Reads the objects of files, of all `.yaml`, `.yml` and `.json` files of folders (by name; with everything below them when
 /// `recursive`), and of standard input (`-`).
 pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Manifest>> {
+    read_below(sources, recursive, Path::new(""))
+}
+
+/// The same, with files named from a folder on.
+pub fn read_below(sources: &[PathBuf], recursive: bool, root: &Path) -> Result<Vec<Manifest>> {
     let mut reader = Reader::default();
     for source in sources {
         if source == Path::new("-") {
@@ -136,7 +141,7 @@ pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Manifest>> {
             continue;
         }
         for file in files(source, recursive)? {
-            let name = file.display().to_string();
+            let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
             let size = std::fs::metadata(&file).with_context(|| format!("read {name}"))?.len();
             if size > LARGEST {
                 bail!("{name}: {} MB are more than a manifest may have ({} MB)", size >> 20, LARGEST >> 20);

@@ -39,6 +39,8 @@ pub enum Command {
     History(kobune_cli::HistoryOptions),
     /// Apply an earlier revision of a set of objects again
     Rollback(kobune_cli::RollbackOptions),
+    /// Keep objects as git repositories have them: tends the Syncs of any cluster
+    Sync(kobune_cli::SyncOptions),
     /// Print objects in tables, as JSON or as YAML
     Get(kobune_cli::GetOptions),
     /// Print what containers say
@@ -133,6 +135,11 @@ pub struct UpOptions {
     pub cluster_domain: String,
     #[command(flatten)]
     pub ingress: IngressOptions,
+    /// Tend Syncs: keep objects as git repositories have them (see `kobune sync --help`)
+    #[arg(long, env = "KOBUNE_SYNC")]
+    pub sync: bool,
+    #[command(flatten)]
+    pub sync_settings: kobune_cli::SyncSettings,
     #[command(flatten)]
     pub storage: StorageOptions,
     #[command(flatten)]

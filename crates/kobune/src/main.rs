@@ -70,6 +70,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Apply(options) => return process::offline(kobune_cli::apply(options)),
         Command::History(options) => return process::offline(kobune_cli::history(options)),
         Command::Rollback(options) => return process::offline(kobune_cli::rollback(options)),
+        Command::Sync(options) => process::run(|token| kobune_cli::sync(options, token)),
         Command::Up(options) => process::run(|token| up::run(options, up::Parts::All, token)),
         Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
         Command::Agent(options) => process::run(|token| agent::run(options, token)),

@@ -179,6 +179,19 @@ impl Server {
             let follow = authorization::follow(Arc::clone(&self.authorization), token.clone());
             parts.spawn(async { ("authorization", follow.await) });
         }
+        if let Some(settings) = self.settings.sync.clone() {
+            let own = self.client_as("system:kobune-sync", &["system:masters"]);
+            let (api, client, url) = (Arc::clone(&self.api), own.clone(), "in process".to_owned());
+            let client_as =
+                move |user: &str, groups: &[&str]| kube::Client::new(api.service_as(user_of(user, groups)), "default");
+            let connect = kobune_cli::connect_in_process(url, own, client_as);
+            let cache = self.settings.names.data_dir.join("sync");
+            let syncs = self.lead("kobune-sync", client, token, move |token| {
+                let (connect, settings, cache) = (Arc::clone(&connect), settings.clone(), cache.clone());
+                async move { kobune_cli::run_sync(connect, &settings, &cache, None, token).await.context("syncs") }
+            });
+            parts.spawn(async { ("syncs", syncs.await) });
+        }
         let serve = self.api.serve(self.listener, self.tls, serving);
         parts.spawn(async { ("API server", serve.await.context("API server")) });
     }

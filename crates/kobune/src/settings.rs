@@ -70,6 +70,8 @@ pub struct ServerSettings {
     pub api: ApiOptions,
     pub scheduler: SchedulerOptions,
     pub storage: StorageOptions,
+    /// What may be done for Syncs, where they are tended here.
+    pub sync: Option<kobune_cli::SyncSettings>,
 }
 
 /// What a node needs to know.
@@ -147,6 +149,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         api: options.api.clone(),
         scheduler: options.scheduler.clone(),
         storage: options.storage.clone(),
+        sync: options.sync.then(|| options.sync_settings.clone()),
     };
     let node = NodeSettings {
         name,
@@ -264,6 +267,11 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("service-node-port-range: {}", server.node_ports);
     println!("cluster-cidr: {}", texts(&server.cluster_cidrs));
     println!("cluster-domain: {}", server.cluster_domain);
+    println!("sync: {}", options.sync);
+    println!("sync-require-service-account: {}", options.sync_settings.sync_require_service_account);
+    println!("sync-allow-remote-bases: {}", options.sync_settings.sync_allow_remote_bases);
+    println!("sync-allow-local-repositories: {}", options.sync_settings.sync_allow_local_repositories);
+    println!("sync-largest-repository: {}", options.sync_settings.sync_largest_repository);
     println!("ingress: {}", options.ingress.ingress);
     println!("ingress-http-port: {}", options.ingress.ingress_http_port);
     println!("ingress-https-port: {}", options.ingress.ingress_https_port);

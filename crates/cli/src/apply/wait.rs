@@ -30,6 +30,11 @@ pub struct Awaited {
     pub last: Value,
 }
 
+/// Everything is written, and something does not get ready.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub String);
+
 /// The API of a resource, in a namespace where it has one.
 pub fn api(client: &kube::Client, resource: &Resource, namespace: Option<&str>) -> Api<DynamicObject> {
     let kind = GroupVersionKind::gvk(&resource.group, &resource.version, &resource.kind);
@@ -139,7 +144,7 @@ pub async fn ready(
         Ok(result) => result,
         Err(_) => {
             let lines: Vec<String> = waiting.iter().map(|it| format!("  {}: {}", label(it), words(it))).collect();
-            bail!("not everything is ready after {} s:\n{}", limit.as_secs(), lines.join("\n"))
+            Err(NotReady(format!("not everything is ready after {} s:\n{}", limit.as_secs(), lines.join("\n"))).into())
         }
     }
 }
@@ -184,7 +189,9 @@ async fn watch(
                         let line = format!("{} {}", label(&done), progress.style.green("ready"));
                         progress.line(&line);
                     }
-                    Readiness::Failed(why) => bail!("{} failed: {why}", label(&waiting[index])),
+                    Readiness::Failed(why) => {
+                        return Err(NotReady(format!("{} failed: {why}", label(&waiting[index]))).into());
+                    }
                     Readiness::Missing(_) => {}
                 }
                 if waiting.is_empty() {

@@ -18,16 +18,50 @@ pub(super) struct Disk {
     count: Cell<u32>,
     /// Repositories that were fetched, by URL, reference and submodules: several bases often come from one.
     copies: RefCell<HashMap<(String, String, bool), PathBuf>>,
+    /// The folder that nothing may lead out of, and whether other machines may be asked.
+    confined: Option<(PathBuf, bool)>,
 }
 
 impl Disk {
-    pub(super) fn new(helm: &str) -> Result<Disk> {
-        Ok(Disk {
+    pub(super) fn new(helm: &str) -> Disk {
+        Disk {
             helm: helm.to_owned(),
             scratch: RefCell::new(None),
             count: Cell::new(0),
             copies: RefCell::new(HashMap::new()),
-        })
+            confined: None,
+        }
+    }
+
+    /// The same for manifests that are not trusted: nothing outside of `root` is read.
+    pub(super) fn confined(root: &Path, remote: bool) -> Disk {
+        let mut disk = Disk::new("helm");
+        disk.confined = Some((root.to_owned(), remote));
+        disk
+    }
+
+    /// The path without links, if it may be looked at.
+    fn inside(&self, path: &Path) -> std::io::Result<PathBuf> {
+        let real = std::fs::canonicalize(path)?;
+        let Some((root, _)) = &self.confined else { return Ok(real) };
+        let fetched = self.scratch.borrow().as_ref().is_some_and(|scratch| real.starts_with(scratch));
+        if fetched || real.starts_with(root) {
+            return Ok(real);
+        }
+        Err(std::io::Error::new(std::io::ErrorKind::PermissionDenied, "it leads out of the repository"))
+    }
+
+    /// Refuses to ask another machine where that is not allowed.
+    fn may_ask(&self, url: &str) -> Result<(), BuildError> {
+        let problem = match &self.confined {
+            Some((_, false)) => "what is not in the repository itself is not fetched (see --allow-remote-bases)",
+            // git would also read folders of this machine.
+            Some((_, true)) if !url.starts_with("https://") && !url.starts_with("ssh://") => {
+                "only https:// and ssh:// are allowed here"
+            }
+            _ => return Ok(()),
+        };
+        Err(BuildError::Read { path: url.to_owned(), problem: problem.to_owned() })
     }
 
     /// A new folder that nobody else can look into.
@@ -85,23 +119,25 @@ fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> BuildError {
 
 impl Files for Disk {
     fn read(&self, path: &Path) -> std::io::Result<Vec<u8>> {
-        std::fs::read(path)
+        std::fs::read(self.inside(path)?)
     }
 
     fn canonical(&self, path: &Path) -> std::io::Result<PathBuf> {
-        std::fs::canonicalize(path)
+        self.inside(path)
     }
 
     fn is_dir(&self, path: &Path) -> bool {
-        path.is_dir()
+        self.inside(path).is_ok_and(|real| real.is_dir())
     }
 
     fn download(&self, url: &str) -> Result<Vec<u8>, BuildError> {
+        self.may_ask(url)?;
         let failed = |problem: String| BuildError::Read { path: url.to_owned(), problem };
         crate::download::get(url).map_err(|error| failed(format!("{error:#}")))
     }
 
     fn clone_repository(&self, repository: &Repository) -> Result<PathBuf, BuildError> {
+        self.may_ask(&repository.url)?;
         let key = (repository.url.clone(), repository.reference.clone(), repository.submodules);
         if let Some(folder) = self.copies.borrow().get(&key) {
             return Ok(folder.clone());
@@ -134,6 +170,10 @@ impl Files for Disk {
     }
 
     fn render(&self, chart: &Chart) -> Result<Vec<u8>, BuildError> {
+        if self.confined.is_some() {
+            let problem = "charts are not rendered here".to_owned();
+            return Err(BuildError::Program { program: self.helm.clone(), problem });
+        }
         let scratch = self.folder()?;
         if !chart.home.join(chart.name()).is_dir() {
             self.helm(chart, &scratch, &chart.pull()?)?;

@@ -175,19 +175,29 @@ impl Plan {
 
     /// `2 to create, 1 to change`.
     pub fn summary(&self) -> String {
-        let parts: Vec<String> = [
-            (Action::Create, "to create"),
-            (Action::Change, "to change"),
-            (Action::Recreate, "to recreate"),
-            (Action::Prune, "to prune"),
-            (Action::Adopt, "to adopt"),
-            (Action::Unchanged, "unchanged"),
-        ]
-        .into_iter()
-        .map(|(action, words)| (self.count(action), words))
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, words)| format!("{count} {words}"))
-        .collect();
+        self.counts(|action| match action {
+            Action::Create => "to create",
+            Action::Change => "to change",
+            Action::Recreate => "to recreate",
+            Action::Prune => "to prune",
+            Action::Adopt => "to adopt",
+            Action::Unchanged => "unchanged",
+        })
+    }
+
+    /// `2 created, 1 changed`.
+    pub fn done(&self) -> String {
+        self.counts(Action::done)
+    }
+
+    fn counts(&self, words: impl Fn(Action) -> &'static str) -> String {
+        let parts: Vec<String> =
+            [Action::Create, Action::Change, Action::Recreate, Action::Prune, Action::Adopt, Action::Unchanged]
+                .into_iter()
+                .map(|action| (self.count(action), words(action)))
+                .filter(|(count, _)| *count > 0)
+                .map(|(count, words)| format!("{count} {words}"))
+                .collect();
         if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }
     }
 }

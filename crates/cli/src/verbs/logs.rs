@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{PlaceOptions, from_server};
 use crate::discovery::Discovery;
+use crate::duration;
 use crate::request;
 use crate::style::{ColorChoice, Style};
 
@@ -255,7 +256,7 @@ fn query(options: &LogsOptions) -> Result<String> {
         _ => {}
     }
     if let Some(since) = &options.since {
-        query.push_str(&format!("&sinceSeconds={}", seconds(since)?));
+        query.push_str(&format!("&sinceSeconds={}", since_seconds(since)?));
     }
     if let Some(time) = &options.since_time {
         query.push_str(&format!("&sinceTime={}", request::query(time)));
@@ -266,35 +267,9 @@ fn query(options: &LogsOptions) -> Result<String> {
     Ok(query)
 }
 
-/// The seconds of a duration as Go writes it, `1h30m`; a part of a second counts as a whole one.
-fn seconds(text: &str) -> Result<u64> {
-    let units = [("h", 3_600_000), ("ms", 1), ("m", 60_000), ("s", 1_000)];
-    let mut rest = text;
-    let mut milliseconds: u64 = 0;
-    let wrong = || anyhow!("--since {text}: this is no duration, such as 5s, 2m or 3h");
-    while !rest.is_empty() {
-        let digits = rest.find(|letter: char| !letter.is_ascii_digit()).filter(|end| *end > 0).ok_or_else(wrong)?;
-        let (number, behind) = rest.split_at(digits);
-        let (unit, factor) = units.iter().find(|(unit, _)| behind.starts_with(unit)).ok_or_else(wrong)?;
-        let part = number.parse::<u64>().ok().and_then(|number| number.checked_mul(*factor)).ok_or_else(wrong)?;
-        milliseconds = milliseconds.checked_add(part).ok_or_else(wrong)?;
-        rest = &behind[unit.len()..];
-    }
-    if milliseconds == 0 { Err(wrong()) } else { Ok(milliseconds.div_ceil(1_000)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations() {
-        let check = |text: &str, expected: Option<u64>| assert_eq!(seconds(text).ok(), expected, "{text}");
-        check("5s", Some(5));
-        check("1h30m", Some(5400));
-        check("1500ms", Some(2));
-        for wrong in ["", "5", "m", "-5s", "99999999999999999999h", "0s"] {
-            check(wrong, None);
-        }
-    }
+/// Of `--since`: a part of a second counts as a whole one.
+fn since_seconds(text: &str) -> Result<u64> {
+    let since = duration::parse(text).filter(|since| !since.is_zero());
+    let since = since.ok_or_else(|| anyhow!("--since {text}: this is no duration, such as 5s, 2m or 3h"))?;
+    Ok(u64::try_from(since.as_millis().div_ceil(1_000))?)
 }

@@ -18,6 +18,7 @@ mod split;
 mod storage;
 mod storage_driver;
 mod streams;
+mod sync;
 mod workloads;
 
 use std::time::Duration;
