@@ -3,7 +3,7 @@
 use std::{net::IpAddr, ops::RangeInclusive, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    Guest,
+    Guest, Tracer,
     audit::Auditor,
     security::{Authorization, TokenWebhook, encryption::Encryption, jwt::Authentication},
 };
@@ -54,6 +54,8 @@ pub struct Config {
     pub encryption: Option<Arc<Encryption>>,
     /// What writes the audit trail.
     pub auditor: Option<Arc<Auditor>>,
+    /// What makes traces of requests.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 impl Config {
@@ -82,6 +84,7 @@ impl Config {
             guests: Vec::new(),
             encryption: None,
             auditor: None,
+            tracer: None,
         }
     }
 }

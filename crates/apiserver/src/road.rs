@@ -31,6 +31,7 @@ use crate::{
     respond,
     security::{Attributes, Credentials, User},
     server::Caller,
+    spans::{self, Fact, Open},
     specials, table, websocket,
 };
 
@@ -76,6 +77,8 @@ impl ApiServer {
     ) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             let started = Instant::now();
+            let mut span = self.config.tracer.as_ref().and_then(|tracer| tracer.begin(request.headers()));
+            let method = span.as_ref().map(|_| request.method().clone());
             let zips = compress::is_accepted(request.headers());
             let accepted = request.headers().get(header::ACCEPT).cloned();
             let pretty = pretty(&request);
@@ -92,7 +95,7 @@ impl ApiServer {
                     Err(error) => Err(error),
                 }
             };
-            let outcome = AssertUnwindSafe(work).catch_unwind().await;
+            let outcome = spans::scope(span.as_ref(), AssertUnwindSafe(work).catch_unwind()).await;
             let mut response = match outcome {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
@@ -119,6 +122,9 @@ impl ApiServer {
             response.headers_mut().insert(audit::AUDIT_ID, audit_id);
             if let Some(flow) = &told.flow {
                 flow.mark(response.headers_mut());
+            }
+            if let Some(span) = &mut span {
+                describe(span, &told, method, response.status());
             }
             let response = self.conclude(told, response, started.elapsed());
             match socket {
@@ -445,6 +451,19 @@ impl ApiServer {
 
     async fn special(self: &Arc<Self>, call: Call, verb: &str, body: &bytes::Bytes) -> Answer<Response<Body>> {
         specials::serve(self, call, verb, body).await
+    }
+}
+
+/// Says in its span what became of a request.
+fn describe(span: &mut Open, told: &Told, method: Option<Method>, status: http::StatusCode) {
+    let about = if told.kind.is_some() { told.resource() } else { told.path };
+    span.name(format!("{} {about}", told.verb));
+    if let Some(method) = method {
+        span.fact("http.request.method", Fact::Text(method.to_string()));
+    }
+    span.fact("http.response.status_code", Fact::Number(status.as_u16().into()));
+    if status.is_server_error() {
+        span.failed(status);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     security::{self, Security, User, bootstrap},
     servers::Servers,
     services::{Allocator, Cidr},
+    spans::Traced,
     webhook::{WebhookClient, Webhooks},
 };
 
@@ -149,6 +150,10 @@ impl ApiServer {
         store: Arc<dyn Store>,
         catalogue: Arc<Catalogue>,
     ) -> Result<Arc<Self>, BuildError> {
+        let store: Arc<dyn Store> = match config.tracer {
+            Some(_) => Arc::new(Traced(store)),
+            None => store,
+        };
         let ranges = config
             .service_cidrs
             .iter()

@@ -1,4 +1,4 @@
-//! gRPC to a plugin's socket.
+//! gRPC to a plugin's socket, or to a server in the network.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,10 +17,16 @@ pub const QUESTION: Duration = Duration::from_secs(15);
 /// How long work on a volume may take, as upstream: formatting takes its time.
 pub const WORK: Duration = Duration::from_secs(120);
 
-/// A plugin behind a socket. Connects when first used, and again after the plugin was started anew.
+/// A plugin behind a socket, or a server. Connects when first used, and again after the plugin was started anew.
 #[derive(Clone)]
 pub struct Client {
     grpc: Grpc<Channel>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Client").finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -32,6 +38,11 @@ impl Client {
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }
         });
         Client { grpc: Grpc::new(Endpoint::from_static("http://localhost").connect_with_connector_lazy(connect)) }
+    }
+
+    /// A client of a server in the network, spoken to in the clear; nothing is sent.
+    pub fn at(address: Uri) -> Client {
+        Client { grpc: Grpc::new(Endpoint::from(address).connect_lazy()) }
     }
 
     /// One call.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use clap::Args;
 use kobune_apiserver::security::encryption::Encryption;
-use kobune_apiserver::{Auditor, LogOptions, WebhookOptions, format_duration};
+use kobune_apiserver::{Auditor, LogOptions, Tracer, WebhookOptions, format_duration};
 
 use crate::authentication::AuthenticationOptions;
 use crate::authorization::AuthorizationOptions;
@@ -101,6 +101,9 @@ pub struct ApiOptions {
     /// The pause before what the webhook did not take is posted again, which grows from time to time
     #[arg(long, value_name = "DURATION", env = "KOBUNE_AUDIT_WEBHOOK_INITIAL_BACKOFF", default_value = "10s", value_parser = duration)]
     pub audit_webhook_initial_backoff: Duration,
+    /// Send traces of requests to the collector of this TracingConfiguration, by OTLP
+    #[arg(long, value_name = "FILE", env = "KOBUNE_TRACING_CONFIG_FILE")]
+    pub tracing_config_file: Option<PathBuf>,
     /// How many reading requests are worked on at once, 0 for no limit
     #[arg(long, value_name = "COUNT", env = "KOBUNE_MAX_REQUESTS_INFLIGHT", default_value_t = 400)]
     pub max_requests_inflight: usize,
@@ -132,6 +135,7 @@ impl ApiOptions {
             ("audit-webhook-batch-max-size", self.audit_webhook_batch_max_size.to_string()),
             ("audit-webhook-batch-max-wait", format_duration(self.audit_webhook_batch_max_wait)),
             ("audit-webhook-initial-backoff", format_duration(self.audit_webhook_initial_backoff)),
+            ("tracing-config-file", file(self.tracing_config_file.as_deref())),
             ("max-requests-inflight", self.max_requests_inflight.to_string()),
             ("max-mutating-requests-inflight", self.max_mutating_requests_inflight.to_string()),
             ("event-ttl", format_duration(self.event_ttl)),
@@ -153,6 +157,7 @@ impl ApiOptions {
         }
         config.token_webhook = self.authentication.token_webhook()?;
         config.authorization = self.authorization.load()?;
+        config.tracer = self.tracing_config_file.as_deref().map(Tracer::load).transpose()?;
         if let Some(policy) = &self.audit_policy_file {
             let log = self.audit_log_path.clone().map(|path| LogOptions {
                 path,

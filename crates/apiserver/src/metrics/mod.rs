@@ -76,6 +76,10 @@ impl ApiServer {
             }
         }
         self.config.authorization.metrics.write(&mut out);
+        if let Some(tracer) = &self.config.tracer {
+            let help = "Number of spans that were lost because the collector was not quick enough.";
+            out.single("kobune_trace_spans_dropped_total", "counter", help, tracer.dropped());
+        }
         self.write_build(&mut out);
         process::write(&mut out);
         out.single("kobune_store_revision", "gauge", "The store's newest revision.", self.store.revision());

@@ -13,10 +13,13 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use super::destination::{Destination, Place};
-use crate::outgoing::{
-    endpoints::{self, Endpoint, Port, ResolveError},
-    pool::{Pool, pool, problem},
-    trust::{Identity, TrustError},
+use crate::{
+    outgoing::{
+        endpoints::{self, Endpoint, Port, ResolveError},
+        pool::{Pool, pool, problem},
+        trust::{Identity, TrustError},
+    },
+    spans::{self, Fact, Open, Side},
 };
 
 /// How many distinct client configurations keep connections; more begin anew. Clusters have some tens.
@@ -114,11 +117,19 @@ impl WebhookClient {
         longest: usize,
     ) -> Result<Bytes, CallError> {
         let url = format!("https://{}{}{query}", destination.authority(), destination.path);
-        let call = self.exchange(destination, query, &url, body, longest);
-        match tokio::time::timeout(timeout, call).await {
+        let mut span = spans::begin("call webhook", Side::Client);
+        let call = self.exchange(destination, query, &url, body, longest, span.as_ref().and_then(Open::header));
+        let outcome = match tokio::time::timeout(timeout, call).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(CallError::Timeout { url }),
+            Err(_) => Err(CallError::Timeout { url: url.clone() }),
+        };
+        if let Some(span) = &mut span {
+            span.fact("url.full", Fact::Text(url));
+            if let Err(error) = &outcome {
+                span.failed(error);
+            }
         }
+        outcome
     }
 
     async fn exchange(
@@ -128,6 +139,7 @@ impl WebhookClient {
         url: &str,
         body: Bytes,
         longest: usize,
+        trace: Option<(&'static str, HeaderValue)>,
     ) -> Result<Bytes, CallError> {
         let connections = self.connections(destination)?;
         // The semaphore is never closed, so waiting for it ends with a place.
@@ -143,15 +155,17 @@ impl WebhookClient {
         let address = || CallError::Address { url: url.to_owned() };
         let uri: Uri =
             format!("https://{}{}{query}", endpoint.authority(), destination.path).parse().map_err(|_| address())?;
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(uri)
             .header(header::HOST, HeaderValue::from_str(&destination.authority()).map_err(|_| address())?)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
-            .header(header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(body))
-            .map_err(|_| address())?;
+            .header(header::USER_AGENT, "kube-apiserver-admission");
+        if let Some((name, value)) = trace {
+            request = request.header(name, value);
+        }
+        let request = request.body(Full::new(body)).map_err(|_| address())?;
         let response = connections
             .client
             .request(request)

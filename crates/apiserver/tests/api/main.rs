@@ -17,6 +17,7 @@ mod proxies;
 mod quotas;
 mod samples;
 mod services;
+mod spans;
 mod verbs;
 mod watches;
 mod webhook_server;
