@@ -95,8 +95,19 @@ impl Api {
             .collect()
     }
 
-    pub fn put(&self, path: &str, mut object: Value) -> Value {
+    pub fn put(&self, path: &str, object: Value) -> Value {
+        self.store(&mut self.state.lock(), path, object)
+    }
+
+    /// Changes what is there, with nobody else's change between the look and the write.
+    pub fn change(&self, path: &str, change: impl FnOnce(&mut Value)) -> Option<Value> {
         let mut state = self.state.lock();
+        let mut object = state.objects.get(path)?.clone();
+        change(&mut object);
+        Some(self.store(&mut state, path, object))
+    }
+
+    fn store(&self, state: &mut State, path: &str, mut object: Value) -> Value {
         state.revision += 1;
         let known = state.objects.contains_key(path);
         object["metadata"]["resourceVersion"] = json!(state.revision.to_string());
@@ -151,19 +162,24 @@ impl Api {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap_or_default());
                 json_answer(201, &self.put(&path, body))
             }
-            Method::PATCH => match self.get(&object_path) {
-                Some(mut object) => {
-                    if body["metadata"]["uid"].is_string() && body["metadata"]["uid"] != object["metadata"]["uid"] {
-                        return json_answer(
-                            409,
-                            &json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": "uid"}),
-                        );
+            Method::PATCH => {
+                let mut meant = true;
+                let changed = self.change(&object_path, |object| {
+                    meant =
+                        !body["metadata"]["uid"].is_string() || body["metadata"]["uid"] == object["metadata"]["uid"];
+                    if meant {
+                        merge(object, &body);
                     }
-                    merge(&mut object, &body);
-                    json_answer(200, &self.put(&object_path, object))
+                });
+                match changed {
+                    Some(object) if meant => json_answer(200, &object),
+                    Some(_) => json_answer(
+                        409,
+                        &json!({"kind": "Status", "status": "Failure", "code": 409, "reason": "Conflict", "message": "uid"}),
+                    ),
+                    None => not_found(),
                 }
-                None => not_found(),
-            },
+            }
             Method::DELETE => {
                 self.remove(&object_path);
                 json_answer(200, &json!({"kind": "Status", "status": "Success"}))

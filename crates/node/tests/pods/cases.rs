@@ -313,7 +313,7 @@ async fn commands_and_logs(world: &mut World) -> Result<()> {
     ensure!(text == "exec\n" && status["status"] == "Success", "{text} {status}");
     let (_, status) = exec(world, "exec", &["/nothing"]).await?;
     ensure!(status["status"] == "Failure", "{status}");
-    ensure!(world.log("exec", "c").await? == "holding\n");
+    ensure!(world.written("exec", "c").await? == "holding\n");
     ensure!(world.fetch("/containerLogs/ns/exec/c?timestamps=true&tailLines=1").await?.ends_with("Z holding\n"));
     let summary: Value = serde_json::from_str(&world.fetch("/stats/summary").await?)?;
     let own = summary["pods"].as_array().into_iter().flatten().find(|pod| pod["podRef"]["name"] == "exec");

@@ -140,9 +140,9 @@ pub async fn devices_of_claims(world: &mut World) -> Result<()> {
     let asked = Asked::default();
     let driver = start(world, &asked)?;
     world.phase("claimer", "Succeeded").await?;
-    ensure!(world.log("claimer", "some").await? == "THING_one=here\nTHING_two=\n");
-    ensure!(world.log("claimer", "all").await? == "THING_one=here\nTHING_two=here\n");
-    ensure!(world.log("claimer", "none").await? == "THING_one=\nTHING_two=\n");
+    ensure!(world.written("claimer", "some").await? == "THING_one=here\nTHING_two=\n");
+    ensure!(world.written("claimer", "all").await? == "THING_one=here\nTHING_two=here\n");
+    ensure!(world.written("claimer", "none").await? == "THING_one=\nTHING_two=\n");
     world.delete("claimer", 0);
     world.gone("claimer").await?;
     let told = asked.lock().expect("not poisoned").clone();

@@ -171,8 +171,8 @@ pub async fn devices_of_plugins(world: &mut World) -> Result<()> {
                 .any(|status| status["name"] == "c" && status["ready"] == true)
         })
         .await?;
-    ensure!(world.log("holder", "c").await? == "THINGS=t0,t1\n");
-    ensure!(world.log("holder", "other").await?.contains("No such file"), "a container has what is not its own");
+    ensure!(world.written("holder", "c").await? == "THINGS=t0,t1\n");
+    ensure!(world.written("holder", "other").await?.contains("No such file"), "a container has what is not its own");
     let pods: PodList =
         call(&world.node_dir().join("pod-resources/kubelet.sock"), "/v1.PodResourcesLister/List", Nothing {}).await?;
     let mine = pods.pods.iter().find(|pod| pod.name == "holder").map(|pod| pod.containers[0].devices.clone());
@@ -202,7 +202,7 @@ pub async fn devices_of_plugins(world: &mut World) -> Result<()> {
             own["restartCount"].as_i64() >= Some(1) && own["ready"] == true
         })
         .await?;
-    ensure!(world.log("holder", "c").await? == "THINGS=t0,t1\n");
+    ensure!(world.written("holder", "c").await? == "THINGS=t0,t1\n");
     ensure!(asked.lock().expect("not poisoned").len() == count, "the plugin was asked once");
     world.delete("holder", 0);
     world.gone("holder").await

@@ -39,7 +39,7 @@ pub async fn run_from_files(world: &mut World) -> Result<()> {
     ensure!(shown["metadata"]["annotations"][MIRROR] == shown["metadata"]["annotations"]["kubernetes.io/config.hash"]);
     ensure!(shown["metadata"]["ownerReferences"][0]["kind"] == "Node", "{:#}", shown["metadata"]);
     ensure!(shown["metadata"]["labels"]["app"] == "static" && shown["spec"]["nodeName"] == "n");
-    ensure!(world.log("static-n", "c").await? == "GREETING=hello\n");
+    ensure!(world.written("static-n", "c").await? == "GREETING=hello\n");
 
     // Nobody ends it by deleting what only shows it.
     world.delete("static-n", 30);

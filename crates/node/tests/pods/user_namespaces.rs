@@ -42,7 +42,7 @@ pub async fn runs_among_users_of_its_own(world: &mut World) -> Result<()> {
     }
     for name in ["mapped", "mapped-too"] {
         world.ready(name).await?;
-        ensure!(world.log(name, "c").await? == "written\n", "{}", world.log(name, "c").await?);
+        ensure!(world.written(name, "c").await? == "written\n", "{}", world.written(name, "c").await?);
     }
     let (one, two) = (map(world, "mapped").await?, map(world, "mapped-too").await?);
     ensure!(one[0] == 0 && one[2] == 65_536 && one[1] >= 65_536, "{one:?}");

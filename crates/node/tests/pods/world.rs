@@ -202,10 +202,11 @@ impl World {
     }
 
     pub fn delete(&self, name: &str, grace: i64) {
-        let mut pod = self.api.get(&World::path(name)).expect("the pod");
-        pod["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
-        pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
-        self.api.put(&World::path(name), pod);
+        let changed = self.api.change(&World::path(name), |pod| {
+            pod["metadata"]["deletionTimestamp"] = json!(jiff::Timestamp::now().to_string());
+            pod["metadata"]["deletionGracePeriodSeconds"] = json!(grace);
+        });
+        changed.expect("the pod");
     }
 
     /// Waits until the pod is as wanted; the error shows how it is.
@@ -292,11 +293,12 @@ impl World {
 
     /// Changes a pod's resources as the API's `resize` does.
     pub fn resize(&self, name: &str, resources: Value) {
-        let mut pod = self.api.get(&World::path(name)).expect("the pod");
-        pod["spec"]["containers"][0]["resources"] = resources;
-        let generation = pod["metadata"]["generation"].as_i64().unwrap_or(1);
-        pod["metadata"]["generation"] = json!(generation + 1);
-        self.api.put(&World::path(name), pod);
+        let changed = self.api.change(&World::path(name), |pod| {
+            pod["spec"]["containers"][0]["resources"] = resources;
+            let generation = pod["metadata"]["generation"].as_i64().unwrap_or(1);
+            pod["metadata"]["generation"] = json!(generation + 1);
+        });
+        changed.expect("the pod");
     }
 
     pub async fn connect(&self) -> Result<Box<dyn Connection>> {
@@ -319,6 +321,18 @@ impl World {
         task.abort();
         ensure!(status.is_success(), "{path}: {status} {}", String::from_utf8_lossy(&body));
         Ok(String::from_utf8_lossy(&body).into_owned())
+    }
+
+    /// Waits until a container has written something: that it runs does not say that it has.
+    pub async fn written(&self, name: &str, container: &str) -> Result<String> {
+        let what = format!("container {container} of pod {name} has written something");
+        let has = async |world: &World| match world.log(name, container).await {
+            Ok(log) if log.is_empty() => Err("its log is empty".to_owned()),
+            Ok(_) => Ok(()),
+            Err(error) => Err(format!("{error:#}")),
+        };
+        self.until(&what, has).await?;
+        self.log(name, container).await
     }
 
     pub async fn log(&self, name: &str, container: &str) -> Result<String> {
