@@ -82,6 +82,7 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         restarts_what_crashes,
         init_containers_and_sidecars,
         probes_decide,
+        a_hung_probe_concerns_its_container_only,
         commands_and_logs,
         forwards_ports,
         shows_the_files_of_an_image,
@@ -266,6 +267,31 @@ async fn probes_decide(world: &mut World) -> Result<()> {
     ensure!(world.reasons("probed").iter().any(|reason| reason == "Unhealthy"));
     world.delete("probed", 1);
     world.gone("probed").await
+}
+
+/// A probe whose command never ends counts as failed after its time, and no other pod waits for it.
+async fn a_hung_probe_concerns_its_container_only(world: &mut World) -> Result<()> {
+    let probe = json!({"exec": {"command": ["/kobune", "tool", "hold"]}, "timeoutSeconds": 1, "periodSeconds": 1, "failureThreshold": 1});
+    world.create(
+        "hung",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "run": "hold", "livenessProbe": probe}, {"name": "beside", "run": "hold"}]}),
+    );
+    world.phase("hung", "Running").await?;
+    world.create("other", json!({"terminationGracePeriodSeconds": 1, "containers": [{"name": "c", "run": "hold"}]}));
+    world.ready("other").await?;
+    let count = |pod: &Value, index: usize| pod["status"]["containerStatuses"][index]["restartCount"].as_u64();
+    let of = |pod: &Value, name: &str| {
+        let statuses = pod["status"]["containerStatuses"].as_array()?;
+        count(pod, statuses.iter().position(|status| status["name"] == name)?)
+    };
+    let pod = world.wait("hung", "restarted", |pod| of(pod, "c").is_some_and(|count| count > 0)).await?;
+    ensure!(of(&pod, "beside") == Some(0), "{:#}", pod["status"]);
+    ensure!(world.reasons("hung").iter().any(|reason| reason == "Unhealthy"), "{:?}", world.reasons("hung"));
+    for name in ["hung", "other"] {
+        world.delete(name, 1);
+        world.gone(name).await?;
+    }
+    Ok(())
 }
 
 /// Runs a command in a pod's container `c`: what it writes, and the status on the error channel.
