@@ -28,8 +28,6 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::cli::{Cli, Command, ConfigCommand};
 
 fn main() -> ExitCode {
@@ -46,7 +44,7 @@ fn main() -> ExitCode {
         Some("tool") => return kobune_tools::main(arguments.into_iter().skip(1)),
         _ => {}
     }
-    let cli = Cli::parse();
+    let cli = Cli::of(arguments);
     // As of `kubectl diff`: 1 says that something would change.
     let failure = if matches!(cli.command, Command::Plan(_)) { ExitCode::from(2) } else { ExitCode::FAILURE };
     match run(cli) {
