@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::alone::{ControllersOptions, SchedulerAloneOptions};
 use crate::api_options::ApiOptions;
 use crate::scheduler_options::SchedulerOptions;
 use crate::simulate::SimulateOptions;
@@ -52,6 +53,10 @@ pub enum Command {
     Server(UpOptions),
     /// Run this machine as a node of a cluster that is elsewhere
     Agent(AgentOptions),
+    /// Run the controllers alone, for an API server that is elsewhere, be it kobune's or another one
+    Controllers(ControllersOptions),
+    /// Run the scheduler alone, for an API server that is elsewhere, be it kobune's or another one
+    Scheduler(SchedulerAloneOptions),
     /// Run a cluster whose nodes are not there: as many as you like, whose pods run at once
     Simulate(SimulateOptions),
     /// Show what applying manifests would change, field by field
@@ -156,6 +161,9 @@ pub struct UpOptions {
     /// The domain of Services
     #[arg(long, value_name = "DOMAIN", env = "KOBUNE_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Parts that are not started here because they run elsewhere
+    #[arg(long, value_name = "PART", env = "KOBUNE_WITHOUT", value_delimiter = ',')]
+    pub without: Vec<Part>,
     #[command(flatten)]
     pub ingress: IngressOptions,
     /// Tend Syncs: keep objects as git repositories have them (see `kobune sync --help`)
@@ -171,6 +179,25 @@ pub struct UpOptions {
     pub scheduler: SchedulerOptions,
     #[command(flatten)]
     pub node: NodeOptions,
+}
+
+/// A part of a server that can run elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// See `kobune controllers`
+    Controllers,
+    /// See `kobune scheduler`
+    Scheduler,
+}
+
+impl Part {
+    /// The part as the flag names it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Controllers => "controllers",
+            Part::Scheduler => "scheduler",
+        }
+    }
 }
 
 /// The flags of the Ingress proxy.

@@ -7,14 +7,23 @@
 //! ```
 //!
 //! Clocks are not compared: a lease has run out when it was not seen to change for its whole duration.
+//!
+//! Leases are long because flash is slow now and then. A leader that was killed is found out sooner: candidates hold a watch at
+//! the leader's own server, whose address is on the lease. When that ends and the address refuses connections, no program is
+//! there, and a lease that is silent for longer than a leader is between two renewals is free.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use k8s_openapi::jiff::Timestamp;
-use kube::api::{Api, ObjectMeta, PostParams};
+use kube::api::{Api, ObjectMeta, PostParams, WatchParams};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// How long a lease lasts that is not renewed; client-go's default, as are the next two.
@@ -26,6 +35,15 @@ const RETRY: Duration = Duration::from_secs(2);
 /// How long the work may take to stop after the lease is lost. Then nobody else has it yet, since a lease lasts longer
 /// than a leader tries.
 const STOP: Duration = Duration::from_secs(4);
+
+/// How long a lease is silent at least whose holder's server refuses connections: longer than a leader is between two tries, so
+/// that one which has only changed its address keeps its lease.
+const SILENCE: Duration = Duration::from_secs(3);
+/// The annotation that says where the server of the holder is.
+const SERVER: &str = "kobune.dev/server";
+
+/// Makes a client for the server at an address.
+pub type Connect = Arc<dyn Fn(SocketAddr) -> BoxFuture<'static, Result<kube::Client>> + Send + Sync>;
 
 /// What to do about the lease.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,14 +58,14 @@ enum Step {
     Wait,
 }
 
-/// Decides by who holds the lease and how long it has not been seen to change.
-fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration) -> Step {
+/// Decides by who holds the lease, how long it has not been seen to change, and whether the holder's server is dead.
+fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration, dead: bool) -> Step {
     let Some(spec) = spec else { return Step::Create };
     let lasts = spec.lease_duration_seconds.and_then(|seconds| u64::try_from(seconds).ok()).map(Duration::from_secs);
     match spec.holder_identity.as_deref() {
         Some(holder) if holder == me => Step::Renew,
         None | Some("") => Step::Take,
-        Some(_) if unchanged >= lasts.unwrap_or(DURATION) => Step::Take,
+        Some(_) if unchanged >= lasts.unwrap_or(DURATION) || (dead && unchanged >= SILENCE) => Step::Take,
         Some(_) => Step::Wait,
     }
 }
@@ -75,14 +93,24 @@ pub struct Candidate {
     leases: Api<Lease>,
     name: &'static str,
     identity: String,
+    /// Where our own server is, and how others are reached; nothing for one whose API server is somebody else's.
+    servers: Option<(SocketAddr, Connect)>,
     /// The lease as it was last seen, and since when it is so.
     seen: Option<(Lease, Instant)>,
+    /// Whether the server of who held it then has refused a connection since.
+    dead: bool,
 }
 
 impl Candidate {
-    /// Stands for the lease of this name in `kube-system`.
-    pub fn new(client: kube::Client, name: &'static str, identity: String) -> Candidate {
-        Candidate { leases: Api::namespaced(client, "kube-system"), name, identity, seen: None }
+    /// Stands for the lease of this name in `kube-system`. `servers` is where our own server is, and how others are reached.
+    pub fn new(
+        client: kube::Client,
+        name: &'static str,
+        identity: String,
+        servers: Option<(SocketAddr, Connect)>,
+    ) -> Candidate {
+        let leases = Api::namespaced(client, "kube-system");
+        Candidate { leases, name, identity, servers, seen: None, dead: false }
     }
 
     /// Looks at the lease and takes or renews it if that is due. Answers whether it is ours now.
@@ -93,6 +121,7 @@ impl Candidate {
             _ => true,
         };
         if changed {
+            self.dead = false;
             self.seen = found.map(|lease| (lease, Instant::now()));
         }
         let (lease, unchanged) = match &self.seen {
@@ -100,17 +129,22 @@ impl Candidate {
             None => (None, Duration::ZERO),
         };
         let spec = lease.and_then(|lease| lease.spec.as_ref());
-        let step = if lease.is_some() && spec.is_none() { Step::Take } else { decide(spec, &self.identity, unchanged) };
+        let step = if lease.is_some() && spec.is_none() {
+            Step::Take
+        } else {
+            decide(spec, &self.identity, unchanged, self.dead)
+        };
         let spec = Some(held(spec, &self.identity, Timestamp::now()));
         let written = match step {
             Step::Wait => return Ok(false),
             Step::Create => {
-                let metadata = ObjectMeta { name: Some(self.name.to_owned()), ..ObjectMeta::default() };
+                let name = Some(self.name.to_owned());
+                let metadata = self.signed(ObjectMeta { name, ..ObjectMeta::default() });
                 self.leases.create(&PostParams::default(), &Lease { metadata, spec }).await
             }
             Step::Take | Step::Renew => {
                 // With the resourceVersion that was read: of two candidates one is refused.
-                let metadata = lease.map(|lease| lease.metadata.clone()).unwrap_or_default();
+                let metadata = self.signed(lease.map(|lease| lease.metadata.clone()).unwrap_or_default());
                 self.leases.replace(self.name, &PostParams::default(), &Lease { metadata, spec }).await
             }
         };
@@ -125,15 +159,65 @@ impl Candidate {
         }
     }
 
+    /// The lease's metadata with our address.
+    fn signed(&self, mut metadata: ObjectMeta) -> ObjectMeta {
+        let annotations = metadata.annotations.get_or_insert_default();
+        match &self.servers {
+            Some((own, _)) => drop(annotations.insert(SERVER.to_owned(), own.to_string())),
+            // That of whoever held it before.
+            None => drop(annotations.remove(SERVER)),
+        }
+        metadata
+    }
+
+    /// Who holds the lease, and where its server is.
+    fn holder(&self) -> Option<(String, SocketAddr)> {
+        let (lease, _) = self.seen.as_ref()?;
+        let holder = lease.spec.as_ref()?.holder_identity.clone().filter(|holder| !holder.is_empty())?;
+        let server = lease.metadata.annotations.as_ref()?.get(SERVER)?.parse().ok()?;
+        Some((holder, server))
+    }
+
     /// Waits until the lease is ours.
     async fn win(&mut self) {
+        // Whose server is watched, and the wait for its end.
+        let mut vigil: Option<(String, BoxFuture<'static, ()>)> = None;
         loop {
             match self.attempt().await {
                 Ok(true) => return,
                 Ok(false) => {}
                 Err(error) => tracing::info!(lease = self.name, %error, "cannot reach the lease"),
             }
-            tokio::time::sleep(RETRY).await;
+            let holder = self.holder().filter(|_| !self.dead);
+            if vigil.as_ref().map(|(known, _)| known) != holder.as_ref().map(|(holder, _)| holder) {
+                let connect = self.servers.as_ref().map(|(_, connect)| Arc::clone(connect));
+                vigil = holder
+                    .zip(connect)
+                    .map(|((holder, server), connect)| (holder, end_of(connect, self.name, server).boxed()));
+            }
+            let silent = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
+            let pause = if self.dead { SILENCE.saturating_sub(silent).min(RETRY) } else { RETRY };
+            let ended = async {
+                match &mut vigil {
+                    Some((_, end)) => end.await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Both may be dropped: the vigil stays where it is.
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = ended => {
+                    vigil = None;
+                    tracing::info!(lease = self.name, "the leader's server is gone");
+                    // Its last renewal may not have been seen yet; the silence begins with it.
+                    match self.attempt().await {
+                        Ok(true) => return,
+                        Ok(false) => {}
+                        Err(error) => tracing::info!(lease = self.name, %error, "cannot reach the lease"),
+                    }
+                    self.dead = true;
+                }
+            }
         }
     }
 
@@ -198,6 +282,32 @@ impl Candidate {
     }
 }
 
+/// Waits until no server is at an address any more: until a watch there has ended and a connection is refused.
+async fn end_of(connect: Connect, lease: &'static str, server: SocketAddr) {
+    loop {
+        if let Err(error) = stay_at(&connect, lease, server).await {
+            tracing::debug!(lease, %server, %error, "cannot watch the leader's server");
+        }
+        let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
+        match tokio::time::timeout(RETRY, TcpStream::connect(server)).await {
+            Ok(Err(error)) if refused(&error) => return,
+            // It is there, or nobody can say.
+            Ok(_) | Err(_) => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// Holds a watch at a server until it ends.
+async fn stay_at(connect: &Connect, lease: &str, server: SocketAddr) -> Result<()> {
+    let leases = Api::<Lease>::namespaced(connect(server).await?, "kube-system");
+    let only_this = WatchParams::default().fields(&format!("metadata.name={lease}")).timeout(290);
+    let mut changes = leases.watch(&only_this, "0").await?.boxed();
+    while let Some(change) = changes.next().await {
+        change?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,9 +323,15 @@ mod tests {
 
     #[test]
     fn who_leads() {
-        let check = |spec: Option<LeaseSpec>, unchanged: u64, expected: Step| {
-            assert_eq!(decide(spec.as_ref(), "me", Duration::from_secs(unchanged)), expected, "{spec:?} {unchanged}");
+        let decided = |spec: Option<&LeaseSpec>, unchanged: u64, dead: bool| {
+            decide(spec, "me", Duration::from_secs(unchanged), dead)
         };
+        let check = |spec: Option<LeaseSpec>, unchanged: u64, expected: Step| {
+            assert_eq!(decided(spec.as_ref(), unchanged, false), expected, "{spec:?} {unchanged}");
+        };
+        // One that still renews its lease is not dead, whatever its address says.
+        assert_eq!(decided(Some(&lease("other", 15)), 2, true), Step::Wait);
+        assert_eq!(decided(Some(&lease("other", 15)), 3, true), Step::Take);
         check(None, 0, Step::Create);
         check(Some(lease("me", 15)), 0, Step::Renew);
         check(Some(lease("me", 15)), 100, Step::Renew);

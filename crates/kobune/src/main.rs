@@ -2,6 +2,7 @@
 
 mod admin;
 mod agent;
+mod alone;
 mod api_options;
 mod authentication;
 mod authorization;
@@ -72,6 +73,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(options) => process::run(|token| up::run(options, up::Parts::All, token)),
         Command::Server(options) => process::run(|token| up::run(options, up::Parts::Server, token)),
         Command::Agent(options) => process::run(|token| agent::run(options, token)),
+        Command::Controllers(options) => process::run(|token| alone::controllers(options, token)),
+        Command::Scheduler(options) => process::run(|token| alone::scheduler(options, token)),
         Command::Simulate(options) => process::run(|token| simulate::run(options, token)),
         Command::Build(options) => kobune_cli::build(&options),
         Command::Token(command) => process::offline(kobune_cli::token(command)),

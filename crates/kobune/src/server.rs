@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::authorization;
-use crate::election::Candidate;
+use crate::cli::Part;
+use crate::election::{Candidate, Connect};
 use crate::metrics::MetricsGuest;
 use crate::settings::{ServerSettings, address_at, texts};
 
@@ -32,6 +33,8 @@ pub struct Server {
     tokens: Arc<ServiceAccountTokens>,
     scheduling: kobune_scheduler::Config,
     authorization: Arc<Authorization>,
+    /// Where other machines find this server.
+    address: SocketAddr,
 }
 
 impl Server {
@@ -88,6 +91,7 @@ impl Server {
             tokens: Arc::new(tokens),
             scheduling,
             authorization,
+            address: SocketAddr::new(node_ip, port),
         };
         metrics.begin(server.client_as("system:metrics-server", &["system:masters"]));
         server.write_admin_kubeconfig(node_ip, port)?;
@@ -138,7 +142,24 @@ impl Server {
             return work(token).boxed();
         }
         let identity = format!("{}_{}", self.host_name, uuid::Uuid::new_v4());
-        Candidate::new(client, lease, identity).run(token, work).boxed()
+        let servers = Some((self.address, self.connect()));
+        Candidate::new(client, lease, identity, servers).run(token, work).boxed()
+    }
+
+    /// Clients for other servers of the cluster, which have the same authority.
+    fn connect(&self) -> Connect {
+        let authority = Arc::clone(&self.authority);
+        Arc::new(move |server| {
+            let pair = authority.client_certificate("system:kube-controller-manager", &["system:masters"]);
+            let authority = authority.certificate_pem().to_owned();
+            let connected = async move {
+                let text = kubeconfig(&format!("https://{server}"), &authority, &pair?);
+                let config = kube::config::Kubeconfig::from_yaml(&text)?;
+                let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
+                Ok(kube::Client::try_from(config)?)
+            };
+            connected.boxed()
+        })
     }
 
     /// Starts to answer, and starts the controllers and the scheduler; each part's end is a result in `parts`.
@@ -163,18 +184,23 @@ impl Server {
             service_account_tokens: Some(Arc::clone(&self.tokens)),
             ..kobune_controllers::Config::default()
         };
-        let controllers = self.lead("kube-controller-manager", client.clone(), token, move |token| {
-            let run = kobune_controllers::run(client.clone(), config.clone(), token);
-            async { run.await.context("controllers") }
-        });
-        parts.spawn(async { ("controllers", controllers.await) });
-        let client = self.client_as("system:kube-scheduler", &[]);
-        let scheduling = self.scheduling.clone();
-        let scheduler = self.lead("kube-scheduler", client.clone(), token, move |token| {
-            let run = kobune_scheduler::run(client.clone(), scheduling.clone(), token);
-            async { run.await.context("scheduler") }
-        });
-        parts.spawn(async { ("scheduler", scheduler.await) });
+        let without = |part: Part| self.settings.without.contains(&part);
+        if !without(Part::Controllers) {
+            let controllers = self.lead("kube-controller-manager", client.clone(), token, move |token| {
+                let run = kobune_controllers::run(client.clone(), config.clone(), token);
+                async { run.await.context("controllers") }
+            });
+            parts.spawn(async { ("controllers", controllers.await) });
+        }
+        if !without(Part::Scheduler) {
+            let client = self.client_as("system:kube-scheduler", &[]);
+            let scheduling = self.scheduling.clone();
+            let scheduler = self.lead("kube-scheduler", client.clone(), token, move |token| {
+                let run = kobune_scheduler::run(client.clone(), scheduling.clone(), token);
+                async { run.await.context("scheduler") }
+            });
+            parts.spawn(async { ("scheduler", scheduler.await) });
+        }
         if self.authorization.file().is_some() {
             let follow = authorization::follow(Arc::clone(&self.authorization), token.clone());
             parts.spawn(async { ("authorization", follow.await) });

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::api_options::ApiOptions;
 use clap::ValueEnum;
 
-use crate::cli::{Backend, NodeOptions, PortRange, UpOptions};
+use crate::cli::{Backend, NodeOptions, Part, PortRange, UpOptions};
 use crate::scheduler_options::SchedulerOptions;
 use crate::storage::StorageOptions;
 
@@ -72,6 +72,8 @@ pub struct ServerSettings {
     pub storage: StorageOptions,
     /// What may be done for Syncs, where they are tended here.
     pub sync: Option<kobune_cli::SyncSettings>,
+    /// What runs elsewhere.
+    pub without: Vec<Part>,
 }
 
 /// What a node needs to know.
@@ -150,6 +152,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         scheduler: options.scheduler.clone(),
         storage: options.storage.clone(),
         sync: options.sync.then(|| options.sync_settings.clone()),
+        without: options.without.clone(),
     };
     let node = NodeSettings {
         name,
@@ -272,6 +275,7 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("sync-allow-remote-bases: {}", options.sync_settings.sync_allow_remote_bases);
     println!("sync-allow-local-repositories: {}", options.sync_settings.sync_allow_local_repositories);
     println!("sync-largest-repository: {}", options.sync_settings.sync_largest_repository);
+    println!("without: [{}]", server.without.iter().map(|part| part.name()).collect::<Vec<_>>().join(", "));
     println!("ingress: {}", options.ingress.ingress);
     println!("ingress-http-port: {}", options.ingress.ingress_http_port);
     println!("ingress-https-port: {}", options.ingress.ingress_https_port);

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use kobune_testbed::{Cluster, eventually};
+use kobune_testbed::{Cluster, Running, eventually};
 
 use crate::{SETTLE, wait_for};
 
@@ -254,4 +254,46 @@ spec:
         if used * 20 < elapsed { Ok(()) } else { Err(format!("{used:?} of the processor in {elapsed:?}")) }
     });
     assert!(!cluster.log().contains("panicked"), "{}", cluster.log());
+}
+
+/// Controllers and scheduler as programs of their own, which know of the server no more than a kubeconfig tells.
+#[test]
+fn controllers_and_scheduler_run_alone() {
+    let cluster = Cluster::builder(env!("CARGO_BIN_EXE_kobune"))
+        .simulated(2)
+        .argument("--without=controllers,scheduler")
+        .start()
+        .expect("a cluster starts");
+    let alone = |part: &str| {
+        let mut command = cluster.host().command(env!("CARGO_BIN_EXE_kobune"));
+        command.args([part, "--kubeconfig"]).arg(cluster.kubeconfig());
+        Running::start(command, None).expect("it starts")
+    };
+    cluster.apply(
+        r#"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec: {containers: [{name: c, image: i}]}
+"#,
+    );
+    let pods = || cluster.kubectl(["get", "replicasets,pods", "-o", "name"]).unwrap().ok();
+    assert_eq!(pods(), "", "nobody is there who would make any");
+    let (first, _scheduler) = (alone("controllers"), alone("scheduler"));
+    wait_for(&cluster, &["deployment", "web"], ".status.availableReplicas", "2");
+    // Of two that stand for the lease one works; the other one begins when the first one stops.
+    let second = alone("controllers");
+    let leads = |running: &Running| running.stderr().contains("leads from now on");
+    assert!(leads(&first) && !leads(&second), "{}", second.stderr());
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
+        .expect("it runs");
+    first.finish(SETTLE).expect("it ends").ok();
+    cluster.kubectl(["scale", "deployment/web", "--replicas=4"]).unwrap().ok();
+    wait_for(&cluster, &["deployment", "web"], ".status.availableReplicas", "4");
+    assert!(leads(&second), "{}", second.stderr());
 }
