@@ -85,12 +85,19 @@ if [ ! -d "$work" ]; then
 fi
 [ -n "$up_only" ] && exit 0
 
+# Some tests first ask google.com whether the machine is on the internet. This one is not, on purpose: something nearby
+# says yes, as a proxy, for that question alone.
+nsenter --net="/run/netns/$name-one" python3 "$here/internet.py" 127.0.0.1 3128 >"$results/internet.log" 2>&1 &
+internet=$!
+
 # The tests run beside the first machine, as a person with an admin's kubeconfig would.
 gone=$(grep -v '^#' "$here/gone.txt" | grep . | paste -sd '|')
 skip=${skip:+$skip|}$gone
 suite=("$out/bin/ginkgo" -noColor -nodes="$parallel" -focus="$focus" -skip="$skip" "$out/bin/e2e.test" --
     --kubeconfig="$work/one/admin.kubeconfig" --kubectl-path="$tools/kubectl" --provider=skeleton
     --repo-root="$out/kubernetes-1.20.2" --report-dir="$results" --dump-logs-on-failure=false --disable-log-dump)
-nsenter --net="/run/netns/$name-one" env PATH="$tools:$PATH" "${suite[@]}" >"$results/e2e.log" 2>&1 && code=0 || code=$?
+nsenter --net="/run/netns/$name-one" env PATH="$tools:$PATH" HTTP_PROXY=http://127.0.0.1:3128 \
+    NO_PROXY=localhost,127.0.0.0/8,10.0.0.0/8,172.30.0.0/16 "${suite[@]}" >"$results/e2e.log" 2>&1 && code=0 || code=$?
+kill "$internet"
 python3 "$here/summary.py" "$results"
 exit $code

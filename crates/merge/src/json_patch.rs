@@ -15,8 +15,8 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
     if operations.len() > MOST_OPERATIONS {
         return Err(PatchError::TooManyOperations { most: MOST_OPERATIONS, count: operations.len() });
     }
-    let patch: Patch =
-        serde::Deserialize::deserialize(patch).map_err(|error| PatchError::malformed(error.to_string()))?;
+    let patch: Patch = serde::Deserialize::deserialize(&with_values(operations))
+        .map_err(|error| PatchError::malformed(error.to_string()))?;
     let mut result = object.clone();
     match json_patch::patch_unsafe(&mut result, &patch) {
         Ok(()) => Ok(result),
@@ -25,6 +25,20 @@ pub fn json_patch(object: &Value, patch: &Value) -> Result<Value, PatchError> {
             Err(PatchError::unprocessable(words))
         }
     }
+}
+
+/// Operations that need a value and have none get null, as upstream's library reads them: Go clients leave out empty maps.
+fn with_values(operations: &[Value]) -> Value {
+    let with_value = |operation: &Value| {
+        let mut operation = operation.clone();
+        if let Value::Object(fields) = &mut operation
+            && matches!(fields.get("op").and_then(Value::as_str), Some("add" | "replace" | "test"))
+        {
+            fields.entry("value").or_insert(Value::Null);
+        }
+        operation
+    };
+    operations.iter().map(with_value).collect()
 }
 
 /// What upstream's library says of a failed operation.
@@ -99,6 +113,8 @@ mod tests {
             json!([{"op": "test", "path": "/a/b", "value": 1}, {"op": "replace", "path": "/a/b", "value": 2}]),
             Ok(json!({"a": {"b": 2}, "l": [1, 2]})),
         );
+        check(json!([{"op": "replace", "path": "/a"}]), Ok(json!({"a": null, "l": [1, 2]})));
+        check(json!([{"op": "add", "path": "/a/c"}]), Ok(json!({"a": {"b": 1, "c": null}, "l": [1, 2]})));
         check(json!([{"op": "add", "path": "/l/-", "value": 3}]), Ok(json!({"a": {"b": 1}, "l": [1, 2, 3]})));
         check(json!([{"op": "remove", "path": "/a"}]), Ok(json!({"l": [1, 2]})));
         check(json!([{"op": "move", "from": "/a/b", "path": "/c"}]), Ok(json!({"a": {}, "c": 1, "l": [1, 2]})));

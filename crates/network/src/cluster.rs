@@ -4,7 +4,7 @@
 //! annotations and managed fields take no memory. Pods and namespaces are followed only while there are policies.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -26,6 +26,7 @@ use crate::{
         objects::{self, PodFacts, PodInput, Policy},
         selector::Labels,
     },
+    services::serve::Objects,
 };
 
 /// A namespace and a name in it.
@@ -225,19 +226,30 @@ pub struct Tables {
     /// The zone that this node is in.
     pub zone: Option<Box<str>>,
     /// Policies, in order so that what is made from them is the same each time.
-    pub policies: BTreeMap<Key, Policy>,
+    pub(crate) policies: BTreeMap<Key, Policy>,
     /// Pods that have addresses of their own; only while there are policies.
-    pub pods: BTreeMap<Key, PodFacts>,
+    pub(crate) pods: BTreeMap<Key, PodFacts>,
     /// The ranges of ServiceCIDRs, whose key has no namespace: those that the cluster began with among them.
     pub service_ranges: BTreeMap<Key, Vec<IpNet>>,
     /// The labels of namespaces, whose key has no namespace; only while there are policies.
-    pub namespace_labels: BTreeMap<Key, Labels>,
+    pub(crate) namespace_labels: BTreeMap<Key, Labels>,
     services: HashMap<Key, Arc<Service>>,
     slices: HashMap<Key, Arc<Slice>>,
     /// Names of the slices of a service, in order so that what is made from them is the same each time.
-    of_service: HashMap<Key, BTreeSet<Arc<str>>>,
+    of_service: HashMap<Key, Vec<Arc<str>>>,
+    /// Namespaces that have services, each text once, and how many.
     namespaces: HashMap<Arc<str>, usize>,
+    /// Names of nodes that endpoints are on, each text once.
+    nodes: HashSet<Arc<str>>,
+    /// What the services that changed were before the rules last asked; none when they have not asked yet, or when it
+    /// became too much.
+    before: Option<HashMap<Key, Objects>>,
+    /// Counts changes of policies, and of the pods and namespaces that they select.
+    policy_changes: u64,
 }
+
+/// Changes that the rules have not asked for, before all is made anew instead.
+const REMEMBERED: usize = 50_000;
 
 impl Tables {
     /// A service.
@@ -262,6 +274,84 @@ impl Tables {
         self.slices.iter()
     }
 
+    /// A service and its slices.
+    pub fn objects(&self, key: &Key) -> Objects {
+        (self.services.get(key).cloned(), self.slices(key).cloned().collect())
+    }
+
+    /// Every service and its slices.
+    pub fn all_objects(&self) -> Vec<(Key, Objects)> {
+        self.services.keys().map(|key| (key.clone(), self.objects(key))).collect()
+    }
+
+    /// The services that changed since this was last called, what they were then and what they are. None when that is not
+    /// known: all may have changed.
+    pub fn take_changes(&mut self) -> Option<Vec<(Key, Objects, Objects)>> {
+        let before = self.before.replace(HashMap::new())?;
+        Some(before.into_iter().map(|(key, before)| (key.clone(), before, self.objects(&key))).collect())
+    }
+
+    /// Puts a policy in, or takes it out. True when that changed anything.
+    pub fn set_policy(&mut self, key: Key, value: Option<Policy>) -> bool {
+        let changed = set(&mut self.policies, key, value);
+        self.policy_changes += u64::from(changed);
+        changed
+    }
+
+    /// Puts a pod in, or takes it out. True when that changed anything.
+    pub fn set_pod(&mut self, key: Key, value: Option<PodFacts>) -> bool {
+        let changed = set(&mut self.pods, key, value);
+        self.policy_changes += u64::from(changed);
+        changed
+    }
+
+    /// Puts the labels of a namespace in, or takes it out. True when that changed anything.
+    pub fn set_namespace(&mut self, key: Key, value: Option<Labels>) -> bool {
+        let changed = set(&mut self.namespace_labels, key, value);
+        self.policy_changes += u64::from(changed);
+        changed
+    }
+
+    /// Rises when policies change, or what they select.
+    pub fn policy_changes(&self) -> u64 {
+        self.policy_changes
+    }
+
+    /// A service is about to change.
+    fn remember(&mut self, key: &Key) {
+        let Some(before) = &self.before else { return };
+        if before.contains_key(key) {
+            return;
+        }
+        let objects = self.objects(key);
+        if before.len() >= REMEMBERED {
+            self.before = None;
+        } else if let Some(before) = &mut self.before {
+            before.insert(key.clone(), objects);
+        }
+    }
+
+    /// The same name of a node, with its text shared.
+    fn node(&mut self, name: &Arc<str>) -> Arc<str> {
+        if let Some(known) = self.nodes.get(name) {
+            return Arc::clone(known);
+        }
+        // Nodes come and go; names that nobody has any more go when their number doubles.
+        if self.nodes.len() >= 64 && self.nodes.len().is_power_of_two() {
+            self.nodes.retain(|name| Arc::strong_count(name) > 1);
+        }
+        self.nodes.insert(Arc::clone(name));
+        Arc::clone(name)
+    }
+
+    /// The same key, with the namespace's text shared.
+    fn shared(&self, key: Key) -> Key {
+        match self.namespaces.get_key_value(&key.0) {
+            Some((namespace, _)) => (Arc::clone(namespace), key.1),
+            None => key,
+        }
+    }
+
     /// Whether a service is in this namespace.
     pub fn has_services_in(&self, namespace: &str) -> bool {
         self.namespaces.contains_key(namespace)
@@ -269,54 +359,67 @@ impl Tables {
 
     /// Puts a service in, or takes it out. True when that changed anything.
     pub fn set_service(&mut self, key: Key, service: Option<Service>) -> bool {
+        if self.services.get(&key).map(|old| &**old) == service.as_ref() {
+            return false;
+        }
+        self.remember(&key);
+        let key = self.shared(key);
         match service {
-            Some(service) => {
-                if self.services.get(&key).is_some_and(|old| **old == service) {
-                    return false;
-                }
+            Some(mut service) => {
+                service.cluster_ips.shrink_to_fit();
+                service.external_ips.shrink_to_fit();
+                service.ports.shrink_to_fit();
                 let namespace = Arc::clone(&key.0);
                 if self.services.insert(key, Arc::new(service)).is_none() {
                     *self.namespaces.entry(namespace).or_default() += 1;
                 }
-                true
             }
             None => {
-                let existed = self.services.remove(&key).is_some();
-                if existed && let Some(count) = self.namespaces.get_mut(&key.0) {
+                self.services.remove(&key);
+                if let Some(count) = self.namespaces.get_mut(&key.0) {
                     *count -= 1;
                     if *count == 0 {
                         self.namespaces.remove(&key.0);
                     }
                 }
-                existed
             }
         }
+        true
     }
 
     /// Puts a slice in, or takes it out. True when that changed anything.
     pub fn set_slice(&mut self, key: Key, slice: Option<Slice>) -> bool {
-        let old = self.slices.get(&key);
-        if old.map(|old| &**old) == slice.as_ref() {
+        let key = self.shared(key);
+        let old = self.slices.get(&key).cloned();
+        if old.as_deref() == slice.as_ref() {
             return false;
         }
         if let Some(old) = old {
             let owner = (Arc::clone(&key.0), Arc::clone(&old.service));
+            self.remember(&owner);
             if let Some(names) = self.of_service.get_mut(&owner) {
-                names.remove(&key.1);
+                names.retain(|name| *name != key.1);
                 if names.is_empty() {
                     self.of_service.remove(&owner);
                 }
             }
+            self.slices.remove(&key);
         }
-        match slice {
-            Some(slice) => {
-                let owner = (Arc::clone(&key.0), Arc::clone(&slice.service));
-                self.of_service.entry(owner).or_default().insert(Arc::clone(&key.1));
-                self.slices.insert(key, Arc::new(slice));
+        if let Some(mut slice) = slice {
+            let owner = (Arc::clone(&key.0), Arc::clone(&slice.service));
+            self.remember(&owner);
+            // Its text is there already, most of the time.
+            let owner = self.services.get_key_value(&owner).map_or(owner, |(known, _)| known.clone());
+            slice.service = Arc::clone(&owner.1);
+            let names = self.of_service.entry(owner).or_default();
+            names.insert(names.partition_point(|name| *name < key.1), Arc::clone(&key.1));
+            names.shrink_to_fit();
+            for node in slice.endpoints.iter_mut().filter_map(|endpoint| endpoint.node.as_mut()) {
+                *node = self.node(node);
             }
-            None => {
-                self.slices.remove(&key);
-            }
+            slice.endpoints.shrink_to_fit();
+            slice.ports.shrink_to_fit();
+            self.slices.insert(key, Arc::new(slice));
         }
         true
     }
@@ -394,6 +497,7 @@ impl Cluster {
             self.update(|tables| {
                 tables.pods.clear();
                 tables.namespace_labels.clear();
+                tables.policy_changes += 1;
                 true
             });
         }
@@ -412,6 +516,11 @@ impl Cluster {
     /// Reads the tables. The lock is held as long as `read` runs.
     pub fn read<T>(&self, read: impl FnOnce(&Tables) -> T) -> T {
         read(&self.tables.read())
+    }
+
+    /// Reads the tables and takes note that their changes are known.
+    pub(crate) fn take<T>(&self, take: impl FnOnce(&mut Tables) -> T) -> T {
+        take(&mut self.tables.write())
     }
 
     /// Changes the tables and wakes whoever follows them, unless `change` says that nothing changed.
@@ -488,7 +597,7 @@ impl Put for Slice {
 impl Put for Policy {
     const OPTIONAL: bool = true;
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
-        set(&mut tables.policies, key, value)
+        tables.set_policy(key, value)
     }
     fn keys(tables: &Tables) -> Vec<Key> {
         tables.policies.keys().cloned().collect()
@@ -513,7 +622,7 @@ impl Put for Vec<IpNet> {
 
 impl Put for PodFacts {
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
-        set(&mut tables.pods, key, value)
+        tables.set_pod(key, value)
     }
     fn keys(tables: &Tables) -> Vec<Key> {
         tables.pods.keys().cloned().collect()
@@ -525,7 +634,7 @@ impl Put for PodFacts {
 
 impl Put for Labels {
     fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
-        set(&mut tables.namespace_labels, key, value)
+        tables.set_namespace(key, value)
     }
     fn keys(tables: &Tables) -> Vec<Key> {
         tables.namespace_labels.keys().cloned().collect()
@@ -603,7 +712,7 @@ where
                 let listed = std::mem::take(&mut listed);
                 cluster.update(|tables| {
                     let mut changed = false;
-                    let kept: std::collections::HashSet<Key> = listed.iter().map(|(key, _)| key.clone()).collect();
+                    let kept: HashSet<Key> = listed.iter().map(|(key, _)| key.clone()).collect();
                     for key in V::keys(tables) {
                         if !kept.contains(&key) {
                             changed |= V::put(tables, key, None);

@@ -93,6 +93,15 @@ impl Protocol {
             Protocol::Sctp => "sctp",
         }
     }
+
+    /// Its number in IP headers.
+    pub(crate) fn number(self) -> u8 {
+        match self {
+            Protocol::Tcp => 6,
+            Protocol::Udp => 17,
+            Protocol::Sctp => 132,
+        }
+    }
 }
 
 /// A container port that is also reachable on the node's own addresses.
@@ -593,9 +602,7 @@ impl Network {
             network.tear_down(&uid_here, &record.link)?;
             network.state.lock().pods.remove(&uid_here);
             network.release(&record.ips);
-            if !record.host_ports.is_empty() || network.in_force.borrow().policies {
-                network.pods_changed();
-            }
+            network.pods_changed();
             Ok(())
         })
         .await;

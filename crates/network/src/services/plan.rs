@@ -1,8 +1,8 @@
-//! From services, endpoints, policies and this node's pods to the table that serves them. Pure.
+//! The part of the table that does not depend on services: its frame, host ports and policies. Pure.
 //!
 //! ```text
-//!  prerouting ┐                 address . protocol . port ─map─> service chain ─> one endpoint, at random
-//!             ├─> services ──>  local address: protocol . port ─map─> the same chain
+//!  prerouting ┐                 address . protocol . port ─map─> one endpoint, at random
+//!             ├─> services ──>  local address: protocol . port ─map─> the same
 //!  output     ┘                 local address: protocol . port ─map─> host port of a pod
 //!  postrouting    back to itself: from the gateway; leaving the cluster: from the node
 //!  input, forward, output   services without endpoints, and service addresses that nobody has: refused
@@ -11,6 +11,7 @@
 //!
 //! Maps are hash tables, so that a packet costs the same with ten services and with ten thousand, and only the first
 //! packet of a connection comes here. No packet marks are used: they are the machine's own and others use them too.
+//! What services put into the maps is planned in [`super::serve`].
 //!
 //! Other tables' chains on the same hooks have their own say: a packet that another firewall drops stays dropped, and
 //! an `accept` here overrules nothing there. A host whose own forward chain drops by default must accept kobune's
@@ -26,8 +27,7 @@ use ipnet::IpNet;
 
 use super::table::{Chain, Set, SetKind, Table};
 use crate::{
-    cluster::{Endpoint, Key, Service, ServicePort, Slice, Tables},
-    config::hash,
+    cluster::{Key, Tables},
     network::{HostPort, LocalPod, Protocol},
     policy::{self, objects::PodFacts, plan::World},
 };
@@ -73,22 +73,27 @@ pub struct Plan {
     pub udp: BTreeSet<UdpPath>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
+/// A family of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Family {
+    /// Internet Protocol version 4.
     V4,
+    /// Internet Protocol version 6.
     V6,
 }
 
 impl Family {
-    fn of(address: &IpAddr) -> Family {
+    /// An address's.
+    pub fn of(address: &IpAddr) -> Family {
         if address.is_ipv4() { Family::V4 } else { Family::V6 }
     }
 
-    fn of_range(range: &IpNet) -> Family {
+    pub(super) fn of_range(range: &IpNet) -> Family {
         Family::of(&range.addr())
     }
 
-    fn digit(self) -> char {
+    /// What names of sets and chains end in.
+    pub fn digit(self) -> char {
         match self {
             Family::V4 => '4',
             Family::V6 => '6',
@@ -96,14 +101,14 @@ impl Family {
     }
 
     /// The protocol's name in rules: `ip daddr`, `dnat ip6 to`.
-    fn word(self) -> &'static str {
+    pub fn word(self) -> &'static str {
         match self {
             Family::V4 => "ip",
             Family::V6 => "ip6",
         }
     }
 
-    fn data_type(self) -> &'static str {
+    pub(super) fn data_type(self) -> &'static str {
         match self {
             Family::V4 => "ipv4_addr",
             Family::V6 => "ipv6_addr",
@@ -119,10 +124,11 @@ impl Family {
     }
 }
 
-const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
+/// Both.
+pub(super) const FAMILIES: [Family; 2] = [Family::V4, Family::V6];
 
 /// An address or range in the words of rules: `10.0.0.1`, `10.0.0.0/8` or `{ a, b }`.
-fn any_of<T: ToString>(items: impl Iterator<Item = T>) -> Option<String> {
+pub(super) fn any_of<T: ToString>(items: impl Iterator<Item = T>) -> Option<String> {
     let items: Vec<String> = items.map(|item| item.to_string()).collect();
     match items.as_slice() {
         [] => None,
@@ -131,24 +137,11 @@ fn any_of<T: ToString>(items: impl Iterator<Item = T>) -> Option<String> {
     }
 }
 
-/// Makes the wanted state.
+/// Makes the wanted state, but for what services put into it.
 pub fn plan(place: &Place, tables: &Tables, pods: &[LocalPod]) -> Plan {
-    let mut build = Build { place, zone: tables.zone.as_deref(), plan: Plan::default() };
+    let mut build = Build { place, plan: Plan::default() };
     build.plan.table.name = place.table.clone();
     build.frame(&service_ranges(place, tables));
-    let mut services: Vec<(&Key, &Arc<Service>)> = tables.services().collect();
-    services.sort_by(|left, right| left.0.cmp(right.0));
-    for (key, service) in services {
-        if service.headless || service.external_name.is_some() || service.cluster_ips.is_empty() {
-            continue;
-        }
-        let slices: Vec<&Arc<Slice>> = tables.slices(key).collect();
-        for port in &service.ports {
-            for family in FAMILIES {
-                build.service_port(key, service, port, &slices, family);
-            }
-        }
-    }
     let mut ports: Vec<(&HostPort, &[IpAddr])> =
         pods.iter().flat_map(|pod| pod.host_ports.iter().map(|port| (port, pod.ips.as_slice()))).collect();
     // Where two claim the same, which the scheduler prevents, it is always the same one that has it.
@@ -180,7 +173,6 @@ fn local_facts(tables: &Tables, pods: &[LocalPod]) -> Vec<PodFacts> {
 
 struct Build<'a> {
     place: &'a Place,
-    zone: Option<&'a str>,
     plan: Plan,
 }
 
@@ -228,6 +220,11 @@ impl Build<'_> {
             let (digit, ip, address) = (family.digit(), family.word(), family.data_type());
             let front = format!("type {address} . inet_proto . inet_service");
             self.set(format!("service-ips{digit}"), SetKind::Map, format!("{front} : verdict;"));
+            // By its type a number that is drawn can be no part of a key; by its kind of expression it can.
+            let numbered = format!("meta l4proto . th dport . numgen random mod 2 : {ip} daddr . th dport;");
+            let of_address = format!("typeof {ip} daddr . {numbered}");
+            self.set(format!("service-ends{digit}"), SetKind::Map, of_address);
+            self.set(format!("node-ends{digit}"), SetKind::Map, format!("typeof {numbered}"));
             self.set(format!("idle-ips{digit}"), SetKind::Map, format!("{front} : verdict;"));
             self.set(
                 format!("host-address-ports{digit}"),
@@ -317,199 +314,6 @@ impl Build<'_> {
         self.chain("refuse", None, refuse.map(str::to_owned).to_vec());
     }
 
-    fn service_port(
-        &mut self,
-        key: &Key,
-        service: &Service,
-        port: &ServicePort,
-        slices: &[&Arc<Slice>],
-        family: Family,
-    ) {
-        let protocol = port.protocol;
-        let of_family = |address: &&IpAddr| Family::of(address) == family;
-        let fronts: Vec<IpAddr> = service
-            .cluster_ips
-            .iter()
-            .filter(of_family)
-            .filter(|address| !(self.place.dns_addresses.contains(address) && port.port == 53))
-            .copied()
-            .collect();
-        let externals: Vec<IpAddr> = service.external_ips.iter().filter(of_family).copied().collect();
-        let has_family = service.cluster_ips.iter().any(|address| Family::of(address) == family);
-        if !has_family || (fronts.is_empty() && externals.is_empty() && port.node_port.is_none()) {
-            return;
-        }
-        let endpoints: Vec<(&Endpoint, u16)> = slices
-            .iter()
-            .flat_map(|slice| {
-                let number = slice.ports.iter().find(|(name, proto, _)| *name == port.name && *proto == protocol);
-                let endpoints = slice.endpoints.iter().filter(|endpoint| Family::of(&endpoint.address) == family);
-                number.into_iter().flat_map(move |(_, _, number)| endpoints.clone().map(|endpoint| (endpoint, *number)))
-            })
-            .collect();
-        let everywhere = usable(endpoints.iter().copied());
-        let here = usable(
-            endpoints
-                .iter()
-                .copied()
-                .filter(|(endpoint, _)| endpoint.node.as_deref() == Some(self.place.node.as_str())),
-        );
-        let (namespace, name) = key;
-        let label = format!("{namespace}/{name}/{}/{}", protocol.lower(), port.port);
-        let (internal, external) = (service.internal_local, service.external_local);
-        let reached_from_outside = !externals.is_empty() || port.node_port.is_some();
-
-        let near = usable(self.near(&endpoints).into_iter());
-        let internal_set = if internal { &here } else { &near };
-        let external_set = if external { &here } else { &near };
-        let mut made: Vec<(&'static str, String)> = Vec::new();
-        let mut chain_for = |build: &mut Self, local: bool, set: &BTreeSet<(IpAddr, u16)>| -> Option<String> {
-            if set.is_empty() {
-                return None;
-            }
-            let kind = if local { "local" } else { "service" };
-            if let Some((_, name)) = made.iter().find(|(other, _)| *other == kind) {
-                return Some(name.clone());
-            }
-            let name = build.balance(kind, &label, protocol, family, service.affinity_seconds, set);
-            made.push((kind, name.clone()));
-            Some(name)
-        };
-
-        // A policy that excludes every endpoint drops, as upstream does; a service with none at all refuses.
-        let dropped = |policy_local: bool| (policy_local && !everywhere.is_empty()).then(|| "drop".to_owned());
-        let inner = chain_for(self, internal, internal_set).map(|chain| format!("goto {chain}"));
-        for front in &fronts {
-            if let Some(verdict) = inner.clone().or_else(|| dropped(internal)) {
-                let element = format!("{front} . {} . {}", protocol.lower(), port.port);
-                self.element("service-ips", family, element, Some(verdict));
-            }
-            self.remember(Some(*front), port.port, protocol, internal_set);
-        }
-        if reached_from_outside {
-            let plain = chain_for(self, external, external_set);
-            let outer = plain.clone().map(|chain| format!("goto {chain}")).or_else(|| dropped(external));
-            if let Some(node_port) = port.node_port {
-                let element = format!("{} . {node_port}", protocol.lower());
-                match &outer {
-                    Some(verdict) => self.element("node-ports", family, element, Some(verdict.clone())),
-                    None => self.element("idle-ports", family, element, Some("goto refuse".to_owned())),
-                }
-                self.remember(None, node_port, protocol, external_set);
-            }
-            let guarded = match (plain, self.guard(&label, family, &service.source_ranges)) {
-                (Some(target), Some((guard, rule))) => {
-                    self.chain(&guard, None, vec![rule, format!("goto {target}")]);
-                    Some(format!("goto {guard}"))
-                }
-                _ => outer,
-            };
-            for address in externals {
-                let element = format!("{address} . {} . {}", protocol.lower(), port.port);
-                match &guarded {
-                    Some(verdict) => self.element("service-ips", family, element, Some(verdict.clone())),
-                    None => self.element("idle-ips", family, element, Some("goto refuse".to_owned())),
-                }
-                self.remember(Some(address), port.port, protocol, external_set);
-            }
-        }
-    }
-
-    /// The endpoints that are meant for this node, where the Service asks for that and there are any; else all of them.
-    /// Upstream: `pkg/proxy/topology.go`.
-    fn near<'e>(&self, endpoints: &[(&'e Endpoint, u16)]) -> Vec<(&'e Endpoint, u16)> {
-        let ready = || endpoints.iter().filter(|(endpoint, _)| endpoint.ready);
-        let choose = |meant: &dyn Fn(&Endpoint) -> Option<bool>| {
-            // One endpoint without a hint means that the hints are not complete yet.
-            let complete = ready().all(|(endpoint, _)| meant(endpoint).is_some());
-            let chosen: Vec<_> = ready().filter(|(endpoint, _)| meant(endpoint) == Some(true)).copied().collect();
-            (complete && !chosen.is_empty()).then_some(chosen)
-        };
-        let on_node = |endpoint: &Endpoint| {
-            let nodes = &endpoint.hints.nodes;
-            (!nodes.is_empty()).then(|| nodes.iter().any(|node| **node == *self.place.node))
-        };
-        let in_zone = |endpoint: &Endpoint| {
-            let zones = &endpoint.hints.zones;
-            (!zones.is_empty()).then(|| zones.iter().any(|zone| Some(&**zone) == self.zone))
-        };
-        choose(&on_node).or_else(|| choose(&in_zone)).unwrap_or_else(|| endpoints.to_vec())
-    }
-
-    /// The chain name and rule that keep out who is not in `loadBalancerSourceRanges`.
-    fn guard(&self, label: &str, family: Family, ranges: &[IpNet]) -> Option<(String, String)> {
-        if ranges.is_empty() {
-            return None;
-        }
-        let name = chain_name("guard", family, label);
-        let rule = match any_of(ranges.iter().filter(|range| Family::of_range(range) == family)) {
-            Some(allowed) => format!("{} saddr != {allowed} drop", family.word()),
-            None => "drop".to_owned(),
-        };
-        Some((name, rule))
-    }
-
-    /// Makes the chain that sends a connection to one of the endpoints, and answers its name.
-    fn balance(
-        &mut self,
-        kind: &str,
-        label: &str,
-        protocol: Protocol,
-        family: Family,
-        affinity: Option<u32>,
-        endpoints: &BTreeSet<(IpAddr, u16)>,
-    ) -> String {
-        let name = chain_name(kind, family, label);
-        let (ip, proto) = (family.word(), protocol.lower());
-        for (address, _) in endpoints {
-            if self.place.pod_cidrs.iter().any(|range| range.contains(address)) {
-                self.element("hairpins", family, format!("{address} . {address}"), None);
-            }
-        }
-        let mut rules = Vec::new();
-        if let Some(seconds) = affinity {
-            let mut targets = Vec::new();
-            for endpoint in endpoints {
-                let own = format!("{label}/{}/{}", socket(endpoint).replace(['[', ']', ':'], "-"), kind);
-                let chain = chain_name("endpoint", family, &own);
-                // A set's timeout cannot be changed: another one makes another set.
-                let clients = chain_name("clients", family, &format!("{own}/{seconds}"));
-                let definition =
-                    format!("type {}; flags dynamic,timeout; timeout {seconds}s; size 65536;", family.data_type());
-                self.set(clients.clone(), SetKind::Set, definition);
-                let remember = format!("update @{clients} {{ {ip} saddr }}");
-                let send = format!("meta l4proto {proto} dnat {ip} to {}", socket(endpoint));
-                self.chain(&chain, None, vec![remember, send]);
-                rules.push(format!("{ip} saddr @{clients} goto {chain}"));
-                targets.push(format!("goto {chain}"));
-            }
-            match targets.as_slice() {
-                [only] => rules.push(only.clone()),
-                many => {
-                    let pairs: Vec<String> =
-                        many.iter().enumerate().map(|(number, target)| format!("{number} : {target}")).collect();
-                    rules.push(format!("numgen random mod {} vmap {{ {} }}", many.len(), pairs.join(", ")));
-                }
-            }
-        } else if endpoints.len() == 1 {
-            let only = endpoints.first().map(socket).unwrap_or_default();
-            rules.push(format!("meta l4proto {proto} dnat {ip} to {only}"));
-        } else {
-            let pairs: Vec<String> = endpoints
-                .iter()
-                .enumerate()
-                .map(|(number, (address, port))| format!("{number} : {address} . {port}"))
-                .collect();
-            rules.push(format!(
-                "meta l4proto {proto} dnat {ip} to numgen random mod {} map {{ {} }}",
-                endpoints.len(),
-                pairs.join(", ")
-            ));
-        }
-        self.chain(&name, None, rules);
-        name
-    }
-
     fn host_port(&mut self, port: &HostPort, addresses: &[IpAddr]) {
         for address in addresses {
             let family = Family::of(address);
@@ -526,46 +330,12 @@ impl Build<'_> {
                 }
                 None => self.element("host-ports", family, format!("{proto} . {}", port.host_port), target),
             }
-            self.element("hairpins", family, format!("{address} . {address}"), None);
             if port.protocol == Protocol::Udp {
                 let endpoint = (*address, port.container_port);
                 self.plan.udp.insert(UdpPath { front: unspecified, port: port.host_port, endpoint });
             }
         }
     }
-
-    fn remember(&mut self, front: Option<IpAddr>, port: u16, protocol: Protocol, endpoints: &BTreeSet<(IpAddr, u16)>) {
-        if protocol == Protocol::Udp {
-            self.plan.udp.extend(endpoints.iter().map(|endpoint| UdpPath { front, port, endpoint: *endpoint }));
-        }
-    }
-}
-
-/// The endpoints that take connections: the ready ones, or else those that still answer while they end.
-fn usable<'a>(endpoints: impl Iterator<Item = (&'a Endpoint, u16)> + Clone) -> BTreeSet<(IpAddr, u16)> {
-    let pick = |wanted: fn(&Endpoint) -> bool| -> BTreeSet<(IpAddr, u16)> {
-        endpoints
-            .clone()
-            .filter(|(endpoint, _)| wanted(endpoint))
-            .map(|(endpoint, port)| (endpoint.address, port))
-            .collect()
-    };
-    let ready = pick(|endpoint| endpoint.ready);
-    if ready.is_empty() { pick(|endpoint| endpoint.serving && endpoint.terminating) } else { ready }
-}
-
-fn socket(endpoint: &(IpAddr, u16)) -> String {
-    match endpoint {
-        (IpAddr::V4(v4), port) => format!("{v4}:{port}"),
-        (IpAddr::V6(v6), port) => format!("[{v6}]:{port}"),
-    }
-}
-
-/// A name that says whose chain it is. nft takes up to 127 bytes; the hash keeps shortened ones apart.
-fn chain_name(kind: &str, family: Family, label: &str) -> String {
-    let mut name = format!("{kind}{}-{:08x}-{label}", family.digit(), hash(label.as_bytes()) as u32);
-    name.truncate(120);
-    name
 }
 
 #[cfg(test)]

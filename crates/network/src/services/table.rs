@@ -5,6 +5,8 @@ use std::{
     fmt::{self, Write},
 };
 
+use super::elements::{Element, Value};
+
 /// A table of family `inet`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -141,6 +143,24 @@ pub fn render(table: &str, commands: &[Command]) -> String {
         write_command(&mut text, table, command).expect("writing to a string cannot fail");
     }
     text
+}
+
+/// Adds the commands that put these elements in. Elements of one set follow each other.
+pub fn render_elements(text: &mut String, table: &str, elements: &[(Element, Value)]) {
+    for same in elements.chunk_by(|one, other| one.0.set() == other.0.set()) {
+        write!(text, "add element inet {table} {} {{ ", same[0].0.set()).expect("writing to a string cannot fail");
+        for (position, (element, value)) in same.iter().enumerate() {
+            if position > 0 {
+                text.push_str(", ");
+            }
+            element.text(text);
+            if let Some(value) = element.value_text(value) {
+                text.push_str(" : ");
+                text.push_str(&value);
+            }
+        }
+        text.push_str(" }\n");
+    }
 }
 
 fn write_command(out: &mut String, table: &str, command: &Command) -> fmt::Result {

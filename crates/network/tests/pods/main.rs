@@ -212,26 +212,48 @@ fn services_reach_pods() {
 
         // One pod leaves: the other answers alone. Then both leave.
         cluster.update(|tables| tables.set_slice(key("web-1"), Some(slice("web", 8080, Protocol::Tcp, &[&one]))));
-        until_rules(&table, |text| !text.contains("1 : 10.244.0.3 . 8080")).await;
+        until_rules(&table, |text| !text.contains("10.96.0.7 . tcp . 80 . 1")).await;
         for _ in 0..5 {
             assert_eq!(from_pod(&two, at(VIP, 80)).await, Ok(format!("one {}", two.ips[0])));
         }
         cluster.update(|tables| tables.set_slice(key("web-1"), None));
-        until_rules(&table, |text| !text.contains("/web/tcp/80")).await;
+        until_rules(&table, |text| !text.contains("10.96.0.7 . ")).await;
         assert_eq!(from_pod(&two, at(VIP, 80)).await, REFUSED);
         assert_eq!(from_pod(&two, at(gateway, 30080)).await, REFUSED);
 
         // The rules stay when the program ends, and a new run takes over.
         cluster.update(|tables| tables.set_slice(key("web-2"), Some(slice("web", 8080, Protocol::Tcp, &[&two]))));
-        until_rules(&table, |text| text.contains("/web/tcp/80")).await;
+        until_rules(&table, |text| text.contains("10.96.0.7 . ")).await;
         token.cancel();
         rules.await.expect("no panic");
         assert_eq!(from_pod(&one, at(VIP, 80)).await, Ok(format!("two {}", one.ips[0])));
         let token = CancellationToken::new();
         tokio::spawn(services::run(Arc::clone(&network), Arc::clone(&cluster), "node".to_owned(), token.clone()));
         cluster.update(|tables| tables.set_slice(key("idle-1"), Some(slice("idle", 8080, Protocol::Tcp, &[&one]))));
-        until_rules(&table, |text| text.contains("/idle/tcp/80")).await;
+        until_rules(&table, |text| text.contains("10.96.0.8 . ")).await;
         assert_eq!(from_pod(&two, at(IDLE, 80)).await, Ok(format!("one {}", two.ips[0])));
+
+        // Somebody's firewall begins by taking everybody's rules away.
+        let flush = tokio::process::Command::new("nft").args(["flush", "ruleset"]).status().await;
+        assert!(flush.expect("nft runs").success());
+        until_rules(&table, |text| text.contains("10.96.0.8 . ")).await;
+        assert_eq!(from_pod(&two, at(IDLE, 80)).await, Ok(format!("one {}", two.ips[0])));
+        // Somebody takes one element out, which the next change meant to.
+        let delete = ["delete", "element", "inet", &table, "service-ips4", "{ 10.96.0.8 . tcp . 80 }"];
+        let delete = tokio::process::Command::new("nft").args(delete).status().await;
+        assert!(delete.expect("nft runs").success());
+        let mut many = slice("idle", 8080, Protocol::Tcp, &[&one, &two]);
+        let first = many.endpoints[0].clone();
+        many.endpoints.extend((0..1000u32).map(|number| {
+            let mut endpoint = first.clone();
+            endpoint.address = IpAddr::from((0x0af4_8000 + number).to_be_bytes());
+            endpoint
+        }));
+        cluster.update(|tables| tables.set_slice(key("idle-1"), Some(many)));
+        until_rules(&table, |text| text.contains("10.96.0.8 . tcp . 80 . 1001")).await;
+        cluster.update(|tables| tables.set_slice(key("idle-1"), Some(slice("idle", 8080, Protocol::Tcp, &[&two]))));
+        until_rules(&table, |text| !text.contains("10.96.0.8 . tcp . 80 . 1")).await;
+        assert_eq!(from_pod(&one, at(IDLE, 80)).await, Ok(format!("two {}", one.ips[0])));
     });
 }
 
@@ -263,7 +285,7 @@ fn udp_clients_follow_their_service() {
         tables.set_slice(key("names-1"), Some(slice("names", 5353, Protocol::Udp, &[&pods[0]])));
         let cluster = Cluster::fixed(tables);
         tokio::spawn(services::run(network, Arc::clone(&cluster), "node".to_owned(), CancellationToken::new()));
-        until_rules(&table, |text| text.contains("dnat ip to 10.244.0.3:5353")).await;
+        until_rules(&table, |text| text.contains("10.244.0.3 . 5353")).await;
 
         let ask = |socket: UdpSocket| {
             inside(&client.netns, move || {

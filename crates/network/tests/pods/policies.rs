@@ -71,7 +71,7 @@ fn policies_isolate_pods_from_their_first_packet() {
             "node".to_owned(),
             CancellationToken::new(),
         ));
-        until_rules(&table, |text| text.contains("web/tcp/80")).await;
+        until_rules(&table, |text| text.contains("10.96.0.7 . tcp . 80")).await;
         assert!(reaches(stranger, at(web.ips[0], 8080)).await, "nothing isolates it yet");
         let mut open = finish(inside(&stranger.netns, {
             let to = at(web.ips[0], 8080);
@@ -81,7 +81,7 @@ fn policies_isolate_pods_from_their_first_packet() {
 
         let ports = vec![Ports::Named(Protocol::Tcp, "http".into()), Ports::Numbers(Protocol::Tcp, 9000, 9080)];
         let policy = Policy { pods: app("web"), ingress: Some(friends(ports)), egress: None };
-        cluster.update(|tables| tables.policies.insert(key("friends"), policy).is_none());
+        cluster.update(|tables| tables.set_policy(key("friends"), Some(policy)));
         until_rules(&table, |text| text.contains("jump policy-from")).await;
         for to in [at(web.ips[0], 8080), at(VIP, 80)] {
             assert!(reaches(friend, to).await, "{to} from a friend");
@@ -111,7 +111,7 @@ fn policies_isolate_pods_from_their_first_packet() {
             ingress: None,
             egress: Some(vec![Rule { peers, ports: vec![Ports::Numbers(Protocol::Tcp, 0, u16::MAX)] }]),
         };
-        cluster.update(|tables| tables.policies.insert(key("out"), policy).is_none());
+        cluster.update(|tables| tables.set_policy(key("out"), Some(policy)));
         until_rules(&table, |text| text.contains("blocks4")).await;
         assert!(reaches(friend, at(web.ips[0], 8080)).await);
         assert!(is_dropped(friend, at(stranger.ips[0], 8080)).await);
@@ -120,15 +120,14 @@ fn policies_isolate_pods_from_their_first_packet() {
         // Nothing at all, and then nothing isolated.
         let deny = Policy { ingress: Some(Vec::new()), egress: Some(Vec::new()), ..Policy::default() };
         cluster.update(|tables| {
-            tables.policies.clear();
-            tables.policies.insert(key("deny"), deny).is_none()
+            for name in ["friends", "out"] {
+                tables.set_policy(key(name), None);
+            }
+            tables.set_policy(key("deny"), Some(deny))
         });
         until_rules(&table, |text| !text.contains("blocks4")).await;
         assert!(is_dropped(friend, at(web.ips[0], 8080)).await);
-        cluster.update(|tables| {
-            tables.policies.clear();
-            true
-        });
+        cluster.update(|tables| tables.set_policy(key("deny"), None));
         until_rules(&table, |text| !text.contains("jump policy-from")).await;
         assert!(reaches(stranger, at(web.ips[0], 9090)).await);
     });
