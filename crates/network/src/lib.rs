@@ -12,6 +12,7 @@
 //! Every pod hangs on a point-to-point link that the host routes; nothing is bridged. See [`network`] for why.
 
 mod addresses;
+mod bandwidth;
 pub mod cluster;
 mod config;
 pub mod dns;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
+pub use bandwidth::Bandwidth;
 pub use config::Backend;
 pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol};
 

@@ -38,6 +38,7 @@ use tokio::sync::watch;
 pub use crate::config::Config;
 use crate::{
     addresses::Pool,
+    bandwidth::{self, Bandwidth},
     config::Backend,
     links::{self, Target},
     namespace::{self, Pair},
@@ -209,6 +210,8 @@ pub enum Step {
     MakeLink,
     /// Set addresses and routes inside the pod.
     ConfigurePod,
+    /// Limit what a pod sends and receives.
+    LimitBandwidth,
     /// Remove a link.
     RemoveLink,
     /// Find an address to be reached by.
@@ -235,6 +238,7 @@ impl fmt::Display for Step {
             Step::RemoveNamespace => "remove a network namespace",
             Step::MakeLink => "make a pod's links",
             Step::ConfigurePod => "set addresses and routes in a pod's network namespace",
+            Step::LimitBandwidth => "limit a pod's bandwidth",
             Step::RemoveLink => "remove a link",
             Step::FindAddress => "find the node's address",
             Step::MakeOverlay => "make the VXLAN link",
@@ -446,6 +450,28 @@ impl Network {
         {
             result = Err(error);
         }
+        drop(guard);
+        self.unlock(uid, lock);
+        result
+    }
+
+    /// Limits what an attached pod sends and receives. Without limits nothing is changed: links begin without any.
+    pub async fn limit(self: &Arc<Self>, uid: &str, bandwidth: Bandwidth) -> Result<(), NetworkError> {
+        if bandwidth == Bandwidth::default() {
+            return Ok(());
+        }
+        let lock = self.lock(uid);
+        let guard = lock.lock().await;
+        let link = self.state.lock().pods.get(uid).map(|record| record.link.clone());
+        let netns = self.config.namespaces().join(uid);
+        let result = match link {
+            Some(link) => {
+                let limit = move || bandwidth::limit(&netns, &link, bandwidth).map_err(Step::LimitBandwidth.failed());
+                blocking(limit).await
+            }
+            // It was detached meanwhile.
+            None => Ok(()),
+        };
         drop(guard);
         self.unlock(uid, lock);
         result

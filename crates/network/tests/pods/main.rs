@@ -18,7 +18,7 @@ use hickory_proto::{
     rr::{Name, RecordType},
 };
 use kobune_network::{
-    Attachment, Config, HostPort, Network, Protocol,
+    Attachment, Bandwidth, Config, HostPort, Network, Protocol,
     cluster::{Cluster, Endpoint, Hints, Key, Service, ServicePort, Slice, Tables},
     dns, services,
 };
@@ -503,6 +503,53 @@ fn names_are_answered() {
 
         token.cancel();
         running.await.expect("no panic");
+    });
+}
+
+#[test]
+fn bandwidth_is_limited_each_way() {
+    const BYTES: usize = 600_000;
+    /// Bytes a second that are let through; a bucket holds 64 kB at first.
+    const RATE: u64 = 1_000_000;
+
+    fn send(mut stream: TcpStream) {
+        stream.write_all(&vec![7; BYTES]).expect("sent");
+    }
+    fn receive(mut stream: TcpStream) -> Duration {
+        let start = Instant::now();
+        stream.set_read_timeout(Some(PATIENCE)).expect("set");
+        stream.read_exact(&mut vec![0; BYTES]).expect("received");
+        start.elapsed()
+    }
+
+    alone(|folder| async move {
+        let network = Network::start(Config::for_data_dir(&folder)).await.expect("a network");
+        let transfers = async |name: &str, bandwidth: Bandwidth| {
+            let pod = network.attach(name, &[], None).await.expect("attached");
+            for _ in 0..2 {
+                network.limit(name, bandwidth).await.expect("limited, again as well");
+            }
+            let listener = TcpListener::bind((network.gateways()[0], 0)).expect("bound");
+            let to = listener.local_addr().expect("an address");
+            let connect = move || TcpStream::connect(to).expect("connected");
+            let receiving = inside(&pod.netns, move || receive(connect()));
+            send(listener.accept().expect("a connection").0);
+            let to_pod = finish(receiving).await;
+            let sending = inside(&pod.netns, move || send(connect()));
+            let from_pod = receive(listener.accept().expect("a connection").0);
+            finish(sending).await;
+            (to_pod, from_pod)
+        };
+        // What the bucket does not hold takes its time; less than that would be a hole.
+        let least = Duration::from_millis((BYTES as u64 - 100_000) * 1000 / RATE);
+        let (to_pod, _) = transfers("one", Bandwidth { to_pod: Some(RATE), from_pod: None }).await;
+        let (_, from_pod) = transfers("two", Bandwidth { to_pod: None, from_pod: Some(RATE) }).await;
+        assert!(
+            to_pod >= least && from_pod >= least,
+            "{to_pod:?} to the pod, {from_pod:?} from it, at least {least:?}"
+        );
+        let (to_pod, from_pod) = transfers("three", Bandwidth::default()).await;
+        assert!(to_pod + from_pod < 2 * least, "{to_pod:?} and {from_pod:?} without limits");
     });
 }
 

@@ -7,6 +7,7 @@
 //! A pass never waits: what takes time is an operation, a task of its own that reports its end as [`Progress`]. So a slow
 //! pull or hook holds up nothing but itself, and there are never two passes over one pod.
 
+mod bandwidth;
 mod ending;
 pub mod manifest;
 mod outcome;

@@ -221,6 +221,9 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
         let (network, facts) = (&config.network, PodFacts::of_pod(owner));
         let attached = network.attach_as(pod::uid(owner), &host_ports(owner), Some(facts), users.clone()).await;
         let attachment = attached.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
+        let bandwidth = super::bandwidth::asked(owner)?;
+        let limited = config.network.limit(pod::uid(owner), bandwidth).await;
+        limited.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
         (Some(attachment.netns), attachment.ips)
     };
     let (host, domain) = host_name(owner, &config.cluster_domain);
