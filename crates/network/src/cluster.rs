@@ -57,7 +57,12 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `spec.healthCheckNodePort`.
     pub health_check_port: Option<u16>,
+    /// Labels leave it to another proxy, or to none: it has a name, but no rules.
+    pub served_elsewhere: bool,
 }
+
+/// Labels of Services that kube-proxy leaves alone, whatever their value. Upstream: `cmd/kube-proxy/app/server.go`.
+const SERVED_ELSEWHERE: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
 
 /// One of a Service's ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,6 +120,7 @@ impl Service {
     fn of(object: core::Service) -> Service {
         let status = object.status;
         let Some(spec) = object.spec else { return Service::default() };
+        let labels = object.metadata.labels.unwrap_or_default();
         let is_ip = |text: &String| text.parse::<IpAddr>().ok();
         let mut cluster_ips: Vec<IpAddr> = spec.cluster_ips.iter().flatten().filter_map(is_ip).collect();
         if cluster_ips.is_empty() {
@@ -167,6 +173,7 @@ impl Service {
                 .health_check_node_port
                 .and_then(|port| u16::try_from(port).ok())
                 .filter(|port| *port != 0),
+            served_elsewhere: SERVED_ELSEWHERE.iter().any(|label| labels.contains_key(*label)),
             cluster_ips: if external { Vec::new() } else { cluster_ips },
         }
     }

@@ -33,7 +33,8 @@ pub struct Health {
 
 /// The ports that are to answer, and what.
 pub fn plan(tables: &Tables, node: &str) -> BTreeMap<u16, Health> {
-    let with_port = tables.services().filter_map(|(key, service)| Some((key, service.health_check_port?)));
+    let served = tables.services().filter(|(_, service)| !service.served_elsewhere);
+    let with_port = served.filter_map(|(key, service)| Some((key, service.health_check_port?)));
     with_port
         .map(|(key, port)| {
             let endpoints = tables.slices(key).flat_map(|slice| slice.endpoints.iter());

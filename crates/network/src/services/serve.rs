@@ -51,7 +51,8 @@ pub type Objects = (Option<Arc<Service>>, Vec<Arc<Slice>>);
 pub fn serve(place: &Place, around: &Surroundings, key: &Key, objects: &Objects) -> Served {
     let mut build = Build { place, around, served: Served::default() };
     let (Some(service), slices) = objects else { return build.served };
-    if service.headless || service.external_name.is_some() || service.cluster_ips.is_empty() {
+    let nothing_to_serve = service.headless || service.external_name.is_some() || service.cluster_ips.is_empty();
+    if nothing_to_serve || service.served_elsewhere {
         return build.served;
     }
     for port in &service.ports {

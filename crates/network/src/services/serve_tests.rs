@@ -80,6 +80,7 @@ fn cluster_addresses() {
     );
     check(web(|service| service.headless = true), &["+10.244.0.5"], &[]);
     check(web(|service| service.external_name = Some("x.org".into())), &["+10.244.0.5"], &[]);
+    check(web(|service| service.served_elsewhere = true), &["+10.244.0.5"], &[]);
     // The DNS server answers on its address itself.
     let dns = web(|service| {
         service.cluster_ips = vec![ip("10.96.0.10")];
