@@ -103,7 +103,11 @@ pub async fn start(
     loaded.context("load images")?.context("load images")?;
 
     let dns = settings::dns_addresses(&settings.service_cidrs);
-    let names_service = kobune_network::dns::Config::new(dns.clone(), &settings.cluster_domain);
+    let names_service = kobune_network::dns::Config {
+        stubs: settings.dns_stubs.clone(),
+        dns64: settings.dns64,
+        ..kobune_network::dns::Config::new(dns.clone(), &settings.cluster_domain)
+    };
     let cluster = Cluster::watch(identity.proxy.clone(), token);
     let rules = kobune_network::run(
         Arc::clone(&machine.network),
@@ -177,6 +181,8 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         offline_records: true,
         ips: options.node.node_ip,
         backend: options.node.backend,
+        dns_stubs: options.node.dns_stub_domain,
+        dns64: options.node.dns64_prefix,
         bind_address: options.bind_address,
         port: options.node.node_port,
         labels: options.node.node_label,

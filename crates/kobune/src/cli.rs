@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use kobune_network::dns::{Stub, dns64};
 
 use crate::alone::{ControllersOptions, SchedulerAloneOptions};
 use crate::api_options::ApiOptions;
@@ -227,6 +228,13 @@ pub struct NodeOptions {
     /// such route; or by what somebody else sets up
     #[arg(long, value_name = "BACKEND", env = "KOBUNE_BACKEND", default_value = "host-gw")]
     pub backend: Backend,
+    /// A domain that other resolvers than the host's know about: names in it are asked of these
+    #[arg(long, value_name = "DOMAIN=ADDRESS[,ADDRESS...]", env = "KOBUNE_DNS_STUB_DOMAIN", value_delimiter = ';')]
+    pub dns_stub_domain: Vec<Stub>,
+    /// The prefix of the network's NAT64: names that have only IPv4 addresses are answered with IPv6 ones in it [usually
+    /// 64:ff9b::/96]
+    #[arg(long, value_name = "PREFIX", env = "KOBUNE_DNS64_PREFIX", value_parser = parse_dns64)]
+    pub dns64_prefix: Option<ipnet::Ipv6Net>,
     /// The port of the node's own HTTP API, 0 for any free one
     #[arg(long, value_name = "PORT", env = "KOBUNE_NODE_PORT", default_value_t = 10250)]
     pub node_port: u16,
@@ -400,6 +408,14 @@ impl std::fmt::Display for PortRange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}-{}", self.first, self.last)
     }
+}
+
+fn parse_dns64(text: &str) -> Result<ipnet::Ipv6Net, String> {
+    let prefix: ipnet::Ipv6Net = text.parse().map_err(|error| format!("{error}"))?;
+    if dns64::LENGTHS.contains(&prefix.prefix_len()) {
+        return Ok(prefix.trunc());
+    }
+    Err(format!("a NAT64 prefix has one of the lengths {:?}", dns64::LENGTHS))
 }
 
 fn parse_label(text: &str) -> Result<(String, String), String> {

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv6Net};
+use kobune_network::dns::Stub;
 use kobune_node::Threshold;
 use sha2::{Digest, Sha256};
 
@@ -83,6 +84,8 @@ pub struct NodeSettings {
     /// The node's addresses, the first one being its own; empty to find them.
     pub ips: Vec<IpAddr>,
     pub backend: Backend,
+    pub dns_stubs: Vec<Stub>,
+    pub dns64: Option<Ipv6Net>,
     pub bind_address: Option<IpAddr>,
     pub port: u16,
     pub labels: Vec<(String, String)>,
@@ -158,6 +161,8 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         name,
         ips: options.node.node_ip.clone(),
         backend: options.node.backend,
+        dns_stubs: options.node.dns_stub_domain.clone(),
+        dns64: options.node.dns64_prefix,
         bind_address: options.bind_address,
         port: options.node.node_port,
         labels: options.node.node_label.clone(),
@@ -291,6 +296,12 @@ pub fn show(options: UpOptions) -> Result<()> {
         }
     );
     println!("backend: {}", backend_name(node.backend));
+    let stubs = node.dns_stubs.iter().map(|stub| {
+        let servers: Vec<String> = stub.servers.iter().map(ToString::to_string).collect();
+        format!("{}={}", stub.domain, servers.join(","))
+    });
+    println!("dns-stub-domain: [{}]", stubs.collect::<Vec<_>>().join("; "));
+    println!("dns64-prefix: {}", node.dns64.map_or_else(|| "none".to_owned(), |prefix| prefix.to_string()));
     println!("node-port: {}", node.port);
     println!(
         "node-label: [{}]",

@@ -4,17 +4,21 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
+use hickory_proto::{
+    op::{Message, Query},
+    rr::{Name, RecordType},
+};
 use kobune_network::{
     Attachment, Config, Network, Protocol,
     cluster::{Cluster, Endpoint, Hints, Key, Service, ServicePort, Slice, Tables},
-    services,
+    dns, services,
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -90,6 +94,9 @@ async fn measure(folder: PathBuf, services: u32, changes: u32) {
     }
     print("memory_after_changes", (resident() - before) / f64::from(services), "B/service");
     connections(&network, &pods[0], services).await;
+    let server = dns::Server::bind(dns::Config::new(network.config().dns_addresses.clone(), "cluster.local"));
+    tokio::spawn(server.await.expect("bound on the bridge").run(cluster, token.clone()));
+    names(&pods[1], network.config().dns_addresses[0], services).await;
     token.cancel();
 }
 
@@ -115,6 +122,41 @@ async fn connections(network: &Arc<Network>, server: &Attachment, services: u32)
         print(&format!("{name}_p50"), times[times.len() / 2], "us");
         print(&format!("{name}_p99"), times[times.len() * 99 / 100], "us");
     }
+}
+
+/// Questions from a pod about services in turn: one at a time, and from four clients together.
+async fn names(client: &Attachment, server: IpAddr, services: u32) {
+    let ask = move |count: u32| {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).expect("bound");
+        socket.connect((server, 53)).expect("connected");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("set");
+        let mut times = Vec::new();
+        let mut buffer = [0; 512];
+        for turn in 0..count {
+            let number = turn * 7919 % services;
+            let name = format!("service-{number}.namespace-{}.svc.cluster.local.", number % 50);
+            let mut message = Message::query();
+            message.add_query(Query::query(Name::from_ascii(name).expect("a name"), RecordType::A));
+            let bytes = message.to_vec().expect("encoded");
+            let start = Instant::now();
+            socket.send(&bytes).expect("sent");
+            let length = socket.recv(&mut buffer).expect("an answer");
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+            // One answer in the header's count of them.
+            assert!(length > 12 && buffer[7] == 1, "service {number} has one address");
+        }
+        times
+    };
+    let one = inside(client, move || ask(20_000));
+    let mut times = tokio::task::spawn_blocking(|| one.join().expect("no panic")).await.expect("joined");
+    times.sort_by(f64::total_cmp);
+    print("dns_answer_p50", times[times.len() / 2], "us");
+    print("dns_answer_p99", times[times.len() * 99 / 100], "us");
+    let start = Instant::now();
+    let four: Vec<_> = (0..4).map(|_| inside(client, move || ask(10_000).len())).collect();
+    let join = || four.into_iter().map(|one| one.join().expect("no panic")).sum::<usize>();
+    let answers = tokio::task::spawn_blocking(join).await.expect("joined");
+    print("dns_answers_four_clients", answers as f64 / start.elapsed().as_secs_f64(), "/s");
 }
 
 fn address(number: u32) -> IpAddr {

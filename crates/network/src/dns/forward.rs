@@ -19,6 +19,8 @@ use tokio::{
     time::timeout,
 };
 
+use super::Stub;
+
 /// How long one resolver may take. A client usually asks again after five seconds, so that two must fit.
 const PATIENCE: Duration = Duration::from_millis(1800);
 
@@ -40,11 +42,12 @@ const MEMORY: usize = 512 * 1024;
 /// What an upstream resolver is offered for UDP answers; larger ones come by TCP.
 const UDP_SIZE: u16 = 1232;
 
-/// Asks the host's resolvers.
+/// Asks other resolvers.
 pub struct Forwarder {
     resolv_conf: PathBuf,
     port: u16,
     own: Vec<IpAddr>,
+    stubs: Vec<Stub>,
     resolvers: Mutex<Resolvers>,
     memory: Mutex<Memory>,
 }
@@ -53,7 +56,7 @@ pub struct Forwarder {
 struct Resolvers {
     modified: Option<SystemTime>,
     servers: Vec<IpAddr>,
-    avoid: HashMap<IpAddr, Instant>,
+    avoid: HashMap<SocketAddr, Instant>,
 }
 
 type Question = (Name, RecordType);
@@ -72,9 +75,10 @@ struct Kept {
 }
 
 impl Forwarder {
-    /// Asks the servers that `resolv_conf` names, on `port`, but never one of `own`: that would go round for ever.
-    pub fn new(resolv_conf: PathBuf, port: u16, own: Vec<IpAddr>) -> Forwarder {
-        Forwarder { resolv_conf, port, own, resolvers: Mutex::default(), memory: Mutex::default() }
+    /// Asks the servers that `resolv_conf` names, on `port`, but never one of `own`: that would go round for ever. Of names
+    /// in the domain of a stub its servers are asked.
+    pub fn new(resolv_conf: PathBuf, port: u16, own: Vec<IpAddr>, stubs: Vec<Stub>) -> Forwarder {
+        Forwarder { resolv_conf, port, own, stubs, resolvers: Mutex::default(), memory: Mutex::default() }
     }
 
     /// The answer of the first resolver that gives one; a message with `SERVFAIL` when none does.
@@ -90,8 +94,8 @@ impl Forwarder {
 
     async fn ask_servers(&self, name: &Name, kind: RecordType) -> Message {
         let mut last = None;
-        for (server, patience) in self.servers(Instant::now()) {
-            let asked = timeout(patience, ask_one(SocketAddr::new(server, self.port), name, kind)).await;
+        for (server, patience) in self.servers(name, Instant::now()) {
+            let asked = timeout(patience, ask_one(server, name, kind)).await;
             match asked {
                 Ok(Ok(message)) => {
                     self.resolvers.lock().avoid.remove(&server);
@@ -117,8 +121,8 @@ impl Forwarder {
         })
     }
 
-    /// The servers to ask, in order, those that answered lately first.
-    fn servers(&self, now: Instant) -> Vec<(IpAddr, Duration)> {
+    /// The servers to ask about a name, in order, those that answered lately first.
+    fn servers(&self, name: &Name, now: Instant) -> Vec<(SocketAddr, Duration)> {
         let modified = std::fs::metadata(&self.resolv_conf).and_then(|meta| meta.modified()).ok();
         let mut resolvers = self.resolvers.lock();
         if modified.is_none() || modified != resolvers.modified {
@@ -133,8 +137,13 @@ impl Forwarder {
             resolvers.servers = servers_in(&text).into_iter().filter(|server| !self.own.contains(server)).collect();
         }
         resolvers.avoid.retain(|_, until| *until > now);
-        let (bad, good): (Vec<IpAddr>, Vec<IpAddr>) =
-            resolvers.servers.iter().partition(|server| resolvers.avoid.contains_key(server));
+        let stubs = self.stubs.iter().filter(|stub| stub.domain.zone_of(name));
+        let servers = match stubs.max_by_key(|stub| stub.domain.num_labels()) {
+            Some(stub) => stub.servers.clone(),
+            None => resolvers.servers.iter().map(|server| SocketAddr::new(*server, self.port)).collect(),
+        };
+        let (bad, good): (Vec<SocketAddr>, Vec<SocketAddr>) =
+            servers.iter().partition(|server| resolvers.avoid.contains_key(server));
         let good = good.into_iter().map(|server| (server, PATIENCE));
         good.chain(bad.into_iter().map(|server| (server, LITTLE_PATIENCE))).collect()
     }

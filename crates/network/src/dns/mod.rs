@@ -6,13 +6,19 @@
 //! The server listens on the DNS service's own address, which the node's bridge carries, so that pods and the host
 //! reach it without any rule, and a pod's first lookup does not wait for one.
 
+pub mod dns64;
 pub mod forward;
 pub mod server;
 pub mod zone;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    str::FromStr,
+};
 
-use ipnet::IpNet;
+use hickory_proto::rr::Name;
+use ipnet::{IpNet, Ipv6Net};
 
 pub use server::Server;
 
@@ -29,6 +35,55 @@ pub struct Config {
     pub resolv_conf: PathBuf,
     /// Ranges whose reverse names are nobody else's business: pods and services.
     pub own_ranges: Vec<IpNet>,
+    /// Domains that other resolvers than the host's know about.
+    pub stubs: Vec<Stub>,
+    /// The prefix of the network's NAT64: names that have only addresses of the fourth version get some of the sixth.
+    pub dns64: Option<Ipv6Net>,
+}
+
+/// A domain and the resolvers that know about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stub {
+    /// The domain, with all below it.
+    pub domain: Name,
+    /// Its resolvers, in the order in which they are asked.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// Why a text names no stub domain.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StubError {
+    /// Not of that form.
+    #[error("a stub domain is written DOMAIN=ADDRESS[,ADDRESS...]")]
+    Form,
+    /// The domain is not a name.
+    #[error("{0:?} is not a domain name")]
+    Domain(String),
+    /// Not an address.
+    #[error("{0:?} is not an address, or an address and a port")]
+    Server(String),
+}
+
+/// `corp.example=10.0.0.53,[fd00::53]:5353`: the port is 53 where none is given.
+impl FromStr for Stub {
+    type Err = StubError;
+
+    fn from_str(text: &str) -> Result<Stub, StubError> {
+        let (domain, servers) = text.split_once('=').ok_or(StubError::Form)?;
+        let mut name = Name::from_ascii(domain.trim()).map_err(|_| StubError::Domain(domain.to_owned()))?;
+        name.set_fqdn(true);
+        let server = |text: &str| {
+            let text = text.trim();
+            let plain = text.parse().map(|address: IpAddr| SocketAddr::new(address, 53));
+            plain.or_else(|_| text.parse()).map_err(|_| StubError::Server(text.to_owned()))
+        };
+        let servers = servers.split(',').map(server).collect::<Result<Vec<SocketAddr>, StubError>>()?;
+        if name.is_root() {
+            Err(StubError::Domain(domain.to_owned()))
+        } else {
+            Ok(Stub { domain: name.to_lowercase(), servers })
+        }
+    }
 }
 
 impl Config {
@@ -40,6 +95,8 @@ impl Config {
             domain: domain.trim_matches('.').to_ascii_lowercase(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
             own_ranges: Vec::new(),
+            stubs: Vec::new(),
+            dns64: None,
         }
     }
 }
@@ -63,4 +120,32 @@ pub enum DnsError {
         /// The domain.
         domain: String,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stubs_are_read() {
+        let check = |text: &str, expected: Result<(&str, &[&str]), StubError>| {
+            let found = text.parse::<Stub>().map(|stub| {
+                let servers: Vec<String> = stub.servers.iter().map(SocketAddr::to_string).collect();
+                (stub.domain.to_string(), servers)
+            });
+            let expected = expected.map(|(domain, servers)| {
+                (domain.to_owned(), servers.iter().map(|server| (*server).to_owned()).collect::<Vec<_>>())
+            });
+            assert_eq!(found, expected, "{text}");
+        };
+        check("Corp.example=10.0.0.53", Ok(("corp.example.", &["10.0.0.53:53"])));
+        check(
+            "corp.=10.0.0.53:5353, fd00::1,[fd00::2]:54",
+            Ok(("corp.", &["10.0.0.53:5353", "[fd00::1]:53", "[fd00::2]:54"])),
+        );
+        check("corp", Err(StubError::Form));
+        check("corp=", Err(StubError::Server(String::new())));
+        check("corp=x", Err(StubError::Server("x".to_owned())));
+        check(".=10.0.0.53", Err(StubError::Domain(".".to_owned())));
+    }
 }

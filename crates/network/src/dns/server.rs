@@ -12,9 +12,10 @@ use std::{
 
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
-    rr::DNSClass,
+    rr::{DNSClass, RecordType},
     serialize::binary::{BinEncodable, BinEncoder},
 };
+use ipnet::Ipv6Net;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
@@ -24,7 +25,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Config, DnsError,
+    Config, DnsError, dns64,
     forward::Forwarder,
     zone::{Answer, Found, Zone},
 };
@@ -54,6 +55,7 @@ pub struct Server {
 struct Shared {
     zone: Zone,
     forwarder: Forwarder,
+    dns64: Option<Ipv6Net>,
     turn: AtomicUsize,
     waiting: Arc<Semaphore>,
     connections: Arc<Semaphore>,
@@ -92,7 +94,8 @@ impl Server {
             sockets,
             shared: Shared {
                 zone,
-                forwarder: Forwarder::new(config.resolv_conf, 53, config.addresses),
+                forwarder: Forwarder::new(config.resolv_conf, 53, config.addresses, config.stubs),
+                dns64: config.dns64,
                 turn: AtomicUsize::new(0),
                 waiting: Arc::new(Semaphore::new(WAITING)),
                 connections: Arc::new(Semaphore::new(CONNECTIONS)),
@@ -215,6 +218,7 @@ fn reply(request: &Message, code: ResponseCode) -> Message {
     let mut response = Message::new(request.metadata.id, MessageType::Response, request.metadata.op_code);
     response.metadata.recursion_desired = request.metadata.recursion_desired;
     response.metadata.recursion_available = true;
+    response.metadata.checking_disabled = request.metadata.checking_disabled;
     response.metadata.response_code = code;
     response.add_queries(request.queries.iter().cloned());
     if request.edns.is_some() {
@@ -326,7 +330,16 @@ impl Shared {
 
     /// Completes an answer with what other resolvers say.
     async fn ask(&self, mut response: Message, question: &Query) -> Message {
-        let found = self.forwarder.ask(question.name(), question.query_type()).await;
+        let mut found = self.forwarder.ask(question.name(), question.query_type()).await;
+        if let Some(prefix) = &self.dns64
+            && question.query_type() == RecordType::AAAA
+            // Who checks signatures itself would find none for what is made up here.
+            && !response.metadata.checking_disabled
+            && dns64::lacks_addresses(&found)
+        {
+            let other = self.forwarder.ask(question.name(), RecordType::A).await;
+            found = dns64::translated(prefix, &other).unwrap_or(found);
+        }
         let has_alias = !response.answers.is_empty();
         let code = found.metadata.response_code;
         // An alias that leads to a name which cannot be looked up now is still the answer for its own name.

@@ -443,6 +443,8 @@ fn names_are_answered() {
         let server = dns::Server::bind(dns::Config {
             resolv_conf,
             own_ranges: config.pod_cidrs.clone(),
+            stubs: vec![format!("corp.example={gateway}:5354").parse().expect("a stub domain")],
+            dns64: Some("64:ff9b::/96".parse().expect("a prefix")),
             ..dns::Config::new(config.dns_addresses.clone(), "cluster.local")
         });
         let server = server.await.expect("bound on the bridge");
@@ -481,25 +483,42 @@ fn names_are_answered() {
         assert_eq!(whole.answers.len(), 100);
 
         // With a resolver on the host, other names and aliases are answered from there.
-        let upstream = UdpSocket::bind((gateway, 53)).expect("bound");
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            loop {
-                let (length, from) = upstream.recv_from(&mut buffer).expect("a question");
-                let asked = Message::from_vec(&buffer[..length]).expect("decoded");
-                let mut message = asked.clone().into_response();
-                let name = asked.queries[0].name().clone();
-                let data = hickory_proto::rr::RData::A(Ipv4Addr::new(192, 0, 2, 80).into());
-                message.add_answer(hickory_proto::rr::Record::from_rdata(name, 60, data));
-                upstream.send_to(&message.to_vec().expect("encoded"), from).expect("answered");
-            }
-        });
+        for (port, last) in [(53, 80), (5354, 54)] {
+            let upstream = UdpSocket::bind((gateway, port)).expect("bound");
+            thread::spawn(move || {
+                let mut buffer = [0; 4096];
+                loop {
+                    let (length, from) = upstream.recv_from(&mut buffer).expect("a question");
+                    let asked = Message::from_vec(&buffer[..length]).expect("decoded");
+                    let mut message = asked.clone().into_response();
+                    if asked.queries[0].query_type() == RecordType::A {
+                        let name = asked.queries[0].name().clone();
+                        let data = hickory_proto::rr::RData::A(Ipv4Addr::new(192, 0, 2, last).into());
+                        message.add_answer(hickory_proto::rr::Record::from_rdata(name, 60, data));
+                    }
+                    upstream.send_to(&message.to_vec().expect("encoded"), from).expect("answered");
+                }
+            });
+        }
         let found = ask(ask_udp, "example.net.", RecordType::A).await;
         assert_eq!(found.answers[0].data.to_string(), "192.0.2.80");
         assert_eq!(found.metadata.response_code, ResponseCode::NoError);
         let found = ask(ask_udp, "outside.default.svc.cluster.local.", RecordType::A).await;
         let data: Vec<String> = found.answers.iter().map(|record| record.data.to_string()).collect();
         assert_eq!(data, ["example.org.", "192.0.2.80"]);
+        // A domain of others, and addresses that a NAT64 knows.
+        for (name, kind, expected) in [
+            ("a.corp.example.", RecordType::A, "192.0.2.54"),
+            ("notcorp.example.", RecordType::A, "192.0.2.80"),
+            ("a.corp.example.", RecordType::AAAA, "64:ff9b::c000:236"),
+            ("example.net.", RecordType::AAAA, "64:ff9b::c000:250"),
+        ] {
+            let found = ask(ask_udp, name, kind).await;
+            let data: Vec<String> = found.answers.iter().map(|record| record.data.to_string()).collect();
+            assert_eq!(data, [expected], "{name} {kind}");
+        }
+        let none = ask(ask_udp, "web.default.svc.cluster.local.", RecordType::AAAA).await;
+        assert_eq!((none.answers.len(), none.authorities.len()), (0, 1), "services have the addresses that they have");
 
         token.cancel();
         running.await.expect("no panic");
