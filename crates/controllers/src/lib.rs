@@ -75,6 +75,8 @@ pub struct Config {
     pub cluster_cidr: String,
     /// The prefix length of one node's IPv4 pod range.
     pub node_cidr_mask_size: u8,
+    /// The ranges of the node that runs in this process: nobody else gets them, also before that node is there.
+    pub own_pod_cidrs: Vec<String>,
     /// The cluster's certificate authority, published as ConfigMap `kube-root-ca.crt` in each namespace.
     pub root_ca_pem: String,
     /// The authority that signs approved signing requests; without it nothing signs them here.
@@ -92,6 +94,7 @@ impl Default for Config {
         Self {
             cluster_cidr: "10.244.0.0/16".to_owned(),
             node_cidr_mask_size: 24,
+            own_pod_cidrs: Vec::new(),
             root_ca_pem: String::new(),
             authority: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 60 * 60),

@@ -58,7 +58,7 @@ async fn pass(
         return Ok(None);
     }
     // Whoever has its turn gives ranges to all nodes that wait: what is in use is looked at once.
-    let mut used = HashSet::new();
+    let mut used: HashSet<String> = context.config.own_pod_cidrs.iter().cloned().collect();
     let mut waiting = Vec::new();
     for node in nodes.all() {
         match own(&node).filter(|all| !all.is_empty()) {

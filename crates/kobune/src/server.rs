@@ -165,9 +165,11 @@ impl Server {
     /// Starts to answer, and starts the controllers and the scheduler; each part's end is a result in `parts`.
     ///
     /// The controllers stop with `token`; the API server goes on until `serving` is cancelled, so that what stops can
-    /// still write its last words.
+    /// still write its last words. `own_pod_cidrs` are the ranges of the node beside it, which may be slower to come than a
+    /// machine that joins.
     pub fn start(
         self,
+        own_pod_cidrs: Vec<String>,
         parts: &mut JoinSet<(&'static str, Result<()>)>,
         token: &CancellationToken,
         serving: CancellationToken,
@@ -177,6 +179,7 @@ impl Server {
         let client = self.client_as("system:kube-controller-manager", &["system:masters"]);
         let config = kobune_controllers::Config {
             cluster_cidr: texts(&self.settings.cluster_cidrs),
+            own_pod_cidrs,
             root_ca_pem: self.authority.certificate_pem().to_owned(),
             authority: Some(Arc::clone(&self.authority)),
             cluster_signing_duration: self.settings.api.cluster_signing_duration,

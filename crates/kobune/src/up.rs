@@ -50,7 +50,11 @@ pub async fn run(options: UpOptions, wanted: Parts, token: CancellationToken) ->
 
     let mut parts = JoinSet::new();
     let serving = CancellationToken::new();
-    server.start(&mut parts, &token, serving.clone());
+    let own_pod_cidrs = match &machine {
+        Some(_) => node_settings.pod_cidrs.iter().map(ToString::to_string).collect(),
+        None => Vec::new(),
+    };
+    server.start(own_pod_cidrs, &mut parts, &token, serving.clone());
     if let (Some(machine), Some(identity)) = (&machine, identity) {
         let cluster = agent::start(machine, identity, &names, &node_settings, &mut parts, &token).await?;
         if options.ingress.ingress {

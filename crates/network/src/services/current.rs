@@ -38,10 +38,13 @@ pub struct Current {
     hairpins: BTreeSet<IpAddr>,
 }
 
-/// How to get to the next state. The three parts follow each other; each is one transaction, and what is in the first and
-/// the last changes nothing for any packet: they make what the second leads to, and clear what it leads to no more.
+/// How to get to the next state. The parts follow each other: what comes before the elements makes what they lead to, and
+/// what comes behind clears what they lead to no more. Neither changes anything for a packet, but for rules that are
+/// exchanged, each service's at once.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Step {
+    /// Chains that draw, to make.
+    pub spreads: Vec<Spread>,
     /// Chains and sets to make, rules to exchange.
     pub make: Vec<Command>,
     /// Elements to take out.
@@ -92,7 +95,7 @@ impl Current {
 
         let spreads: BTreeSet<Spread> = new.iter().filter_map(|(front, way)| way.spread(front)).collect();
         for spread in spreads {
-            self.spread(spread, &mut step.make);
+            self.spread(spread, &mut step.spreads);
         }
         let (mut had, mut wanted) = (BTreeMap::new(), BTreeMap::new());
         for (front, way) in &old {
@@ -141,7 +144,7 @@ impl Current {
         // A guard leads to a chain that draws, which other services may not have needed yet.
         for (front, way) in is.own.iter().chain(&is.shared) {
             if let Some(spread) = way.spread(front) {
-                self.spread(spread, &mut step.make);
+                self.spread(spread, &mut step.spreads);
             }
         }
         let before = self.own.get(key).cloned().unwrap_or_default();
@@ -160,12 +163,19 @@ impl Current {
         }
     }
 
-    fn spread(&mut self, spread: Spread, make: &mut Vec<Command>) {
+    fn spread(&mut self, spread: Spread, make: &mut Vec<Spread>) {
         if self.spreads.insert(spread) {
-            let name = spread.chain();
-            make.push(Command::AddChain(name.clone(), None));
-            make.extend(spread.rules().into_iter().map(|rule| Command::AddRule(name.clone(), rule)));
+            make.push(spread);
         }
+    }
+}
+
+impl Spread {
+    /// What makes the chain, in the words of rules.
+    pub fn commands(&self) -> Vec<Command> {
+        let name = self.chain();
+        let rules = self.rules().into_iter().map(|rule| Command::AddRule(name.clone(), rule));
+        std::iter::once(Command::AddChain(name.clone(), None)).chain(rules).collect()
     }
 }
 

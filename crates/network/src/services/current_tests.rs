@@ -171,7 +171,7 @@ fn one_changed_endpoint_changes_one_element() {
     other[199] = 250;
     let change = Change { key, before: endpoints(&many), after: endpoints(&other) };
     let step = current.step(&place, &around, [change], BTreeSet::new());
-    assert_eq!((step.gone.len(), step.fresh.len(), step.make.len()), (1, 1, 0));
+    assert_eq!((step.gone.len(), step.fresh.len(), step.make.len(), step.spreads.len()), (1, 1, 0, 0));
     let gone = UdpPath { front: Some(ip("10.96.0.7")), port: 53, endpoint: (IpAddr::from([10, 244, 1, 199]), 5353) };
     assert_eq!(step.udp_gone, [gone]);
 }

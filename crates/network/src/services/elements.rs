@@ -257,20 +257,27 @@ impl Spread {
         format!("{node}spread{}-{}", self.family.digit(), self.count)
     }
 
+    /// The map that endpoints are looked up in.
+    pub fn map(&self) -> String {
+        let kind = if self.node { "node" } else { "service" };
+        format!("{kind}-ends{}", self.family.digit())
+    }
+
+    /// Out of how many each rule of the chain draws, in order. A packet that comes while the rules change may draw the
+    /// number of an endpoint that has just gone: the first endpoint is there as long as there is any.
+    pub fn draws(&self) -> Vec<u32> {
+        if self.count > 1 { vec![self.count, 1] } else { vec![1] }
+    }
+
     /// The chain's rules.
     pub fn rules(&self) -> Vec<String> {
-        let (ip, digit) = (self.family.word(), self.family.digit());
-        let (key, map) = match self.node {
-            true => ("meta l4proto . th dport".to_owned(), format!("node-ends{digit}")),
-            false => (format!("{ip} daddr . meta l4proto . th dport"), format!("service-ends{digit}")),
-        };
+        let (ip, map) = (self.family.word(), self.map());
+        let key = if self.node { String::new() } else { format!("{ip} daddr . ") };
         let draw = |count: u32| {
-            let number = format!("numgen random mod {count}");
-            format!("meta l4proto {{ tcp, udp, sctp }} dnat {ip} to {key} . {number} map @{map}")
+            let key = format!("{key}meta l4proto . th dport . numgen random mod {count}");
+            format!("meta l4proto {{ tcp, udp, sctp }} dnat {ip} to {key} map @{map}")
         };
-        // A packet that comes while the rules change may draw the number of an endpoint that has just gone: the first
-        // endpoint is there as long as there is any.
-        if self.count > 1 { vec![draw(self.count), draw(1)] } else { vec![draw(1)] }
+        self.draws().into_iter().map(draw).collect()
     }
 }
 

@@ -198,6 +198,8 @@ async fn heard(lost: Option<&mut Lost>) -> io::Result<()> {
 async fn replace(plan: &Plan, step: Step) -> Result<(), RulesError> {
     let name = &plan.table.name;
     let mut text = table::render(name, &table::difference(None, &plan.table));
+    let spreads: Vec<table::Command> = step.spreads.iter().flat_map(|spread| spread.commands()).collect();
+    text.push_str(&table::render(name, &spreads));
     text.push_str(&table::render(name, &step.make));
     table::render_elements(&mut text, name, &step.fresh);
     drop(step);
@@ -211,6 +213,9 @@ async fn change(
     fresh: Option<&Plan>,
     step: Step,
 ) -> Result<Vec<plan::UdpPath>, RulesError> {
+    if !step.spreads.is_empty() {
+        batch::make(&place.table, &step.spreads)?;
+    }
     let mut commands = fresh.map(|fresh| table::difference(Some(&before.table), &fresh.table)).unwrap_or_default();
     commands.extend(step.make);
     if !commands.is_empty() {

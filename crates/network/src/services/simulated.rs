@@ -42,6 +42,8 @@ pub(super) fn addresses(pods: &[LocalPod]) -> BTreeSet<IpAddr> {
 
 /// Puts a step into a table, and checks each part as the kernel does: what is used is there, what goes is there and unused.
 pub(super) fn put(table: &mut Table, step: &Step) -> Result<(), String> {
+    let spreads: Vec<Command> = step.spreads.iter().flat_map(|spread| spread.commands()).collect();
+    make(table, &spreads)?;
     make(table, &step.make)?;
     let missing = |what: &str| format!("{what} does not exist");
     let text = |element: &Element| {

@@ -20,7 +20,8 @@ use hickory_proto::{
 use kobune_network::{
     Attachment, Bandwidth, Config, HostPort, Network, Protocol,
     cluster::{Cluster, Endpoint, Hints, Key, Service, ServicePort, Slice, Tables},
-    dns, services,
+    dns,
+    services::{self, elements::Spread, plan::Family},
 };
 use nix::{
     mount::{MsFlags, mount},
@@ -251,9 +252,49 @@ fn services_reach_pods() {
         }));
         cluster.update(|tables| tables.set_slice(key("idle-1"), Some(many)));
         until_rules(&table, |text| text.contains("10.96.0.8 . tcp . 80 . 1001")).await;
+        // A step that the kernel takes leaves what it remembers of clients alone; making all anew would not.
+        assert!(from_pod(&one, at(STICKY, 80)).await.is_ok());
+        cluster
+            .update(|tables| tables.set_slice(key("idle-1"), Some(slice("idle", 8080, Protocol::Tcp, &[&one, &two]))));
+        until_rules(&table, |text| text.contains("goto spread4-2") && text.contains("expires")).await;
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..40 {
+            seen.insert(from_host(at(IDLE, 80)).await.expect("an answer"));
+        }
+        assert_eq!(seen.len(), 2, "{seen:?}");
         cluster.update(|tables| tables.set_slice(key("idle-1"), Some(slice("idle", 8080, Protocol::Tcp, &[&two]))));
         until_rules(&table, |text| !text.contains("10.96.0.8 . tcp . 80 . 1")).await;
         assert_eq!(from_pod(&one, at(IDLE, 80)).await, Ok(format!("two {}", one.ips[0])));
+    });
+}
+
+#[test]
+fn chains_that_draw_are_the_same_either_way() {
+    alone(|folder| async move {
+        let config = Config::for_data_dir(&folder);
+        let table = config.table.clone();
+        let network = Network::start(config).await.expect("a network");
+        let cluster = Cluster::fixed(Tables::default());
+        tokio::spawn(services::run(Arc::clone(&network), cluster, "node".to_owned(), CancellationToken::new()));
+        until_rules(&table, |text| text.contains("map service-ends4")).await;
+        let list = async |chain: &str| {
+            let arguments = ["list", "chain", "inet", &table, chain];
+            let output = tokio::process::Command::new("nft").args(arguments).output().await.expect("nft runs");
+            String::from_utf8(output.stdout).expect("text")
+        };
+        let all = [Family::V4, Family::V6].into_iter().flat_map(|family| {
+            [false, true].into_iter().flat_map(move |node| [1, 7].map(|count| Spread { family, node, count }))
+        });
+        for spread in all {
+            services::batch::make(&table, &[spread]).expect("made");
+            let found = list(&spread.chain()).await;
+            for (rule, count) in spread.rules().iter().zip(spread.draws()) {
+                // The kernel's own form of it, in the words that nft has for it.
+                let words = rule.split_once("} ").expect("which protocols it is for").1;
+                assert!(found.contains(words), "{found} lacks {words} of {count}");
+            }
+            assert_eq!(found.lines().filter(|line| line.contains("numgen")).count(), spread.draws().len(), "{found}");
+        }
     });
 }
 
