@@ -62,7 +62,7 @@ pub async fn run(options: SimulateOptions, token: CancellationToken) -> Result<(
     let client = server.client_as("system:kobune-simulator", &["system:masters"]);
     let mut parts = JoinSet::new();
     let serving = CancellationToken::new();
-    server.start(&mut parts, &token, serving.clone());
+    server.start(Vec::new(), &mut parts, &token, serving.clone());
     let simulation = kobune_simulator::run(
         client.clone(),
         kobune_simulator::Config {
