@@ -10,6 +10,7 @@ mod download;
 mod duration;
 mod fields;
 mod history;
+mod jsonpath;
 mod manifests;
 mod namespace;
 mod object;

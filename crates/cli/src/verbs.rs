@@ -3,6 +3,7 @@
 mod api_resources;
 mod auth;
 mod delete;
+mod formats;
 mod get;
 mod logs;
 mod scale;

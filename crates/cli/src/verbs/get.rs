@@ -9,11 +9,13 @@ use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::formats;
 use super::selection::{self, Selected};
 use super::tables::{self, Shape};
 use super::{PlaceOptions, from_server};
 use crate::connect::Cluster;
 use crate::discovery::{Discovery, Resource};
+use crate::jsonpath::Template;
 use crate::request::{self, RequestError};
 use crate::table;
 
@@ -34,9 +36,13 @@ pub struct GetOptions {
     /// Only objects with these fields
     #[arg(long, value_name = "SELECTOR")]
     pub field_selector: Option<String>,
-    /// How to print: json, yaml, name, wide
-    #[arg(short, long, value_name = "FORMAT", value_parser = ["json", "yaml", "name", "wide"])]
-    pub output: Option<String>,
+    /// How to print: json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-file=FILE, custom-columns=NAME:PATH,..., or
+    /// custom-columns-file=FILE
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<Format>,
+    /// Sort by what this path finds, such as .metadata.creationTimestamp
+    #[arg(long, value_name = "PATH", conflicts_with = "watch")]
+    pub sort_by: Option<String>,
     /// Leave the headings out
     #[arg(long)]
     pub no_headers: bool,
@@ -69,6 +75,51 @@ pub struct GetOptions {
     pub place: PlaceOptions,
 }
 
+/// How objects are printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Format {
+    /// With all columns.
+    Wide,
+    /// As JSON.
+    Json,
+    /// As YAML.
+    Yaml,
+    /// By name.
+    Name,
+    /// What a template makes of them.
+    JsonPath(String),
+    /// In columns that somebody chose.
+    CustomColumns(String),
+    /// In columns that a file says.
+    CustomColumnsFile(String),
+}
+
+impl std::str::FromStr for Format {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Format, String> {
+        let (name, argument) = text.split_once('=').unwrap_or((text, ""));
+        let read = || std::fs::read_to_string(argument).map_err(|error| format!("{argument}: {error}"));
+        let given = |format: fn(String) -> Format| match argument {
+            "" => Err(format!("{name} needs something after it: {name}=...")),
+            argument => Ok(format(argument.to_owned())),
+        };
+        match name {
+            "wide" => Ok(Format::Wide),
+            "json" => Ok(Format::Json),
+            "yaml" => Ok(Format::Yaml),
+            "name" => Ok(Format::Name),
+            "jsonpath" => given(Format::JsonPath),
+            "jsonpath-file" => Ok(Format::JsonPath(read()?)),
+            "custom-columns" => given(Format::CustomColumns),
+            "custom-columns-file" => Ok(Format::CustomColumnsFile(read()?)),
+            _ => Err("there are json, yaml, name, wide, jsonpath=..., jsonpath-file=..., custom-columns=... and \
+                      custom-columns-file=..."
+                .to_owned()),
+        }
+    }
+}
+
 /// Prints objects.
 pub async fn get(options: GetOptions) -> Result<ExitCode> {
     let cluster = options.place.connect.connect().await?;
@@ -82,8 +133,8 @@ pub async fn get(options: GetOptions) -> Result<ExitCode> {
     if options.all_namespaces && selected.iter().any(|it| !it.names.is_empty()) {
         bail!("a resource cannot be retrieved by name across all namespaces");
     }
-    match options.output.as_deref() {
-        None | Some("wide") => in_tables(&options, &cluster, &selected).await,
+    match &options.output {
+        None | Some(Format::Wide) => in_tables(&options, &cluster, &selected).await,
         Some(format) => as_objects(&options, &cluster, &selected, format).await,
     }
 }
@@ -103,9 +154,11 @@ fn folder(options: &GetOptions, cluster: &Cluster, resource: &Resource) -> Strin
 }
 
 fn selectors(options: &GetOptions) -> String {
+    // To sort by a field of an object its row must hold all of it.
+    let whole = options.sort_by.as_ref().map(|_| "&includeObject=Object".to_owned());
     let labels = options.selector.as_ref().map(|text| format!("&labelSelector={}", request::query(text)));
     let fields = options.field_selector.as_ref().map(|text| format!("&fieldSelector={}", request::query(text)));
-    [labels, fields].into_iter().flatten().collect()
+    [labels, fields, whole].into_iter().flatten().collect()
 }
 
 /// The answers about a resource: one an object that was named, one a page of a list.
@@ -148,6 +201,24 @@ async fn answers(
     }
 }
 
+/// The pages of a table as one, in order.
+fn sorted(pages: Vec<Value>, path: &str) -> Result<Vec<Value>> {
+    let mut rows = Vec::new();
+    let mut whole = None;
+    for mut page in pages {
+        rows.extend(page["rows"].as_array_mut().map(std::mem::take).unwrap_or_default());
+        whole.get_or_insert(page);
+    }
+    formats::sort(&mut rows, path, |row| &row["object"])?;
+    Ok(whole
+        .into_iter()
+        .map(|mut table| {
+            table["rows"] = std::mem::take(&mut rows).into();
+            table
+        })
+        .collect())
+}
+
 /// Says what failed, as kubectl does: the exit code is 1 then, whatever else was printed.
 fn failed(errors: Vec<RequestError>) -> ExitCode {
     let code = if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
@@ -162,16 +233,19 @@ async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected
     let mut errors = Vec::new();
     let mut watched = None;
     for one in selected {
-        let (found, failures) = answers(options, cluster, one, TABLE).await;
+        let (mut found, failures) = answers(options, cluster, one, TABLE).await;
         errors.extend(failures);
         let kind = options.show_kind || selected.len() > 1;
         let shape = Shape {
-            wide: options.output.as_deref() == Some("wide"),
+            wide: options.output == Some(Format::Wide),
             namespaces: options.all_namespaces && one.resource.namespaced,
             kind: kind.then(|| one.resource.group_kind().to_lowercase()),
             label_columns: options.label_columns.clone(),
             labels: options.show_labels,
         };
+        if let Some(path) = &options.sort_by {
+            found = sorted(found, path)?;
+        }
         let mut rows: Vec<Vec<String>> = found.iter().flat_map(|table| tables::rows(table, &shape)).collect();
         let empty = rows.is_empty();
         if let Some(first) = found.first().filter(|_| !options.no_headers && !empty) {
@@ -247,7 +321,12 @@ async fn follow(
     }
 }
 
-async fn as_objects(options: &GetOptions, cluster: &Cluster, selected: &[Selected], format: &str) -> Result<ExitCode> {
+async fn as_objects(
+    options: &GetOptions,
+    cluster: &Cluster,
+    selected: &[Selected],
+    format: &Format,
+) -> Result<ExitCode> {
     let mut errors = Vec::new();
     let mut objects = Vec::new();
     for one in selected {
@@ -268,7 +347,10 @@ async fn as_objects(options: &GetOptions, cluster: &Cluster, selected: &[Selecte
             }
         }
     }
-    if format == "name" {
+    if let Some(path) = &options.sort_by {
+        formats::sort(&mut objects, path, |(_, object)| object)?;
+    }
+    if *format == Format::Name {
         let lines = objects.iter().map(|(one, object)| {
             let kind = one.resource.singular_with_group();
             format!("{kind}/{}\n", object["metadata"]["name"].as_str().unwrap_or_default())
@@ -277,7 +359,20 @@ async fn as_objects(options: &GetOptions, cluster: &Cluster, selected: &[Selecte
         return Ok(failed(errors));
     }
     let mut objects: Vec<Value> = objects.into_iter().map(|(_, object)| object).collect();
-    if !options.show_managed_fields {
+    let columns = match format {
+        Format::CustomColumns(text) => Some(formats::Columns::parse(text)?),
+        Format::CustomColumnsFile(text) => Some(formats::Columns::from_template(text)?),
+        _ => None,
+    };
+    if let Some(columns) = columns {
+        let mut rows: Vec<Vec<String>> = (!options.no_headers).then(|| columns.headings()).into_iter().collect();
+        for object in &objects {
+            rows.push(columns.row(object)?);
+        }
+        write(table::aligned(&rows).as_bytes())?;
+        return Ok(failed(errors));
+    }
+    if !options.show_managed_fields && matches!(format, Format::Json | Format::Yaml) {
         for object in &mut objects {
             if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
                 metadata.remove("managedFields");
@@ -293,7 +388,8 @@ async fn as_objects(options: &GetOptions, cluster: &Cluster, selected: &[Selecte
         }
     };
     match format {
-        "json" => write(as_json(&value)?.as_bytes())?,
+        Format::Json => write(as_json(&value)?.as_bytes())?,
+        Format::JsonPath(template) => write(Template::parse(template)?.fill(&value)?.as_bytes())?,
         _ => write(serde_saphyr::to_string(&value).context("write YAML")?.as_bytes())?,
     }
     Ok(failed(errors))
