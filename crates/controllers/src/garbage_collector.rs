@@ -149,7 +149,9 @@ impl Graph {
 
     /// Whether a dependent is left that holds its owner up.
     fn is_blocked(&self, owner: &str) -> bool {
-        self.dependents_of(owner).iter().filter_map(|uid| self.dependents.get(uid)).any(|(_, owners)| {
+        // One that owns itself does not wait for itself.
+        let others = self.dependents_of(owner).into_iter().filter(|uid| **uid != *owner);
+        others.filter_map(|uid| self.dependents.get(&uid)).any(|(_, owners)| {
             owners.iter().any(|reference| reference.uid == owner && reference.block_owner_deletion == Some(true))
         })
     }
