@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 
 use super::spdy::{self, PIECE, Stream};
-use super::websocket::{self, PortOutput};
+use super::websocket::{self, Dialect, PortOutput};
 
 /// Connects to a port on the loopback address inside a network namespace (`None`: the host's).
 ///
@@ -142,11 +142,11 @@ async fn carry(
 }
 
 /// Serves the older WebSocket protocol: the ports are in the request, one connection each.
-pub async fn over_websocket<C>(socket: WebSocketStream<C>, list: &[u16], netns: Option<PathBuf>)
+pub async fn over_websocket<C>(socket: WebSocketStream<C>, dialect: Dialect, list: &[u16], netns: Option<PathBuf>)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (ports, output) = websocket::ports(socket, list);
+    let (ports, output) = websocket::ports(socket, dialect, list);
     let mut running = JoinSet::new();
     for (index, mut port) in ports.into_iter().enumerate() {
         let (output, netns) = (output.clone(), netns.clone());

@@ -274,13 +274,15 @@ pub async fn port_forward(
 ) -> Result<Response<Body>, Refusal> {
     let owner = server.find(namespace, name)?;
     let netns = network_namespace(server, &owner)?;
-    let web_socket = ["SPDY/3.1+portforward.k8s.io", "v4.channel.k8s.io"];
+    let tunnel = "SPDY/3.1+portforward.k8s.io";
+    let web_socket: Vec<_> = [tunnel].into_iter().chain(websocket::PORT_NAMES).collect();
     let protocol = negotiate(request.headers(), &web_socket, &["portforward.k8s.io"])?;
     let mut ports = Vec::new();
     for text in query.all("ports").iter().chain(&query.all("port")).flat_map(|list| list.split(',')) {
         ports.push(text.parse::<u16>().map_err(|_| Refusal::bad(format!("unable to parse \"{text}\" as a port")))?);
     }
-    if protocol == Protocol::WebSocket("v4.channel.k8s.io".to_owned()) && (ports.is_empty() || ports.len() > 100) {
+    let in_request = matches!(&protocol, Protocol::WebSocket(chosen) if chosen != tunnel);
+    if in_request && (ports.is_empty() || ports.len() > 100) {
         return Err(Refusal::bad("query parameter \"port\" is required"));
     }
     let response = switching(&protocol, request.headers())?;
@@ -291,10 +293,10 @@ pub async fn port_forward(
             Protocol::Spdy(_) => port_forward::over_spdy(connection, netns).await,
             Protocol::WebSocket(chosen) => {
                 let socket = WebSocketStream::from_raw_socket(connection, Role::Server, None).await;
-                if chosen.starts_with("SPDY") {
+                if chosen == tunnel {
                     port_forward::over_spdy(websocket::tunnel(socket), netns).await;
                 } else {
-                    port_forward::over_websocket(socket, &ports, netns).await;
+                    port_forward::over_websocket(socket, websocket::Dialect::named(&chosen), &ports, netns).await;
                 }
             }
         }

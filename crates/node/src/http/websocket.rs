@@ -53,6 +53,8 @@ impl Dialect {
 
     fn message(self, channel: u8, bytes: &[u8]) -> Message {
         if self.base64 {
+            // Channels above the ninth go on through the character set, as upstream writes them.
+            let channel = char::from(b'0'.saturating_add(channel));
             return Message::text(format!("{channel}{}", STANDARD.encode(bytes)));
         }
         message(channel, bytes)
@@ -237,8 +239,12 @@ pub enum PortOutput {
     Error(u8, String),
 }
 
+/// The names of the older port-forward protocol that clients ask for, the best first; some name none. Source:
+/// `pkg/kubelet/cri/streaming/portforward/websocket.go`.
+pub const PORT_NAMES: [&str; 3] = ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
+
 /// Serves the older port-forward protocol for the ports that the request names.
-pub fn ports<C>(socket: WebSocketStream<C>, ports: &[u16]) -> (Vec<Port>, mpsc::Sender<PortOutput>)
+pub fn ports<C>(socket: WebSocketStream<C>, dialect: Dialect, ports: &[u16]) -> (Vec<Port>, mpsc::Sender<PortOutput>)
 where
     C: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -257,7 +263,7 @@ where
             // Each channel begins with its port, so that the client knows that it stands.
             let base = u8::try_from(index * 2).unwrap_or(u8::MAX - 1);
             for channel in [base, base + 1] {
-                if sink.send(message(channel, &port.to_le_bytes())).await.is_err() {
+                if sink.send(dialect.message(channel, &port.to_le_bytes())).await.is_err() {
                     return;
                 }
             }
@@ -267,12 +273,13 @@ where
                 if matches!(received, Message::Close(_)) {
                     return;
                 }
-                let Some(bytes) = content(received) else { continue };
-                let Some(channel) = bytes.first().copied().filter(|channel| channel % 2 == 0) else { continue };
+                let Some((channel, bytes)) = dialect.read(received).filter(|(channel, _)| channel % 2 == 0) else {
+                    continue;
+                };
                 let Some(slot) = senders.get_mut(usize::from(channel / 2)) else { continue };
                 if let Some(sender) = slot
-                    && bytes.len() > 1
-                    && sender.send(bytes.slice(1..)).await.is_err()
+                    && !bytes.is_empty()
+                    && sender.send(bytes).await.is_err()
                 {
                     *slot = None;
                 }
@@ -281,8 +288,8 @@ where
         let write = async {
             while let Some(output) = outputs.recv().await {
                 let message = match &output {
-                    PortOutput::Data(index, bytes) => message(index * 2, bytes),
-                    PortOutput::Error(index, text) => message(index * 2 + 1, text.as_bytes()),
+                    PortOutput::Data(index, bytes) => dialect.message(index * 2, bytes),
+                    PortOutput::Error(index, text) => dialect.message(index * 2 + 1, text.as_bytes()),
                 };
                 if sink.send(message).await.is_err() {
                     return;
@@ -345,5 +352,35 @@ mod tests {
             assert_eq!(text.read(Message::text(wrong)), None, "{wrong:?}");
         }
         assert_eq!(Dialect::named("v5.channel.k8s.io").read(Message::binary(Bytes::new())), None);
+        assert_eq!(text.message(10, b"hi"), Message::text(":aGk="));
+    }
+
+    #[tokio::test]
+    async fn ports_in_every_dialect() {
+        for name in PORT_NAMES {
+            let dialect = Dialect::named(name);
+            let (ours, theirs) = tokio::io::duplex(4096);
+            let server = WebSocketStream::from_raw_socket(ours, Role::Server, None).await;
+            let mut client = WebSocketStream::from_raw_socket(theirs, Role::Client, None).await;
+            let (mut list, output) = ports(server, dialect, &[8080, 53]);
+            for (channel, port) in [(0, 8080_u16), (1, 8080), (2, 53), (3, 53)] {
+                let greeting = client.next().await.expect("a message").expect("read");
+                assert_eq!(greeting, dialect.message(channel, &port.to_le_bytes()), "{name:?}");
+            }
+            client.send(dialect.message(2, b"question")).await.expect("sent");
+            assert_eq!(list[1].incoming.recv().await, Some(Bytes::from_static(b"question")), "{name:?}");
+            output.send(PortOutput::Data(1, Bytes::from_static(b"answer"))).await.expect("sent");
+            output.send(PortOutput::Error(0, "refused".to_owned())).await.expect("sent");
+            assert_eq!(
+                client.next().await.expect("a message").expect("read"),
+                dialect.message(2, b"answer"),
+                "{name:?}"
+            );
+            assert_eq!(
+                client.next().await.expect("a message").expect("read"),
+                dialect.message(1, b"refused"),
+                "{name:?}"
+            );
+        }
     }
 }
