@@ -118,10 +118,13 @@ pub fn set_up(pod_dir: &Path, owner: &Pod, volume: &Volume, sources: &Sources<'_
             mount_tmpfs(&path, limit, "1777")?;
         }
         if fresh || (memory && !mounted) {
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).map_err(failed("open up", &path))?;
+            // Memory keeps the sticky bit that the kernel gives it, as upstream's does.
+            let mode = if memory && !huge { 0o1777 } else { 0o777 };
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed("open up", &path))?;
             if let Some(group) = group {
                 chown(&path, None, Some(group)).map_err(failed("give a group to", &path))?;
-                fs::set_permissions(&path, fs::Permissions::from_mode(0o2777)).map_err(failed("open up", &path))?;
+                let mode = mode | 0o2000;
+                fs::set_permissions(&path, fs::Permissions::from_mode(mode)).map_err(failed("open up", &path))?;
             }
         }
         return Ok(());
