@@ -140,19 +140,22 @@ impl Options {
         }
     }
 
-    fn orphans(&self, finalizers: &[String]) -> bool {
+    fn orphans(&self, kind: &Kind, finalizers: &[String]) -> bool {
+        let has = |finalizer: &str| finalizers.iter().any(|known| known == finalizer);
         match (self.orphan, self.policy.as_deref()) {
             (Some(orphan), _) => orphan,
             (None, Some(policy)) => policy == "Orphan",
-            (None, None) => finalizers.iter().any(|finalizer| finalizer == ORPHAN),
+            (None, None) => has(ORPHAN) || !has(FOREGROUND) && spares_dependents(kind),
         }
     }
 
-    fn foreground(&self, finalizers: &[String]) -> bool {
+    fn foreground(&self, kind: &Kind, finalizers: &[String]) -> bool {
         match (self.orphan, self.policy.as_deref()) {
             (Some(_), _) => false,
             (None, Some(policy)) => policy == "Foreground",
-            (None, None) => finalizers.iter().any(|finalizer| finalizer == FOREGROUND) && !self.orphans(finalizers),
+            (None, None) => {
+                finalizers.iter().any(|finalizer| finalizer == FOREGROUND) && !self.orphans(kind, finalizers)
+            }
         }
     }
 }
@@ -209,10 +212,19 @@ fn pod_grace(pod: &Value, asked: Option<i64>) -> i64 {
     if grace < 0 { 1 } else { grace }
 }
 
+/// Whether a deletion that says nothing of dependents leaves them: so it was before there was a garbage collector. Source:
+/// `DefaultGarbageCollectionPolicy` in `pkg/registry/{core/replicationcontroller,batch/job}/strategy.go`.
+fn spares_dependents(kind: &Kind) -> bool {
+    matches!(&*kind.collection, "core/replicationcontrollers" | "batch/jobs")
+}
+
 /// Whether [`plan`], if it removes the object at once, removes it in the state in which it is.
 fn goes_as_it_is(kind: &Kind, object: &Value) -> bool {
     let changes = [crate::definitions::COLLECTION, "core/namespaces"].contains(&&*kind.collection);
-    !changes && object.pointer("/metadata/deletionTimestamp").is_none() && finalizers(object).is_empty()
+    !changes
+        && !spares_dependents(kind)
+        && object.pointer("/metadata/deletionTimestamp").is_none()
+        && finalizers(object).is_empty()
 }
 
 /// Decides, from the object as it is, what a deletion does.
@@ -226,10 +238,10 @@ fn plan(kind: &Kind, mut object: Value, options: &Options, now: Timestamp) -> Pl
     let old_finalizers = finalizers(&object);
     let mut new_finalizers: Vec<String> =
         old_finalizers.iter().filter(|finalizer| *finalizer != ORPHAN && *finalizer != FOREGROUND).cloned().collect();
-    if options.orphans(&old_finalizers) {
+    if options.orphans(kind, &old_finalizers) {
         new_finalizers.push(ORPHAN.to_owned());
     }
-    if options.foreground(&old_finalizers) {
+    if options.foreground(kind, &old_finalizers) {
         new_finalizers.push(FOREGROUND.to_owned());
     }
     let same_finalizers = new_finalizers == old_finalizers;
@@ -552,6 +564,23 @@ mod tests {
             assert_eq!(pod["metadata"]["deletionTimestamp"], "2026-01-01T00:00:05Z");
         });
         check("Pod", dying, json!({"gracePeriodSeconds": 0}), |plan| assert!(matches!(plan, Plan::Remove(_))));
+    }
+
+    #[test]
+    fn controllers_of_old_leave_their_pods() {
+        let object = || json!({"metadata": {"name": "a"}});
+        let finalizers = |plan: Plan| match plan {
+            Plan::Mark(object) => object["metadata"]["finalizers"].clone(),
+            other => panic!("{other:?}"),
+        };
+        check("ReplicationController", object(), json!({}), |plan| assert_eq!(finalizers(plan), json!(["orphan"])));
+        check("ReplicationController", object(), json!({"propagationPolicy": "Foreground"}), |plan| {
+            assert_eq!(finalizers(plan), json!(["foregroundDeletion"]));
+        });
+        check("ReplicationController", object(), json!({"propagationPolicy": "Background"}), |plan| {
+            assert!(matches!(plan, Plan::Remove(_)));
+        });
+        check("ConfigMap", object(), json!({}), |plan| assert!(matches!(plan, Plan::Remove(_))));
     }
 
     #[test]
