@@ -154,7 +154,7 @@ impl ApiServer {
         crate::hooks::prepare_create(kind, &mut object, Some(&call.user));
         let mut errors = kind.validate(&object);
         errors.extend(crate::hooks::validate(kind, &object));
-        let judgement = self.rules.judge(kind, &object, None);
+        let judgement = self.rules.judge(kind, &object, None, &errors);
         errors.extend(judgement.errors);
         if !errors.is_empty() {
             return Err(ApiError::invalid(kind, &name, &errors).with_warnings(warnings));

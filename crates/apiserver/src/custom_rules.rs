@@ -7,7 +7,7 @@ use std::{
 };
 
 use kobune_expressions::rules::{self, Judgement, Rules};
-use kobune_kinds::{FieldError, Kind};
+use kobune_kinds::{FieldError, FieldErrorKind, Kind};
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -43,9 +43,27 @@ impl CustomRules {
         rules
     }
 
-    /// Judges an object by the rules of its kind.
-    pub(crate) fn judge(&self, kind: &Arc<Kind>, object: &Value, old: Option<&Value>) -> Judgement {
-        self.of(kind).map(|rules| rules.validate(object, old)).unwrap_or_default()
+    /// Judges an object by the rules of its kind. `found` is what is wrong with it otherwise: where its shape is, rules cannot
+    /// be asked. Source: `hasBlockingErr` of `k8s.io/apiextensions-apiserver`.
+    pub(crate) fn judge(
+        &self,
+        kind: &Arc<Kind>,
+        object: &Value,
+        old: Option<&Value>,
+        found: &[FieldError],
+    ) -> Judgement {
+        let Some(rules) = self.of(kind) else { return Judgement::default() };
+        let blocks = |error: &FieldError| {
+            use FieldErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+            matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+        };
+        if found.iter().any(blocks) {
+            let words = "some validation rules were not checked because the object was invalid; correct the existing \
+                         errors to complete validation";
+            let errors = vec![FieldError::invalid("<nil>", Value::Null, words)];
+            return Judgement { errors, warnings: Vec::new() };
+        }
+        rules.validate(object, old)
     }
 }
 

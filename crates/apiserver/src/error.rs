@@ -100,7 +100,9 @@ impl ApiError {
     }
 
     /// Warnings that are sent beside the error.
-    pub(crate) fn with_warnings(mut self, warnings: Vec<String>) -> Self {
+    /// Puts warnings before those that it has.
+    pub(crate) fn with_warnings(mut self, mut warnings: Vec<String>) -> Self {
+        warnings.append(&mut self.0.warnings);
         self.0.warnings = warnings;
         self
     }

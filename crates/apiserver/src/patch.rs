@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 use kobune_kinds::{FieldValidation, Media, Yaml};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{
     ApiServer,
@@ -102,11 +102,8 @@ pub(crate) fn refused(error: &kobune_merge::PatchError) -> ApiError {
     match error.status() {
         400 => ApiError::bad_request(error.to_string()),
         413 => ApiError::new(413, "RequestEntityTooLarge", error.to_string()),
-        code => ApiError::new(
-            code,
-            "Invalid",
-            format!("the server rejected our request due to an error in our request: {error}"),
-        ),
+        code => ApiError::new(code, "Invalid", "the server rejected our request due to an error in our request")
+            .with_details(json!({"causes": [{"message": error.to_string()}]})),
     }
 }
 
@@ -148,7 +145,7 @@ impl ApiServer {
         let kind = &call.kind;
         let name = call.name();
         let mut warnings = kind
-            .check_shape(&mut configuration, FieldValidation::Warn)
+            .check_configuration(&mut configuration, FieldValidation::Warn)
             .map_err(|error| ApiError::bad_request(error.to_string()))?;
         // Fields that the schema does not name are always an error here, as nobody could own them.
         let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));

@@ -84,6 +84,16 @@ pub(crate) fn shown(kind: &Kind, record: &Record) -> Answer<Bytes> {
     Ok(Bytes::from(parse(kind, record)?.to_string()))
 }
 
+/// Adds a warning before those that are there.
+pub(crate) fn begin_warnings(headers: &mut HeaderMap, warning: &str) {
+    let later: Vec<HeaderValue> = headers.get_all(header::WARNING).iter().cloned().collect();
+    headers.remove(header::WARNING);
+    add_warnings(headers, &[warning.to_owned()]);
+    for value in later {
+        headers.append(header::WARNING, value);
+    }
+}
+
 /// Adds the `Warning` headers of RFC 7234, code 299.
 pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
     for warning in warnings {

@@ -117,7 +117,7 @@ impl ApiServer {
                 }
             };
             if let Some(warning) = told.kind.as_ref().and_then(|kind| kind.deprecation()) {
-                respond::add_warnings(response.headers_mut(), &[warning.to_owned()]);
+                respond::begin_warnings(response.headers_mut(), warning);
             }
             response.headers_mut().insert(audit::AUDIT_ID, audit_id);
             if let Some(flow) = &told.flow {
@@ -360,7 +360,13 @@ impl ApiServer {
         request: Request<RequestBody>,
     ) -> Answer<Response<Body>> {
         if let Some(name) = target.subresource.as_deref() {
-            let Some(subresource) = kind.subresource(name) else { return Err(ApiError::no_such_path()) };
+            let Some(subresource) = kind.subresource(name) else {
+                // Which subresources a custom resource has is for its definition to say, not for the path.
+                return Err(match (&kind.custom(), &target.name) {
+                    (Some(_), Some(name)) => ApiError::not_found(&kind, name),
+                    _ => ApiError::no_such_path(),
+                });
+            };
             if !is_connection(Some(name)) && !subresource.verbs.iter().any(|known| known.as_str() == verb) {
                 return Err(ApiError::method_not_allowed());
             }
@@ -417,9 +423,10 @@ impl ApiServer {
             "watch" => return self.watch(call).await,
             "create" => {
                 let decoded = decode::object(&call.kind, call, body)?;
-                self.create_object(call, decoded.object, crate::create::Ownership::Update)
-                    .await?
-                    .with_warnings(decoded.warnings)
+                match self.create_object(call, decoded.object, crate::create::Ownership::Update).await {
+                    Ok(made) => made.with_warnings(decoded.warnings),
+                    Err(error) => return Err(error.with_warnings(decoded.warnings)),
+                }
             }
             "update" => {
                 let decoded = decode::object(&call.kind, call, body)?;

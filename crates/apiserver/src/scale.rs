@@ -60,7 +60,14 @@ pub(crate) async fn serve(server: &ApiServer, call: &Call, verb: &str, body: &By
     if verb == "get" {
         let record = server.read_as(&call.kind, &call.key()).await?;
         let record = record.ok_or_else(|| ApiError::not_found(&call.kind, call.name()))?;
-        return Ok(of(&call.kind, &respond::parse(&call.kind, &record)?));
+        let object = respond::parse(&call.kind, &record)?;
+        if let Some(paths) = call.kind.custom().and_then(|custom| custom.scale.as_ref())
+            && custom::at(&object, &paths.spec).is_none()
+        {
+            let words = format!("the spec replicas field \".{}\" does not exist", paths.spec.join("."));
+            return Err(ApiError::internal_words(&words));
+        }
+        return Ok(of(&call.kind, &object));
     }
     for _ in 0..ATTEMPTS {
         let record = server.read_as(&call.kind, &call.key()).await?;

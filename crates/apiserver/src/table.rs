@@ -38,7 +38,7 @@ pub(crate) fn columns(kind: &Kind) -> Value {
 /// The row of one object.
 pub(crate) fn row(kind: &Kind, object: &Value, include: Include, meta_version: &str) -> Value {
     let row = kind.full_row(object, Timestamp::now());
-    let mut value = json!({"cells": row.cells});
+    let mut value = json!({"cells": row.cells, "object": null});
     if !row.conditions.is_empty() {
         value["conditions"] = Value::Array(row.conditions);
     }

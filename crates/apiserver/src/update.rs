@@ -93,7 +93,10 @@ impl ApiServer {
                 return Err(ApiError::stale(kind, name));
             }
             self.allowed_to_create(call).await?;
-            return Ok(self.create_object(call, body, Ownership::Update).await?.with_warnings(warnings));
+            return match self.create_object(call, body, Ownership::Update).await {
+                Ok(made) => Ok(made.with_warnings(warnings)),
+                Err(error) => Err(error.with_warnings(warnings)),
+            };
         }
         let unconditional = meta(&body, "resourceVersion").is_empty();
         if unconditional && needs_version(kind) {
@@ -102,14 +105,17 @@ impl ApiServer {
             return Err(ApiError::invalid(kind, name, &[error]));
         }
         let mut body = Some(body);
-        let made = self
+        let changed = self
             .change(call, |_, _| {
                 // Only an unconditional update is tried again; the others need no copy.
                 let object = if unconditional { body.clone() } else { body.take() };
                 object.map(Changed::new).ok_or_else(|| ApiError::stale(&call.kind, call.name()))
             })
-            .await?;
-        Ok(made.with_warnings(warnings))
+            .await;
+        match changed {
+            Ok(made) => Ok(made.with_warnings(warnings)),
+            Err(error) => Err(error.with_warnings(warnings)),
+        }
     }
 
     /// The stored object at a key.
@@ -187,7 +193,7 @@ impl ApiServer {
             crate::hooks::prepare_update(kind, &mut object, &old);
             let mut errors = kind.validate_update(&object, &old, subresource);
             errors.extend(crate::hooks::validate(kind, &object));
-            let judgement = self.rules.judge(kind, &object, Some(&old));
+            let judgement = self.rules.judge(kind, &object, Some(&old), &errors);
             errors.extend(judgement.errors);
             warnings.extend(judgement.warnings);
             if !errors.is_empty() {

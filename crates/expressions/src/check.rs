@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::catalogue::{self, Function};
 use crate::environment::Environment;
 use crate::error::CompileError;
+use crate::names;
 use crate::syntax::{Expression, Literal, NodeId, Tree};
 use crate::types::{Opaque, Type};
 use crate::unify::Substitution;
@@ -201,7 +202,8 @@ impl Checker<'_> {
         };
         let found = match &target {
             Type::Map(pair) => pair.1.clone(),
-            Type::Object(object) => match object.fields.get(field) {
+            Type::Object(object) => match object.fields.get(field).or_else(|| object.fields.get(&*names::kept(field)?))
+            {
                 Some(found) => found.clone(),
                 None if object.open => Type::Dyn,
                 None => {

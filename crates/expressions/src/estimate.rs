@@ -20,41 +20,50 @@ use crate::types::Type;
 /// Where in the variables a node's value comes from, as far as that is known.
 #[derive(Clone, Copy, Debug)]
 enum Place<'s> {
+    /// From nowhere: made by the expression.
     Unknown,
+    /// From somewhere in the variables that no schema describes.
+    Lost,
     Schema(&'s Schema),
     /// A key of a map.
     Key,
 }
 
 impl<'s> Place<'s> {
-    fn items(self) -> Place<'s> {
+    /// Where the items of a list or the values of a map come from. Upstream writes places as paths and takes their first
+    /// step for the variable's name, so that below a value from nowhere (`a ? b : []`) the variable's own schema is found.
+    /// Rules that are in use pass by that, so it is kept: `root` is that schema's place.
+    fn items(self, root: Place<'s>) -> Place<'s> {
         match self {
+            Place::Unknown => root,
             Place::Schema(schema) => match schema.shape() {
                 Shape::List(items, _) | Shape::Map(items) => Place::Schema(items),
-                _ => Place::Unknown,
+                _ => Place::Lost,
             },
-            _ => Place::Unknown,
+            Place::Lost | Place::Key => Place::Lost,
         }
     }
 
-    fn keys(self) -> Place<'s> {
+    fn keys(self, root: Place<'s>) -> Place<'s> {
         match self {
+            Place::Unknown => root,
             Place::Schema(schema) if matches!(schema.shape(), Shape::Map(_)) => Place::Key,
-            _ => Place::Unknown,
+            _ => Place::Lost,
         }
     }
 
-    fn field(self, name: &str) -> Place<'s> {
+    fn field(self, name: &str, root: Place<'s>) -> Place<'s> {
         match self {
-            Place::Schema(schema) => schema.field(name).map_or(Place::Unknown, |field| Place::Schema(&field.schema)),
-            _ => Place::Unknown,
+            Place::Unknown => root,
+            Place::Schema(schema) => schema.field(name).map_or(Place::Lost, |field| Place::Schema(&field.schema)),
+            Place::Lost | Place::Key => Place::Lost,
         }
     }
 
     /// The size of what is there. Values without a size of their own count as nothing, as upstream has it.
     fn size(self) -> Option<Range> {
         match self {
-            Place::Unknown => None,
+            Place::Unknown | Place::Lost => None,
             Place::Schema(schema) => Some(Range { min: 0, max: schema.largest().unwrap_or(0) }),
             Place::Key => Some(Range { min: 0, max: 0 }),
         }
@@ -80,6 +89,8 @@ struct Local<'s> {
 pub(crate) struct Estimate<'s> {
     plan: &'s Plan,
     environment: &'s Environment,
+    /// The place of the variable `self`.
+    root: Place<'s>,
     places: Vec<Place<'s>>,
     sizes: HashMap<NodeId, Range>,
     entries: HashMap<NodeId, Entries>,
@@ -88,9 +99,12 @@ pub(crate) struct Estimate<'s> {
 
 impl<'s> Estimate<'s> {
     pub(crate) fn new(plan: &'s Plan, environment: &'s Environment) -> Estimate<'s> {
+        let this = environment.variables.iter().find(|variable| &*variable.name == "self");
+        let root = this.and_then(|variable| variable.schema.as_deref()).map_or(Place::Lost, Place::Schema);
         Estimate {
             plan,
             environment,
+            root,
             places: vec![Place::Unknown; plan.checked.tree.nodes.len()],
             sizes: HashMap::new(),
             entries: HashMap::new(),
@@ -138,7 +152,7 @@ impl<'s> Estimate<'s> {
             Meaning::Local(slot) => self.locals.get(usize::from(*slot)).map_or(Place::Unknown, |local| local.place),
             Meaning::Variable(place) => {
                 let variable = self.environment.variables.get(usize::from(*place));
-                variable.and_then(|variable| variable.schema.as_deref()).map_or(Place::Unknown, Place::Schema)
+                variable.and_then(|variable| variable.schema.as_deref()).map_or(Place::Lost, Place::Schema)
             }
             _ => Place::Unknown,
         };
@@ -153,7 +167,7 @@ impl<'s> Estimate<'s> {
         if test {
             return cost;
         }
-        self.places[id as usize] = self.places[operand as usize].field(field);
+        self.places[id as usize] = self.places[operand as usize].field(field, self.root);
         match self.kind(operand) {
             Type::Map(_) | Type::Object(_) => cost.plus(Range::fixed(1)),
             _ => cost,
@@ -231,11 +245,11 @@ impl<'s> Estimate<'s> {
         let entries = self.entries(inner.range);
         let of_list = entries.map_or(matches!(self.kind(inner.range), Type::List(_)), |entries| entries.of_list);
         let key = Local {
-            place: if of_list { Place::Unknown } else { range.keys() },
+            place: if of_list { Place::Lost } else { range.keys(self.root) },
             size: entries.map(|entries| entries.key),
             entries: None,
         };
-        let value = Local { place: range.items(), size: entries.map(|entries| entries.value), entries: None };
+        let value = Local { place: range.items(self.root), size: entries.map(|entries| entries.value), entries: None };
         if inner.second.is_some() {
             self.locals.extend([key, value]);
         } else {

@@ -30,13 +30,19 @@ pub(crate) fn is_reserved(word: &str) -> bool {
     RESERVED.contains(&word)
 }
 
+/// How a field is kept whose name is a word of the language. Where a field is meant such a word may also be written as it is:
+/// `has(self.namespace)`, as upstream's `DeclTypeProvider` allows.
+pub(crate) fn kept(word: &str) -> Option<String> {
+    is_reserved(word).then(|| format!("__{word}__"))
+}
+
 /// The identifier for a field; `None` when the field cannot be named in expressions.
 pub fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|first: char| first.is_ascii_digit()) {
         return None;
     }
-    if RESERVED.contains(&name) {
-        return Some(format!("__{name}__"));
+    if let Some(kept) = kept(name) {
+        return Some(kept);
     }
     let mut escaped = String::with_capacity(name.len());
     let mut rest = name;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::names::escape;
+use crate::names::{self, escape};
 use crate::types::{ObjectType, Type};
 
 /// The greatest request that upstream's estimates assume, in bytes. It is fixed, whatever the server's own limit.
@@ -201,7 +201,7 @@ impl Schema {
     /// The schema of a declared field, by the name that expressions use.
     pub fn field(&self, escaped: &str) -> Option<&Field> {
         match &self.shape {
-            Shape::Object(fields) => fields.get(escaped),
+            Shape::Object(fields) => fields.get(escaped).or_else(|| fields.get(&*names::kept(escaped)?)),
             _ => None,
         }
     }

@@ -129,7 +129,7 @@ pub(crate) use custom::prune_stored;
 
 pub(crate) fn check_shape(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, DecodeError> {
     if let Some(custom) = kind.custom() {
-        let state = custom::check(object, custom.schema(), mode);
+        let state = custom::check(object, custom.schema(), mode, false);
         let (checked, warnings) = finish(kind, state, Ok(object.take()), mode)?;
         *object = checked;
         return Ok(warnings);
@@ -140,6 +140,19 @@ pub(crate) fn check_shape(kind: &Kind, object: &mut Value, mode: FieldValidation
         false => Seed::new(&mut state, kind.schema()).deserialize(object.take()),
     };
     let (checked, warnings) = finish(kind, state, read, mode)?;
+    *object = checked;
+    Ok(warnings)
+}
+
+/// The same check of a configuration for server-side apply, in which a null says something where the schema is a custom one's.
+pub(crate) fn check_configuration(
+    kind: &Kind,
+    object: &mut Value,
+    mode: FieldValidation,
+) -> Result<Vec<String>, DecodeError> {
+    let Some(custom) = kind.custom() else { return check_shape(kind, object, mode) };
+    let state = custom::check(object, custom.schema(), mode, true);
+    let (checked, warnings) = finish(kind, state, Ok(object.take()), mode)?;
     *object = checked;
     Ok(warnings)
 }

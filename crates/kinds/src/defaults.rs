@@ -252,6 +252,12 @@ fn admission(kind: &str, object: &mut Value) {
 }
 
 fn custom_resource_definition(spec: &mut Value) {
+    // Go does not write what is false here, so nobody ever sees it.
+    if let Some(fields) = spec.as_object_mut()
+        && fields.get("preserveUnknownFields") == Some(&Value::Bool(false))
+    {
+        fields.remove("preserveUnknownFields");
+    }
     within(spec, "names", |names| {
         let kind = text(names, "kind").to_owned();
         if !kind.is_empty() {

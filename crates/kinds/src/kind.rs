@@ -238,6 +238,11 @@ impl Kind {
         crate::decode::check_shape(self, object, mode)
     }
 
+    /// [`Self::check_shape`] for a configuration of server-side apply, in which nulls stay.
+    pub fn check_configuration(&self, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, DecodeError> {
+        crate::decode::check_configuration(self, object, mode)
+    }
+
     /// Sets what upstream sets where a client says nothing.
     pub fn default(&self, object: &mut Value) {
         crate::defaults::set(self, object);

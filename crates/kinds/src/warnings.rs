@@ -91,9 +91,36 @@ pub(crate) fn of(kind: &Kind, object: &Value, old: Option<&Value>) -> Vec<String
                 ));
             }
         }
+        _ if kind.custom().is_some() => finalizers(object, old, &mut warnings),
         _ => {}
     }
     warnings
+}
+
+/// Finalizers of custom resources that a newcomer could take too. Source: `validateKubeFinalizerName` of
+/// `k8s.io/apiextensions-apiserver`.
+fn finalizers(object: &Value, old: Option<&Value>, warnings: &mut Warnings) {
+    const STANDARD: [&str; 3] = ["orphan", "foregroundDeletion", "kubernetes"];
+    let known = old.map_or(&[][..], |old| list(&old["metadata"], "finalizers"));
+    let mut added: Vec<&str> = list(&object["metadata"], "finalizers")
+        .iter()
+        .filter(|finalizer| !known.contains(finalizer))
+        .filter_map(Value::as_str)
+        .collect();
+    added.sort_unstable();
+    added.dedup();
+    for finalizer in added {
+        for wrong in name::qualified_name(finalizer) {
+            warnings.push(format!("metadata.finalizers: {finalizer:?}: {wrong}"));
+        }
+        if !finalizer.contains('/') && !STANDARD.contains(&finalizer) {
+            let path = if finalizer.contains('.') { " including a path (/)" } else { "" };
+            warnings.push(format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name{path} to avoid accidental \
+                 conflicts with other finalizer writers"
+            ));
+        }
+    }
 }
 
 fn has_annotation(object: &Value, annotation: &str) -> bool {

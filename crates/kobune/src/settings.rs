@@ -19,7 +19,7 @@ use crate::scheduler_options::SchedulerOptions;
 use crate::storage::StorageOptions;
 
 /// The Kubernetes version that kobune speaks, with its own behind it.
-pub const VERSION: &str = concat!("v1.36.0+kobune", env!("CARGO_PKG_VERSION"));
+pub const VERSION: &str = concat!("v1.36.0+kobune.", env!("CARGO_PKG_VERSION"));
 
 /// Names that belong to one data folder, so that instances beside each other never meet.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -76,10 +76,10 @@ pub(crate) fn untrack(set: &mut FieldSet, subresource: Option<&str>) {
     }
 }
 
-/// Compares two values; `there` says that the place exists even when it is empty. A null is nothing.
+/// Compares two values; `there` says that the place exists even when it is empty. A null is a value: only custom resources
+/// have them, where their schema allows it.
 fn compare(old: Option<&Value>, new: Option<&Value>, lens: Lens<'_>, there: bool) -> Changes {
     let mut changes = Changes::default();
-    let (old, new) = (old.filter(|value| !value.is_null()), new.filter(|value| !value.is_null()));
     let (old, new) = match (old, new) {
         (None, None) => return changes,
         (None, Some(new)) => {
@@ -114,7 +114,7 @@ fn whole(value: &Value, lens: Lens<'_>, there: bool) -> FieldSet {
     let mut set = if there { FieldSet::default() } else { FieldSet::leaf() };
     match (form, value) {
         (Form::Struct | Form::Map, Value::Object(map)) => {
-            for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
+            for (name, value) in map {
                 set.add(element::field(name), whole(value, lens.child(name), lens.always_there(name)));
             }
         }

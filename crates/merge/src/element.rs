@@ -20,6 +20,12 @@ pub(crate) fn field(name: &str) -> Element {
 pub(crate) fn set_item(item: &Value) -> Option<Element> {
     match item {
         Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::String(text) => {
+            let mut element = String::with_capacity(4 + text.len());
+            element.push_str("v:");
+            write_text(text, &mut element);
+            Some(element.into_boxed_str())
+        }
         scalar => Some(format!("v:{scalar}").into_boxed_str()),
     }
 }
@@ -58,14 +64,20 @@ pub(crate) fn keyed_item(item: &Value, keys: &[Box<str>], schema: Option<SchemaR
     found.then(|| element.into_boxed_str())
 }
 
-/// Writes a JSON string; most need no escapes.
+/// Writes a JSON string as Go does, which escapes what HTML could take for markup; most need no escapes.
 fn write_text(text: &str, out: &mut String) {
-    if text.bytes().all(|byte| byte >= 0x20 && byte != b'"' && byte != b'\\') {
+    let plain = |byte: u8| byte >= 0x20 && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xE2);
+    if text.bytes().all(plain) {
         out.push('"');
         out.push_str(text);
         out.push('"');
     } else {
-        out.push_str(&Value::from(text).to_string());
+        for character in Value::from(text).to_string().chars() {
+            match character {
+                '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
+                other => out.push(other),
+            }
+        }
     }
 }
 
@@ -77,11 +89,12 @@ pub(crate) fn read(written: &str) -> Option<Element> {
         "i:" => rest.parse::<i64>().ok().map(|_| written.into()),
         "k:" => {
             let keys: Map<String, Value> = serde_json::from_str(rest).ok()?;
-            Some(format!("k:{}", Value::Object(keys)).into_boxed_str())
+            let names: Vec<Box<str>> = keys.keys().map(|name| name.as_str().into()).collect();
+            keyed_item(&Value::Object(keys), &names, None).or_else(|| Some("k:{}".into()))
         }
         "v:" => {
             let value: Value = serde_json::from_str(rest).ok()?;
-            Some(format!("v:{value}").into_boxed_str())
+            set_item(&value).or_else(|| Some(format!("v:{value}").into_boxed_str()))
         }
         _ => None,
     }
@@ -127,6 +140,8 @@ mod tests {
             r#"[port=80,protocol="TCP"]"#,
         );
         check("v: \"a\"", Some("v:\"a\""), "[=\"a\"]");
+        check(r#"k:{"a":"x<5%"}"#, Some(r#"k:{"a":"x\u003c5%"}"#), r#"[a="x<5%"]"#);
+        check(r#"v:"a&b""#, Some(r#"v:"a\u0026b""#), r#"[="a\u0026b"]"#);
         check("i:3", Some("i:3"), "[3]");
         for wrong in ["", "f", "k:[]", "k:{", "v:", "i:x", "z:1", "é:1"] {
             check(wrong, None, "");

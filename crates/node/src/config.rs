@@ -56,7 +56,7 @@ pub struct Config {
     pub cdi_dirs: Vec<PathBuf>,
     /// Labels to register the node with besides the usual ones.
     pub labels: BTreeMap<String, String>,
-    /// The Kubernetes version to report, like `v1.36.0+kobune0.1.0`.
+    /// The Kubernetes version to report, like `v1.36.0+kobune.0.1.0`.
     pub version: String,
 }
 

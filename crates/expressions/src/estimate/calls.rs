@@ -61,7 +61,7 @@ impl<'s> Estimate<'s> {
             }
             if function.name == "_[_]" && matches!(overload.parameters.first(), Some(Type::List(_) | Type::Map(_))) {
                 size = self.entries(arguments[0]).map(|entries| entries.value);
-                self.places[id as usize] = self.places[arguments[0] as usize].items();
+                self.places[id as usize] = self.places[arguments[0] as usize].items(self.root);
             }
             size = size.or_else(|| self.size(id));
         }
@@ -80,8 +80,8 @@ impl<'s> Estimate<'s> {
     fn items(&self, list: NodeId) -> Option<(bool, Range)> {
         let Type::List(item) = self.kind(list) else { return None };
         let size = match self.places[list as usize] {
-            Place::Unknown => None,
-            place => place.items().size(),
+            Place::Unknown | Place::Lost => None,
+            place => place.items(self.root).size(),
         };
         Some((matches!(**item, Type::String | Type::Bytes), size.unwrap_or(Range::UNKNOWN)))
     }

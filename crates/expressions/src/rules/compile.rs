@@ -11,6 +11,8 @@ use crate::{Environment, Program, Schema, Type};
 
 /// The most that one rule may cost by its estimate, for all places that it is evaluated at.
 const MOST_OF_A_RULE: u64 = 10_000_000;
+/// So many rules are named when all together cost too much.
+const NAMED: usize = 4;
 /// The most that all rules of a schema may cost by their estimates.
 const MOST_OF_A_SCHEMA: u64 = 100_000_000;
 
@@ -18,6 +20,8 @@ pub(super) struct Compiler {
     problems: Vec<FieldError>,
     /// What all rules together cost by their estimates.
     total: u64,
+    /// The dearest of them, the first the most, that take at least a hundredth of what all may.
+    dearest: Vec<(u64, String)>,
 }
 
 /// A place in the schema.
@@ -46,7 +50,7 @@ fn text<'j>(fields: &'j Json, name: &str) -> &'j str {
 
 impl Compiler {
     pub(super) fn run(schema: &Json, path: &str) -> (Option<Node>, Vec<FieldError>) {
-        let mut compiler = Compiler { problems: Vec::new(), total: 0 };
+        let mut compiler = Compiler { problems: Vec::new(), total: 0, dearest: Vec::new() };
         let place = Place {
             path: path.to_owned(),
             rules: schema,
@@ -57,6 +61,9 @@ impl Compiler {
         };
         let node = compiler.node(&place);
         if compiler.total > MOST_OF_A_SCHEMA {
+            let words = "contributed to estimated rule cost total exceeding cost limit for entire OpenAPIv3 schema";
+            let named = std::mem::take(&mut compiler.dearest).into_iter();
+            compiler.problems.extend(named.map(|(_, path)| FieldError::forbidden(path, words)));
             let name = "x-kubernetes-validations estimated rule cost total for entire OpenAPIv3 schema";
             let words = exceeds(name, compiler.total, MOST_OF_A_SCHEMA);
             compiler.problems.push(FieldError::forbidden(path, words));
@@ -195,7 +202,7 @@ impl Compiler {
         };
         let Some(schema) = &place.schema else {
             let words = "failed to convert to declType for CEL validation rules";
-            self.problems.push(FieldError::invalid(at("rule"), rule.clone(), words));
+            self.problems.push(FieldError::invalid(at("rule"), shown(rule), words));
             return Some(made);
         };
         let mut environment = Environment::new().value("self", schema).value("oldSelf", schema);
@@ -209,7 +216,7 @@ impl Compiler {
                 _ => Err("cel expression must evaluate to a bool".to_owned()),
             });
         match &made.program {
-            Err(problem) => self.problems.push(FieldError::invalid(at("rule"), rule.clone(), problem.as_str())),
+            Err(problem) => self.problems.push(FieldError::invalid(at("rule"), shown(rule), problem.as_str())),
             Ok(program) => {
                 let fallback = LARGEST_REQUEST / (schema.smallest_json() + 1);
                 let cost = program.estimate().max.saturating_mul(place.count.unwrap_or(fallback));
@@ -245,16 +252,37 @@ impl Compiler {
                 self.charge(program.estimate().max, "estimated messageExpression cost", path);
                 made.making = Some(program);
             }
-            Err(problem) => self.problems.push(FieldError::invalid(path, rule.clone(), problem)),
+            Err(problem) => self.problems.push(FieldError::invalid(path, shown(rule), problem)),
         }
     }
 
     fn charge(&mut self, cost: u64, name: &str, path: String) {
         self.total = self.total.saturating_add(cost);
+        if cost >= MOST_OF_A_SCHEMA / 100 {
+            self.dearest.push((cost, path.clone()));
+            self.dearest.sort_by_key(|(cost, _)| std::cmp::Reverse(*cost));
+            self.dearest.truncate(NAMED);
+        }
         if cost > MOST_OF_A_RULE {
             self.problems.push(FieldError::forbidden(path, exceeds(name, cost, MOST_OF_A_RULE)));
         }
     }
+}
+
+/// A rule as upstream shows one that it refuses: its internal type, whose fields have Go's names.
+fn shown(rule: &Json) -> String {
+    let given = |field: &str| rule.get(field).cloned().unwrap_or(Json::Null);
+    let words = |field: &str| Json::from(text(rule, field));
+    let fields = [
+        ("Rule", words("rule")),
+        ("Message", words("message")),
+        ("MessageExpression", words("messageExpression")),
+        ("Reason", given("reason")),
+        ("FieldPath", words("fieldPath")),
+        ("OptionalOldSelf", given("optionalOldSelf")),
+    ];
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
+    format!("{{{}}}", fields.join(","))
 }
 
 fn exceeds(name: &str, cost: u64, limit: u64) -> String {

@@ -24,7 +24,10 @@ impl Heading {
             name: text("name").into(),
             column_type: text("type").into(),
             format: text("format").into(),
-            description: text("description").into(),
+            description: match text("description") {
+                "" => format!("Custom resource definition column (in JSONPath format): {}", text("jsonPath")).into(),
+                given => given.into(),
+            },
             priority: column["priority"].as_i64().unwrap_or(0),
             path: JsonPath::parse(text("jsonPath")),
         }
@@ -42,8 +45,7 @@ pub(crate) fn headings(custom: &Custom, plain: Value) -> Value {
     headings.extend(custom.columns.iter().map(|column| {
         json!({
             "name": column.name, "type": column.column_type, "format": column.format,
-            "description": if column.description.is_empty() { "Custom resource definition column (in JSONPath format)" } else { &column.description },
-            "priority": column.priority,
+            "description": column.description, "priority": column.priority,
         })
     }));
     Value::Array(headings)

@@ -233,7 +233,15 @@ impl Definition {
         let mut digest = sha2::Sha256::new();
         digest.update(version.schema.to_string());
         digest.update(format!("/{storage}/{}", version.name));
-        let warning = || format!("{}/{} {} is deprecated", self.spec.group, version.name, names.kind);
+        let warning = || {
+            let (group, kind) = (&self.spec.group, &names.kind);
+            let newer = self.spec.versions.iter().filter(|other| {
+                other.served && !other.deprecated && compare_versions(&other.name, &version.name).is_gt()
+            });
+            let instead = newer.max_by(|a, b| compare_versions(&a.name, &b.name));
+            let instead = instead.map(|other| format!("; use {group}/{} {kind}", other.name)).unwrap_or_default();
+            format!("{group}/{} {kind} is deprecated{instead}", version.name)
+        };
         let selectable = version.selectable_fields.iter().filter_map(|field| {
             let path = field["jsonPath"].as_str()?;
             Some((path.trim_start_matches('.').into(), JsonPath::parse(path)?))

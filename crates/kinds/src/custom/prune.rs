@@ -17,9 +17,14 @@ pub(crate) trait Finder {
     fn unknown(&mut self, path: &[Step<'_>], name: &str);
     /// The metadata of the object or of one within; it is put back as it is when this returns.
     fn metadata(&mut self, path: &[Step<'_>], metadata: &mut Value);
+    /// Whether nulls stay where the schema wants a value.
+    fn keeps_nulls(&self) -> bool {
+        false
+    }
 }
 
-/// Walks an object and takes away what is unknown.
+/// Walks an object and takes away what is unknown, and nulls that are neither allowed nor replaced by a default. Source:
+/// `PruneNonNullableNullsWithoutDefaults` of `k8s.io/apiextensions-apiserver`.
 pub(crate) fn prune(object: &mut Value, schema: &Schema, finder: &mut dyn Finder) {
     walk(object, schema, &mut Vec::new(), finder);
 }
@@ -70,6 +75,13 @@ fn object<'a>(fields: &mut Map<String, Value>, schema: &'a Schema, path: &mut Ve
             Additional::None if schema.preserves() => {}
             Additional::None => unknown.push(name.clone()),
         }
+    }
+    if !finder.keeps_nulls() && fields.values().any(Value::is_null) {
+        let stays = |name: &str| {
+            schema.is_resource() && matches!(name, "apiVersion" | "kind" | "metadata")
+                || schema.child(name).is_none_or(|below| below.is_nullable() || below.default().is_some())
+        };
+        fields.retain(|name, value| !value.is_null() || stays(name));
     }
     for name in unknown {
         fields.remove(&name);

@@ -117,6 +117,7 @@ fn value(value_: &Value, old: Option<&Value>, schema: &Schema, place: &Place<'_>
         let detail = format!("{} in body must be of type {wanted}: \"{found}\"", place.text());
         errors
             .push(FieldError { kind: FieldErrorKind::TypeInvalid, ..FieldError::invalid(place.name(), found, detail) });
+        allowed(value_, schema.limits(), place, errors);
         return;
     }
     limits(value_, old, schema.limits(), place, errors);
@@ -190,7 +191,8 @@ fn shown(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn limits(value_: &Value, old: Option<&Value>, limits: &Limits, place: &Place<'_>, errors: &mut Errors) {
+/// What `enum` says, which is asked of values of a wrong type too.
+fn allowed(value_: &Value, limits: &Limits, place: &Place<'_>, errors: &mut Errors) {
     if let Some(allowed) = &limits.allowed
         && !allowed.contains(value_)
     {
@@ -201,6 +203,10 @@ fn limits(value_: &Value, old: Option<&Value>, limits: &Limits, place: &Place<'_
             ..FieldError::not_supported(place.name(), value_.clone(), &[])
         });
     }
+}
+
+fn limits(value_: &Value, old: Option<&Value>, limits: &Limits, place: &Place<'_>, errors: &mut Errors) {
+    allowed(value_, limits, place, errors);
     match value_ {
         Value::String(text) => texts(text, limits, place, errors),
         Value::Number(number) => numbers(number.as_f64().unwrap_or_default(), value_, limits, place, errors),

@@ -23,17 +23,17 @@ pub(super) fn read<'a>(
     let read = Plain(&mut state).deserialize(&mut deserializer).and_then(|object| deserializer.end().map(|()| object));
     match read {
         Ok(mut object) => {
-            examine(&mut object, schema, &mut state);
+            examine(&mut object, schema, &mut state, false);
             (Ok(object), state)
         }
         Err(error) => (Err(error), state),
     }
 }
 
-/// Checks an object that is parsed already.
-pub(super) fn check<'a>(object: &mut Value, schema: &Schema, mode: FieldValidation) -> State<'a> {
+/// Checks an object that is parsed already. A configuration for server-side apply keeps its nulls: they say something.
+pub(super) fn check<'a>(object: &mut Value, schema: &Schema, mode: FieldValidation, keeps_nulls: bool) -> State<'a> {
     let mut state = State::new(mode);
-    examine(object, schema, &mut state);
+    examine(object, schema, &mut state, keeps_nulls);
     state
 }
 
@@ -47,31 +47,38 @@ pub(crate) fn prune_stored(object: &mut Value, schema: &Schema) {
     prune::prune(object, schema, &mut Silent);
 }
 
-fn examine(object: &mut Value, schema: &Schema, state: &mut State<'_>) {
-    prune::prune(object, schema, &mut Found(state));
+fn examine(object: &mut Value, schema: &Schema, state: &mut State<'_>, keeps_nulls: bool) {
+    prune::prune(object, schema, &mut Found { state, keeps_nulls });
 }
 
-struct Found<'s, 'a>(&'s mut State<'a>);
+struct Found<'s, 'a> {
+    state: &'s mut State<'a>,
+    keeps_nulls: bool,
+}
 
 impl Found<'_, '_> {
     fn within(&mut self, path: &[prune::Step<'_>], act: impl FnOnce(&mut State<'_>)) {
-        self.0.path.extend(path.iter().map(|step| match step {
+        self.state.path.extend(path.iter().map(|step| match step {
             prune::Step::Field(name) => Step::Key((*name).to_owned()),
             prune::Step::Index(index) => Step::Index(*index),
         }));
-        act(self.0);
-        self.0.path.clear();
+        act(self.state);
+        self.state.path.clear();
     }
 }
 
 impl Finder for Found<'_, '_> {
+    fn keeps_nulls(&self) -> bool {
+        self.keeps_nulls
+    }
+
     fn unknown(&mut self, path: &[prune::Step<'_>], name: &str) {
         self.within(path, |state| state.find("unknown", name));
     }
 
     fn metadata(&mut self, path: &[prune::Step<'_>], metadata: &mut Value) {
         let Some(schema) = SchemaRef::object_meta() else { return };
-        let mut own = State::new(self.0.mode());
+        let mut own = State::new(self.state.mode());
         own.path.extend(path.iter().map(|step| match step {
             prune::Step::Field(name) => Step::Key((*name).to_owned()),
             prune::Step::Index(index) => Step::Index(*index),
@@ -81,10 +88,10 @@ impl Finder for Found<'_, '_> {
             Ok(read) => *metadata = read,
             Err(error) => {
                 let failure = own.failure.take().unwrap_or_else(|| error.to_string());
-                self.0.failure.get_or_insert(failure);
+                self.state.failure.get_or_insert(failure);
             }
         }
-        self.0.findings.append(&mut own.findings);
+        self.state.findings.append(&mut own.findings);
     }
 }
 

@@ -9,13 +9,13 @@ use crate::error::ApplyError;
 use crate::fieldset::FieldSet;
 use crate::structure::{Form, Lens};
 
-/// The fields that a configuration names. Items of its lists must be told apart by their keys. A null names nothing.
+/// The fields that a configuration names. Items of its lists must be told apart by their keys. A null names its field.
 pub(super) fn set_of(value: &Value, lens: Lens<'_>, path: &str) -> Result<FieldSet, ApplyError> {
     let form = lens.form(value);
     let mut set = FieldSet::default();
     match (form, value) {
         (Form::Struct | Form::Map, Value::Object(map)) => {
-            for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
+            for (name, value) in map {
                 let mut below = set_of(value, lens.child(name), &format!("{path}.{name}"))?;
                 let is_empty_map = value.as_object().is_some_and(Map::is_empty);
                 below.member |= is_empty_map || !lens.names(name);
@@ -64,11 +64,11 @@ pub(super) fn merge(live: Option<&Value>, configuration: &Value, lens: Lens<'_>)
             let live = live.and_then(Value::as_object);
             let mut merged = live.cloned().unwrap_or_default();
             for (name, value) in configuration {
-                if value.is_null() {
-                    merged.remove(name);
+                let (old, lens) = (live.and_then(|live| live.get(name)), lens.child(name));
+                // A null says nothing of the fields of others below it. Where there are none it is a value like any other.
+                if value.is_null() && old.is_some_and(|old| lens.form(old) != Form::Leaf && !is_empty(old)) {
                     continue;
                 }
-                let (old, lens) = (live.and_then(|live| live.get(name)), lens.child(name));
                 // An empty list has no fields that anyone could own, so it must not come and go with those of others.
                 let names_nothing = value.as_array().is_some_and(Vec::is_empty) && lens.form(value) != Form::Leaf;
                 if old.is_some() || !names_nothing {
@@ -83,6 +83,10 @@ pub(super) fn merge(live: Option<&Value>, configuration: &Value, lens: Lens<'_>)
         }
         _ => configuration.clone(),
     }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Merges lists in upstream's order: the configuration's items in their order, the others where they stood.
