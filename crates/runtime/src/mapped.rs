@@ -56,7 +56,7 @@ pub(crate) fn apply(
     let map = json!([{"containerID": 0, "hostID": users.start, "size": users.len()}]);
     specification["linux"]["uidMappings"] = map.clone();
     specification["linux"]["gidMappings"] = map;
-    Ok(MappedPlan { stage, binds, root_user: users.start })
+    Ok(MappedPlan { stage, binds })
 }
 
 #[cfg(test)]

@@ -55,6 +55,9 @@ pub(crate) struct ContainerPlan {
     pub(crate) snapshots: PathBuf,
     /// Layers in it, topmost first.
     pub(crate) lowers: Vec<String>,
+    /// The host's number of the user that the container's program runs as.
+    #[serde(default)]
+    pub(crate) user: u32,
     /// The container's group.
     pub(crate) group: String,
     /// Wanted score; refused by kernels where kobune lacks the right.
@@ -79,8 +82,6 @@ pub(crate) struct MappedPlan {
     pub(crate) stage: PathBuf,
     /// What comes there under its number in this list.
     pub(crate) binds: Vec<MappedBind>,
-    /// The host's number of the container's root.
-    pub(crate) root_user: u32,
 }
 
 /// Something of the host that such a container sees.

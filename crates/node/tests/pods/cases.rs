@@ -143,8 +143,18 @@ async fn runs_and_ends(world: &mut World) -> Result<()> {
     world.create("failed", json!({"restartPolicy": "Never", "containers": [{"name": "c", "run": "exit 3"}]}));
     let pod = world.phase("failed", "Failed").await?;
     ensure!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 3, "{pod:#}");
-    for name in ["done", "failed"] {
-        world.delete(name, 30);
+    // A user who is not root opens its streams by their names too, as images do that log to /dev/stdout.
+    world.create(
+        "user",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [
+            {"name": "c", "run": "write-hold /dev/null", "securityContext": {"runAsUser": 1000}}]}),
+    );
+    world.ready("user").await?;
+    ensure!(world.written("user", "c").await? == "written\n", "{}", world.written("user", "c").await?);
+    let (text, status) = exec(world, "user", &["/kobune", "tool", "write", "/dev/null"]).await?;
+    ensure!(status["status"] == "Success" && text == "written\n", "{text} {status}");
+    for (name, grace) in [("done", 30), ("failed", 30), ("user", 1)] {
+        world.delete(name, grace);
         world.gone(name).await?;
     }
     Ok(())

@@ -222,6 +222,7 @@ impl Runtime {
             stdin_once: config.stdin_once,
             snapshots: self.images.snapshot_folder().to_path_buf(),
             lowers: lowers.names.clone(),
+            user: pod.users.as_ref().map_or(0, |users| users.start).saturating_add(identity.uid),
             group: group.clone(),
             oom_score_adj: config.resources.oom_score_adj,
             runtime: self.handler(&pod.runtime_handler)?,

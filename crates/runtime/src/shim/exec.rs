@@ -109,6 +109,7 @@ fn join(
     };
     let [stdin, stdout, stderr] = stdio;
     let stdio = [stdin.map_or_else(null, Ok)?, stdout.map_or_else(null, Ok)?, stderr.map_or_else(null, Ok)?];
+    super::launch::give_streams(Some(&stdio), held.plan.user)?;
     cgroups.join(&held.plan.group, Pid::this().as_raw()).map_err(|error| chain(&error))?;
 
     let mut kinds: Vec<LinuxNamespaceType> = spec

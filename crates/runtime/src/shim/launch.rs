@@ -111,9 +111,7 @@ fn build(
     let oom_score_refused =
         plan.oom_score_adj.is_some_and(|score| std::fs::write("/proc/self/oom_score_adj", score.to_string()).is_err());
     mount_root(plan, folder, users)?;
-    if let Some(mapped) = &plan.mapped {
-        give_streams(stdio.as_ref(), mapped.root_user)?;
-    }
+    give_streams(stdio.as_ref(), plan.user)?;
     if let Some(runtime) = &plan.runtime {
         let (pid, terminal) = external::run(runtime, &plan.id, folder, stdio)?;
         let descriptors: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
@@ -151,14 +149,15 @@ fn build(
         .map_err(|error| error.to_string())
 }
 
-/// A container opens its own streams again by `/dev/stdout`, and the pipes belong to the host's root.
-fn give_streams(stdio: Option<&[OwnedFd; 3]>, owner: u32) -> Result<(), String> {
-    let owner = (nix::unistd::Uid::from_raw(owner), nix::unistd::Gid::from_raw(owner));
+/// Programs open their own streams again by `/dev/stdout`, as those do that log to a file; made by root, the pipes are root's.
+/// Source: `fixStdioPermissions` of runc.
+pub(super) fn give_streams(stdio: Option<&[OwnedFd; 3]>, owner: u32) -> Result<(), String> {
+    let owner = nix::unistd::Uid::from_raw(owner);
     for stream in stdio.into_iter().flatten() {
         let kind = nix::sys::stat::fstat(stream).map_err(|error| format!("failed to look at a stream: {error}"))?;
         // Where nothing is read from, it is the host's `/dev/null`.
         if kind.st_mode & libc::S_IFMT == libc::S_IFIFO {
-            nix::unistd::fchown(stream, Some(owner.0), Some(owner.1))
+            nix::unistd::fchown(stream, Some(owner), None)
                 .map_err(|error| format!("failed to give a stream to the container's user: {error}"))?;
         }
     }
