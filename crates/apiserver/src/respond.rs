@@ -50,6 +50,14 @@ impl Made {
     }
 }
 
+/// An outcome with the warnings of how its request was written: a client hears them whether or not it gets what it asked for.
+pub(crate) fn warned(outcome: Answer<Made>, warnings: Vec<String>) -> Answer<Made> {
+    match outcome {
+        Ok(made) => Ok(made.with_warnings(warnings)),
+        Err(error) => Err(error.with_warnings(warnings)),
+    }
+}
+
 /// The `Status` of a success that has no object to show.
 pub(crate) fn success(kind: &Kind, name: &str, uid: Option<&str>) -> Value {
     let mut details = Map::new();

@@ -423,10 +423,8 @@ impl ApiServer {
             "watch" => return self.watch(call).await,
             "create" => {
                 let decoded = decode::object(&call.kind, call, body)?;
-                match self.create_object(call, decoded.object, crate::create::Ownership::Update).await {
-                    Ok(made) => made.with_warnings(decoded.warnings),
-                    Err(error) => return Err(error.with_warnings(decoded.warnings)),
-                }
+                let created = self.create_object(call, decoded.object, crate::create::Ownership::Update).await;
+                respond::warned(created, decoded.warnings)?
             }
             "update" => {
                 let decoded = decode::object(&call.kind, call, body)?;

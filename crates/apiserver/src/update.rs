@@ -15,7 +15,7 @@ use crate::{
     delete, encode,
     error::{Answer, ApiError},
     reservations::Claim,
-    respond::{self, Made, Produced},
+    respond::{self, Made, Produced, warned},
 };
 
 /// How often a change that names no revision is tried again after a conflict; upstream's number.
@@ -93,10 +93,7 @@ impl ApiServer {
                 return Err(ApiError::stale(kind, name));
             }
             self.allowed_to_create(call).await?;
-            return match self.create_object(call, body, Ownership::Update).await {
-                Ok(made) => Ok(made.with_warnings(warnings)),
-                Err(error) => Err(error.with_warnings(warnings)),
-            };
+            return warned(self.create_object(call, body, Ownership::Update).await, warnings);
         }
         let unconditional = meta(&body, "resourceVersion").is_empty();
         if unconditional && needs_version(kind) {
@@ -112,10 +109,7 @@ impl ApiServer {
                 object.map(Changed::new).ok_or_else(|| ApiError::stale(&call.kind, call.name()))
             })
             .await;
-        match changed {
-            Ok(made) => Ok(made.with_warnings(warnings)),
-            Err(error) => Err(error.with_warnings(warnings)),
-        }
+        warned(changed, warnings)
     }
 
     /// The stored object at a key.

@@ -51,16 +51,11 @@ impl Client {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let mut grpc = self.grpc.clone();
-        let call = async {
-            grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        within(patience, async {
             let path = PathAndQuery::from_static(method);
-            grpc.unary(Request::new(request), path, ProstCodec::<Q, A>::default()).await
-        };
-        match tokio::time::timeout(patience, call).await {
-            Ok(answer) => answer.map(tonic::Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
-        }
+            self.ready().await?.unary(Request::new(request), path, ProstCodec::<Q, A>::default()).await
+        })
+        .await
     }
 
     /// One call whose answers come one after the other. Only the call itself is timed.
@@ -74,16 +69,29 @@ impl Client {
         Q: prost::Message + Send + Sync + 'static,
         A: prost::Message + Default + Send + Sync + 'static,
     {
-        let mut grpc = self.grpc.clone();
-        let call = async {
-            grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        within(patience, async {
             let path = PathAndQuery::from_static(method);
-            grpc.server_streaming(Request::new(request), path, ProstCodec::<Q, A>::default()).await
-        };
-        match tokio::time::timeout(patience, call).await {
-            Ok(answer) => answer.map(tonic::Response::into_inner),
-            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
-        }
+            self.ready().await?.server_streaming(Request::new(request), path, ProstCodec::<Q, A>::default()).await
+        })
+        .await
+    }
+
+    /// A connection that takes a call.
+    async fn ready(&self) -> Result<Grpc<Channel>, Status> {
+        let mut grpc = self.grpc.clone();
+        grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        Ok(grpc)
+    }
+}
+
+/// What a call gives, if it does so in time.
+async fn within<A>(
+    patience: Duration,
+    call: impl Future<Output = Result<tonic::Response<A>, Status>>,
+) -> Result<A, Status> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", patience.as_secs()))),
     }
 }
 

@@ -12,6 +12,7 @@ mod yaml;
 use serde::de::DeserializeSeed as _;
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::kind::Kind;
 use visitor::{Seed, State};
 
@@ -129,10 +130,7 @@ pub(crate) use custom::prune_stored;
 
 pub(crate) fn check_shape(kind: &Kind, object: &mut Value, mode: FieldValidation) -> Result<Vec<String>, DecodeError> {
     if let Some(custom) = kind.custom() {
-        let state = custom::check(object, custom.schema(), mode, false);
-        let (checked, warnings) = finish(kind, state, Ok(object.take()), mode)?;
-        *object = checked;
-        return Ok(warnings);
+        return check_custom(kind, custom, object, mode, false);
     }
     let mut state = State::new(mode);
     let read = match settled::is_settled(object, kind.schema()) {
@@ -151,7 +149,17 @@ pub(crate) fn check_configuration(
     mode: FieldValidation,
 ) -> Result<Vec<String>, DecodeError> {
     let Some(custom) = kind.custom() else { return check_shape(kind, object, mode) };
-    let state = custom::check(object, custom.schema(), mode, true);
+    check_custom(kind, custom, object, mode, true)
+}
+
+fn check_custom(
+    kind: &Kind,
+    custom: &Custom,
+    object: &mut Value,
+    mode: FieldValidation,
+    keeps_nulls: bool,
+) -> Result<Vec<String>, DecodeError> {
+    let state = custom::check(object, custom.schema(), mode, keeps_nulls);
     let (checked, warnings) = finish(kind, state, Ok(object.take()), mode)?;
     *object = checked;
     Ok(warnings)
