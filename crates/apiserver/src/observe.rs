@@ -42,6 +42,8 @@ pub(crate) struct Told {
     pub long_running: bool,
     /// Its audit trail.
     pub trail: Option<Arc<Trail>>,
+    /// What the client is warned of because of its credentials.
+    pub warning: Option<&'static str>,
 }
 
 impl Told {

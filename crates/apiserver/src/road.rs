@@ -29,7 +29,7 @@ use crate::{
     path::{self, Route, Target},
     query::Query,
     respond,
-    security::{Attributes, Credentials, User},
+    security::{Attributes, Authenticated, Credentials, User},
     server::Caller,
     spans::{self, Fact, Open},
     specials, table, websocket,
@@ -119,6 +119,9 @@ impl ApiServer {
             if let Some(warning) = told.kind.as_ref().and_then(|kind| kind.deprecation()) {
                 respond::begin_warnings(response.headers_mut(), warning);
             }
+            if let Some(warning) = told.warning {
+                respond::begin_warnings(response.headers_mut(), warning);
+            }
             response.headers_mut().insert(audit::AUDIT_ID, audit_id);
             if let Some(flow) = &told.flow {
                 flow.mark(response.headers_mut());
@@ -155,14 +158,22 @@ impl ApiServer {
             self.catch_up(told.verb, &query).await?;
         }
         let peer = caller.peer();
-        let authenticated = match self.identify(&caller, request.uri().path(), request.headers()).await {
-            Ok(user) => user,
-            Err(error) => {
-                self.begin_trail(told, audit_id, &mut request, peer, None, &route);
-                return Err(error);
-            }
-        };
+        let Authenticated { user: authenticated, secret } =
+            match self.identify(&caller, request.uri().path(), request.headers()).await {
+                Ok(found) => found,
+                Err(error) => {
+                    self.begin_trail(told, audit_id, &mut request, peer, None, &route);
+                    return Err(error);
+                }
+            };
         self.begin_trail(told, audit_id, &mut request, peer, Some(&authenticated), &route);
+        if let Some(secret) = &secret {
+            told.warning = secret.warning();
+            if let Some(trail) = &told.trail {
+                let (key, value) = secret.audit_annotation();
+                trail.annotate(key, value);
+            }
+        }
         let user = match self.security.impersonate(&authenticated, request.headers()).await? {
             Some(user) => {
                 if let Some(trail) = &told.trail {
@@ -307,9 +318,9 @@ impl ApiServer {
     }
 
     /// Who sends the request.
-    async fn identify(&self, caller: &Caller, path: &str, headers: &HeaderMap) -> Answer<Arc<User>> {
+    async fn identify(&self, caller: &Caller, path: &str, headers: &HeaderMap) -> Answer<Authenticated> {
         let certificate = match caller {
-            Caller::Known(user) => return Ok(Arc::clone(user)),
+            Caller::Known(user) => return Ok(Arc::clone(user).into()),
             Caller::Connection { certificate, .. } => certificate,
         };
         let bearer = text_header(headers, "authorization").and_then(bearer);

@@ -202,6 +202,7 @@ impl ApiServer {
             port: config.port,
             client_authority: authority.certificate_pem().to_owned(),
             front_proxy_authority: aggregation.authority().to_owned(),
+            today: jiff::Timestamp::now().strftime("%F").to_string(),
         });
         for object in desired {
             // Another server of the cluster may be doing the same at this moment.

@@ -26,6 +26,7 @@ mod hash;
 mod horizontal_pod_autoscaler;
 mod informer;
 mod job;
+mod legacy_token_cleaner;
 mod local_provisioner;
 mod namespace;
 mod node_ipam;
@@ -159,9 +160,12 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     attach_detach::start(&context);
     garbage_collector::start(&context);
     bootstrap_tokens::start(&context);
+    let token_secrets = service_account_tokens::Known::default();
     if let Some(tokens) = &context.config.service_account_tokens {
-        service_account_tokens::start(&context, tokens.clone());
+        service_account_tokens::start(&context, &token_secrets, tokens.clone());
     }
+    legacy_token_cleaner::start(&context, &token_secrets);
+    token_secrets.follow(&context);
     let requests = Arc::<certificates::Requests>::default();
     csr_approving::start(&context, &requests);
     csr_cleaner::start(&context, &requests);

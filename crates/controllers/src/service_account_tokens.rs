@@ -14,43 +14,60 @@ use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
 
-const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
-const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
+/// The annotation with the name of the service account that a token is of.
+pub const ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
+/// The annotation with its uid.
+pub const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 
-type Secrets = Store<Secret>;
-
-/// Starts the controller.
-pub fn start(context: &Arc<Context>, tokens: Arc<ServiceAccountTokens>) {
-    let queue = Arc::<Queue>::default();
-    let secrets = Arc::<Secrets>::default();
-    let accounts = Arc::<Store<ServiceAccount>>::default();
-    enqueue_changes(&*secrets, &queue);
-    let (wake, all) = (queue.clone(), secrets.clone());
-    accounts.on_change(move |before, after| {
-        let Some(account) = after.or(before) else { return };
-        let key = account.key();
-        for secret in all.in_namespace(&key.namespace) {
-            if annotation(&secret, ACCOUNT_NAME) == &*key.name {
-                wake.add(secret.key());
-            }
-        }
-    });
-    let (known_secrets, known_accounts) = (secrets.clone(), accounts.clone());
-    let ready = async move {
-        known_secrets.synced().await;
-        known_accounts.synced().await;
-    };
-    let own = context.clone();
-    let (own_secrets, own_accounts) = (secrets.clone(), accounts.clone());
-    context.run_controller("serviceaccount-token", queue, ready, move |key| {
-        pass(own.clone(), tokens.clone(), own_secrets.clone(), own_accounts.clone(), key)
-    });
-    let selected = watcher::Config::default().fields("type=kubernetes.io/service-account-token");
-    context.follow_some::<Secret, _>("token-secrets", selected, &secrets);
-    context.follow_some::<ServiceAccount, _>("all-serviceaccounts", watcher::Config::default(), &accounts);
+/// The Secrets that hold tokens, and the service accounts that they are of.
+#[derive(Clone, Default)]
+pub struct Known {
+    /// Secrets of type `kubernetes.io/service-account-token`.
+    pub secrets: Arc<Store<Secret>>,
+    /// All service accounts.
+    pub accounts: Arc<Store<ServiceAccount>>,
 }
 
-fn annotation<'s>(secret: &'s Secret, key: &str) -> &'s str {
+impl Known {
+    /// Starts the watches; handlers have to be in place before.
+    pub fn follow(&self, context: &Context) {
+        let selected = watcher::Config::default().fields("type=kubernetes.io/service-account-token");
+        context.follow_some::<Secret, _>("token-secrets", selected, &self.secrets);
+        context.follow_some::<ServiceAccount, _>("all-serviceaccounts", watcher::Config::default(), &self.accounts);
+    }
+
+    /// Waits until all of them are known.
+    pub async fn synced(self) {
+        self.secrets.synced().await;
+        self.accounts.synced().await;
+    }
+
+    /// The Secrets of a service account.
+    pub fn secrets_of(&self, account: &ObjectKey) -> impl Iterator<Item = Arc<Secret>> {
+        let name = account.name.clone();
+        let all = self.secrets.in_namespace(&account.namespace).into_iter();
+        all.filter(move |secret| annotation(secret, ACCOUNT_NAME) == &*name)
+    }
+}
+
+/// Starts the controller.
+pub fn start(context: &Arc<Context>, known: &Known, tokens: Arc<ServiceAccountTokens>) {
+    let queue = Arc::<Queue>::default();
+    enqueue_changes(&*known.secrets, &queue);
+    let (wake, all) = (queue.clone(), known.clone());
+    known.accounts.on_change(move |before, after| {
+        let Some(account) = after.or(before) else { return };
+        all.secrets_of(&account.key()).for_each(|secret| wake.add(secret.key()));
+    });
+    let (own, known) = (context.clone(), known.clone());
+    let ready = known.clone().synced();
+    context.run_controller("serviceaccount-token", queue, ready, move |key| {
+        pass(own.clone(), tokens.clone(), known.clone(), key)
+    });
+}
+
+/// An annotation of a Secret; empty for none.
+pub fn annotation<'s>(secret: &'s Secret, key: &str) -> &'s str {
     secret.metadata.annotations.as_ref().and_then(|all| all.get(key)).map_or("", String::as_str)
 }
 
@@ -105,10 +122,10 @@ fn plan(
 async fn pass(
     context: Arc<Context>,
     tokens: Arc<ServiceAccountTokens>,
-    secrets: Arc<Secrets>,
-    accounts: Arc<Store<ServiceAccount>>,
+    known: Known,
     key: ObjectKey,
 ) -> Result<Revisit, PassError> {
+    let Known { secrets, accounts } = known;
     let Some(secret) = secrets.get(&key).filter(|secret| !secret.deleting()) else { return Ok(None) };
     let account_key = ObjectKey::new(&key.namespace, annotation(&secret, ACCOUNT_NAME));
     let mut account = accounts.get(&account_key).map(|account| (*account).clone());

@@ -16,6 +16,7 @@
 mod machines;
 mod objects;
 mod server;
+mod tokens;
 mod workloads;
 
 use std::sync::Arc;
@@ -106,9 +107,14 @@ impl Life {
 
 /// Tries a scenario with many seeds.
 pub fn simulate(scenario: &Scenario) {
-    let seeds = std::env::var("KOBUNE_SIMULATION_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(SEEDS);
-    let first = std::env::var("KOBUNE_SIMULATION_FIRST").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
-    (first..first + seeds).for_each(|seed| run(scenario, seed));
+    seeds().for_each(|seed| run(scenario, seed));
+}
+
+/// The seeds that are tried.
+fn seeds() -> std::ops::Range<u64> {
+    let said = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let first = said("KOBUNE_SIMULATION_FIRST").unwrap_or(0);
+    first..first + said("KOBUNE_SIMULATION_SEEDS").unwrap_or(SEEDS)
 }
 
 /// Lets the process die at each of its first requests in turn, before and after the request is carried out.

@@ -7,12 +7,12 @@ use jiff::Timestamp;
 use kobune_pki::{Claims, LegacyClaims, Reference, Subject, TokenError};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq as _;
 
 use super::Security;
 use super::bootstrap_token;
 use super::lookup::{Identity, Lookup};
 use super::refusal::Refusal;
+use super::secret_token::{self, SecretToken};
 use super::user::User;
 
 /// How many verified tokens are remembered. A machine with a few hundred pods has about as many tokens in use.
@@ -98,6 +98,23 @@ pub(super) enum TokenRefusal {
 pub(super) struct TokenUser {
     pub(super) user: User,
     pub(super) audiences: Vec<String>,
+    /// What is to be told of a token that stands in a Secret.
+    pub(super) secret: Option<SecretToken>,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone)]
+pub struct Authenticated {
+    /// The user.
+    pub user: Arc<User>,
+    /// What is to be told of the token, where it stands in a Secret.
+    pub secret: Option<SecretToken>,
+}
+
+impl From<Arc<User>> for Authenticated {
+    fn from(user: Arc<User>) -> Self {
+        Self { user, secret: None }
+    }
 }
 
 impl Security {
@@ -118,13 +135,13 @@ impl Security {
     }
 }
 
-pub(super) async fn authenticate(security: &Security, credentials: Credentials<'_>) -> Result<Arc<User>, Refusal> {
+pub(super) async fn authenticate(security: &Security, credentials: Credentials<'_>) -> Result<Authenticated, Refusal> {
     if let Some(user) = credentials.connection {
-        return Ok(user.clone());
+        return Ok(user.clone().into());
     }
     match credentials.bearer {
         Some(token) => match token_user(security, token, &security.config.api_audiences).await {
-            Ok(found) => Ok(Arc::new(found.user)),
+            Ok(found) => Ok(Authenticated { user: Arc::new(found.user), secret: found.secret }),
             Err(TokenRefusal::Store(refusal)) => Err(refusal),
             Err(error) => {
                 tracing::debug!(%error, "a bearer token is refused");
@@ -134,7 +151,7 @@ pub(super) async fn authenticate(security: &Security, credentials: Credentials<'
         None => {
             let config = &security.config;
             match config.authentication.takes_anonymous(credentials.path).unwrap_or(config.anonymous) {
-                true => Ok(Arc::new(User::anonymous())),
+                true => Ok(Arc::new(User::anonymous()).into()),
                 false => Err(Refusal::unauthorized()),
             }
         }
@@ -150,8 +167,8 @@ pub(super) async fn token_user(security: &Security, token: &str, wanted: &[Strin
     let Some(webhook) = &security.config.token_webhook else { return Err(refusal) };
     match webhook.user(token, wanted).await {
         // A webhook that does not look at audiences speaks for this server alone.
-        Ok((user, None)) => Ok(TokenUser { user, audiences: own_audiences(security, wanted)? }),
-        Ok((user, Some(audiences))) => Ok(TokenUser { user, audiences }),
+        Ok((user, None)) => Ok(TokenUser { user, audiences: own_audiences(security, wanted)?, secret: None }),
+        Ok((user, Some(audiences))) => Ok(TokenUser { user, audiences, secret: None }),
         Err(words) => Err(TokenRefusal::Unbound(match refusal {
             TokenRefusal::Token(_) => words,
             refusal => format!("{refusal}, {words}"),
@@ -165,14 +182,14 @@ async fn known_user(security: &Security, token: &str, wanted: &[String]) -> Resu
         let audiences = own_audiences(security, wanted)?;
         let user = bootstrap_token::user(&security.lookup, id, secret).await?;
         let user = user.map_err(|problem| TokenRefusal::Unbound(problem.to_owned()))?;
-        return Ok(TokenUser { user, audiences });
+        return Ok(TokenUser { user, audiences, secret: None });
     }
     let now = Timestamp::now().as_second();
     if let Some(authenticator) = security.config.authentication.of(token) {
         // Its own audiences are checked there; of ours such a token says nothing, so it is good for this server alone.
         let audiences = own_audiences(security, wanted)?;
         let user = authenticator.user(token, now).await.map_err(TokenRefusal::Unbound)?;
-        return Ok(TokenUser { user, audiences });
+        return Ok(TokenUser { user, audiences, secret: None });
     }
     let hash: [u8; 32] = Sha256::digest(token.as_bytes()).into();
     let verified = match security.verified.get(&hash, now) {
@@ -194,13 +211,13 @@ async fn known_user(security: &Security, token: &str, wanted: &[String]) -> Resu
                 return Err(TokenRefusal::Audience { found: claims.aud.clone(), wanted: wanted.to_vec() });
             }
             check_bindings(&security.lookup, &claims, now).await?;
-            Ok(TokenUser { user: user_of(&claims), audiences })
+            Ok(TokenUser { user: user_of(&claims), audiences, secret: None })
         }
         Verified::Legacy(claims) => {
             let audiences = own_audiences(security, wanted)?;
-            check_secret(&security.lookup, &claims, token, now).await?;
+            let secret = secret_token::check(&security.lookup, &claims, token, now).await?;
             let user = User::service_account(&claims.namespace, &claims.account, &claims.account_uid);
-            Ok(TokenUser { user, audiences })
+            Ok(TokenUser { user, audiences, secret: Some(secret) })
         }
     }
 }
@@ -213,25 +230,6 @@ fn own_audiences(security: &Security, wanted: &[String]) -> Result<Vec<String>, 
         return Err(TokenRefusal::Audience { found: own.clone(), wanted: wanted.to_vec() });
     }
     Ok(audiences)
-}
-
-/// A Secret's token is good while the Secret holds it and its service account is the same.
-async fn check_secret(lookup: &Lookup, claims: &LegacyClaims, token: &str, now: i64) -> Result<(), TokenRefusal> {
-    use base64::Engine as _;
-    let (namespace, name) = (claims.namespace.as_str(), claims.account.as_str());
-    if claims.sub != format!("system:serviceaccount:{namespace}:{name}") {
-        return Err(TokenRefusal::Token(TokenError::Malformed));
-    }
-    let account = Reference { name: name.to_owned(), uid: claims.account_uid.clone() };
-    check_object(lookup, "core/serviceaccounts", "service account", namespace, &account, now).await?;
-    let secret = lookup.object("core/secrets", namespace, &claims.secret).await?;
-    let held = secret.is_some_and(|secret| {
-        let dying = secret["metadata"].get("deletionTimestamp").is_some_and(|time| !time.is_null());
-        let encoded = secret["data"]["token"].as_str().unwrap_or_default();
-        let stored = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap_or_default();
-        !dying && bool::from(stored.ct_eq(token.as_bytes()))
-    });
-    if held { Ok(()) } else { Err(TokenRefusal::Unbound("token has been invalidated".to_owned())) }
 }
 
 /// The service account, and the pod, secret or node if any, must be the very objects for which the token was made.
@@ -254,7 +252,7 @@ async fn check_bindings(lookup: &Lookup, claims: &Claims, now: i64) -> Result<()
     Ok(())
 }
 
-async fn check_object(
+pub(super) async fn check_object(
     lookup: &Lookup,
     collection: &str,
     what: &str,

@@ -29,6 +29,7 @@ mod rbac;
 mod refusal;
 mod review;
 mod review_selectors;
+mod secret_token;
 #[cfg(test)]
 mod tests;
 mod token_request;
@@ -46,9 +47,10 @@ use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
 pub use attributes::{Attributes, Decision};
-pub use authenticate::Credentials;
+pub use authenticate::{Authenticated, Credentials};
 pub use authorizer::Authorization;
 pub use refusal::Refusal;
+pub use secret_token::SecretToken;
 pub use token_webhook::TokenWebhook;
 pub use user::User;
 
@@ -131,7 +133,7 @@ impl Security {
     /// Turns credentials into a user. Bad credentials are refused with 401; none make the anonymous user.
     ///
     /// The user of a client certificate is found once a connection, with [`Security::user_of_certificate`].
-    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Arc<User>, Refusal> {
+    pub async fn authenticate(&self, credentials: Credentials<'_>) -> Result<Authenticated, Refusal> {
         authenticate::authenticate(self, credentials).await
     }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub client_authority: String,
     /// The certificate, in PEM, of the authority that the front proxy's certificate is of.
     pub front_proxy_authority: String,
+    /// The day in UTC, as `2006-01-02`.
+    pub today: String,
 }
 
 /// An object that should exist.
@@ -51,6 +53,9 @@ pub struct Desired {
 
 /// The namespaces of every cluster.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// The ConfigMap that says since when the use of tokens in Secrets is noted.
+const TOKEN_TRACKING: &str = "kube-apiserver-legacy-service-account-token-tracking";
 
 /// All objects that should exist, in an order in which they can be created.
 pub fn objects(config: &Config) -> Vec<Desired> {
@@ -120,6 +125,7 @@ pub fn objects(config: &Config) -> Vec<Desired> {
     }
     add("", "v1", "configmaps", extension_authentication(config));
     add("", "v1", "configmaps", network(config));
+    add("", "v1", "configmaps", token_tracking(config));
     add("", "v1", "services", kubernetes_service(config));
     if !config.dns_addresses.is_empty() {
         add("", "v1", "services", dns_service(config));
@@ -171,6 +177,15 @@ fn network(config: &Config) -> Value {
             "cluster-domain": config.cluster_domain,
             "service-cidr": config.service_cidrs.join(","),
         },
+    })
+}
+
+/// Since when the use of tokens that stand in Secrets is noted.
+fn token_tracking(config: &Config) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": { "name": TOKEN_TRACKING, "namespace": "kube-system" },
+        "data": { "since": config.today },
     })
 }
 
@@ -295,6 +310,13 @@ pub fn reconcile(desired: &Value, stored: Option<&Value>) -> Option<Value> {
                 append(&mut changed, "rules", missing_rules(stored, desired));
             }
         }
+        // It began once, unless nobody can tell when.
+        "ConfigMap"
+            if stored["metadata"]["name"] == TOKEN_TRACKING
+                && stored["data"]["since"].as_str().is_some_and(|day| day.parse::<jiff::civil::Date>().is_ok()) =>
+        {
+            return None;
+        }
         "ConfigMap" => {
             // Keys that somebody added stay.
             for (key, value) in desired["data"].as_object().into_iter().flatten() {
@@ -365,12 +387,25 @@ mod tests {
             port: 6443,
             client_authority: "pem".to_owned(),
             front_proxy_authority: "pem".to_owned(),
+            today: "2026-01-01".to_owned(),
         }
     }
 
     fn named<'a>(all: &'a [Desired], resource: &str, name: &str) -> &'a Value {
         let found = all.iter().find(|one| one.resource == resource && one.object["metadata"]["name"] == name);
         &found.unwrap_or_else(|| panic!("no {resource} {name}")).object
+    }
+
+    #[test]
+    fn the_day_since_which_uses_are_noted_stays() {
+        let first = objects(&config());
+        let stored = named(&first, "configmaps", TOKEN_TRACKING).clone();
+        let later = objects(&Config { today: "2027-01-01".to_owned(), ..config() });
+        let desired = named(&later, "configmaps", TOKEN_TRACKING);
+        assert_eq!(reconcile(desired, Some(&stored)), None);
+        let mut damaged = stored;
+        damaged["data"]["since"] = "long ago".into();
+        assert_eq!(reconcile(desired, Some(&damaged)).expect("a repair")["data"]["since"], "2027-01-01");
     }
 
     #[test]
