@@ -2,6 +2,7 @@
 //! calls that plugins make. Messages are written down by hand (prost), so that building needs no `protoc`.
 
 pub mod client;
+pub mod csi;
 pub mod server;
 
 pub use tonic::{Code, Status, Streaming};

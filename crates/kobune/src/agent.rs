@@ -160,7 +160,7 @@ pub async fn start(
 pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> {
     let names = Names::of(&options.instance.data_dir)?;
     let _instance = instance::take(&names.data_dir)?;
-    let name = settings::node_name(&options.node)?;
+    let name = settings::node_name(options.node.node_name.as_deref())?;
     let membership = tokio::select! {
         // Dropping the wait loses nothing: nothing is kept before all of it was gained.
         () = token.cancelled() => return Ok(()),

@@ -9,6 +9,7 @@ use kobune_network::dns::{Stub, dns64};
 
 use crate::alone::{ControllersOptions, SchedulerAloneOptions};
 use crate::api_options::ApiOptions;
+use crate::csi::CsiOptions;
 use crate::scheduler_options::SchedulerOptions;
 use crate::simulate::SimulateOptions;
 use crate::snapshot::SnapshotCommand;
@@ -58,6 +59,8 @@ pub enum Command {
     Controllers(ControllersOptions),
     /// Run the scheduler alone, for an API server that is elsewhere, be it kobune's or another one
     Scheduler(SchedulerAloneOptions),
+    /// Run the driver of local volumes alone, for whoever speaks CSI
+    Csi(CsiOptions),
     /// Run a cluster whose nodes are not there: as many as you like, whose pods run at once
     Simulate(SimulateOptions),
     /// Show what applying manifests would change, field by field

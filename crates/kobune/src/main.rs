@@ -7,6 +7,7 @@ mod api_options;
 mod authentication;
 mod authorization;
 mod cli;
+mod csi;
 mod discovery;
 mod down;
 mod election;
@@ -75,6 +76,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Agent(options) => process::run(|token| agent::run(options, token)),
         Command::Controllers(options) => process::run(|token| alone::controllers(options, token)),
         Command::Scheduler(options) => process::run(|token| alone::scheduler(options, token)),
+        Command::Csi(options) => process::run(|token| csi::run(options, token)),
         Command::Simulate(options) => process::run(|token| simulate::run(options, token)),
         Command::Build(options) => kobune_cli::build(&options),
         Command::Token(command) => process::offline(kobune_cli::token(command)),

@@ -134,7 +134,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
             None => mistakes.push(format!("--cluster-cidr {range} is smaller than one node's range")),
         }
     }
-    let name = node_name(&options.node)?;
+    let name = node_name(options.node.node_name.as_deref())?;
     let eviction = eviction(&options.node).unwrap_or_else(|error| {
         mistakes.push(format!("{error:#}"));
         Vec::new()
@@ -181,9 +181,9 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
 }
 
 /// The node's name: as given, or the host name in the form that an object's name may have.
-pub fn node_name(options: &NodeOptions) -> Result<String> {
-    let name = match &options.node_name {
-        Some(name) => name.clone(),
+pub fn node_name(given: Option<&str>) -> Result<String> {
+    let name = match given {
+        Some(name) => name.to_owned(),
         None => nix::unistd::gethostname().context("read the host name")?.to_string_lossy().trim().to_lowercase(),
     };
     let problems = kobune_kinds::name::dns1123_subdomain(&name);

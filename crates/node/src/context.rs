@@ -52,7 +52,7 @@ pub struct Context {
     /// The TLS client for probes: probes do not check certificates.
     pub probe_tls: Arc<rustls::ClientConfig>,
     /// Volumes on the node's own disk.
-    pub locals: LocalVolumes,
+    pub locals: Arc<LocalVolumes>,
     /// Storage drivers that have registered.
     pub drivers: Drivers,
     /// Devices of device plugins.

@@ -57,6 +57,7 @@ mod worker;
 
 pub use config::Config;
 pub use credential_provider::{CredentialProviders, ProviderError};
+pub use csi::local::{LocalDriver, ServeError, serve as serve_local_driver, socket as local_driver_socket};
 pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
 pub use folder_watch::FolderWatch;
 pub use node::{Node, NodeError};

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::context::Context;
 use crate::csi::drivers::{self, Drivers};
+use crate::csi::local::{self as local_driver, LocalDriver};
 use crate::devices::{self, Devices};
 use crate::dra;
 use crate::events;
@@ -109,7 +110,7 @@ impl Node {
             probe_counts: Arc::default(),
             machine,
             probe_tls,
-            locals: LocalVolumes::of(&config.data_dir),
+            locals: Arc::new(LocalVolumes::of(&config.data_dir)),
             drivers: Drivers::default(),
             dra: Default::default(),
             users: UserRanges::open(&config.node_dir().join("pods"), config.max_pods)
@@ -140,6 +141,9 @@ impl Node {
                 );
             }
         });
+        let (locals, node_dir) = (Arc::clone(&context.locals), context.config.node_dir());
+        let driver = Arc::new(LocalDriver::new(locals, context.config.name.clone(), &node_dir));
+        let socket = local_driver::socket(&node_dir);
         // Each has a task of its own: a slow one holds up no other, heartbeats least of all.
         let parts = [
             ("the heartbeat", tokio::spawn(register::keep_lease(Arc::clone(context), token.clone()))),
@@ -147,6 +151,7 @@ impl Node {
             ("the event writer", tokio::spawn(writer.run(client.clone(), context.config.name.clone(), token.clone()))),
             ("the watch of services", tokio::spawn(watch_services(Arc::clone(context), client, token.clone()))),
             ("the clean-up of local volumes", deletions),
+            ("the driver of local volumes", tokio::spawn(local_driver::serve_in_node(socket, driver, token.clone()))),
             ("the registration of storage drivers", tokio::spawn(drivers::run(Arc::clone(context), token.clone()))),
             ("the sweep of resource slices", tokio::spawn(sweep_slices(Arc::clone(context), token.clone()))),
             ("device plugins", tokio::spawn(devices::plugin::run(Arc::clone(context), token.clone()))),

@@ -11,15 +11,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::objects;
-use super::proto::{
-    NodeGetCapabilitiesResponse, NodeGetInfoResponse, Nothing, PluginInfo, RegistrationStatus, STAGE_UNSTAGE_VOLUME,
-    VOLUME_MOUNT_GROUP,
-};
+use super::proto::{PluginInfo, RegistrationStatus};
 use crate::context::Context;
 use crate::devices;
 use crate::dra;
 use crate::folder_watch::FolderWatch;
 use kobune_grpc::client::{Client, QUESTION, words};
+use kobune_grpc::csi::node::NodeGetInfoResponse;
+use kobune_grpc::csi::{Capabilities, Nothing, node_can};
 
 /// How often a plugin that does not answer is asked again while its socket is there, first and last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
@@ -186,18 +185,16 @@ async fn meet(endpoint: &Path, info: &PluginInfo) -> Result<Driver, String> {
     let node: Result<NodeGetInfoResponse, _> = client.call("/csi.v1.Node/NodeGetInfo", Nothing {}, QUESTION).await;
     let node = node.map_err(|status| format!("NodeGetInfo failed: {}", words(&status)))?;
     check_place(&node)?;
-    let able: Result<NodeGetCapabilitiesResponse, _> =
-        client.call("/csi.v1.Node/NodeGetCapabilities", Nothing {}, QUESTION).await;
+    let able: Result<Capabilities, _> = client.call("/csi.v1.Node/NodeGetCapabilities", Nothing {}, QUESTION).await;
     let able = able.map_err(|status| format!("NodeGetCapabilities failed: {}", words(&status)))?;
-    let can = |kind: i32| able.capabilities.iter().any(|able| able.rpc.as_ref().is_some_and(|rpc| rpc.kind == kind));
     Ok(Driver {
         name: info.name.clone(),
         client,
         node_id: node.node_id,
         topology: node.accessible_topology.map(|place| place.segments.into_iter().collect()).unwrap_or_default(),
         most: node.max_volumes_per_node.max(0),
-        stages: can(STAGE_UNSTAGE_VOLUME),
-        gives_to_group: can(VOLUME_MOUNT_GROUP),
+        stages: able.can(node_can::STAGE_UNSTAGE_VOLUME),
+        gives_to_group: able.can(node_can::VOLUME_MOUNT_GROUP),
     })
 }
 
@@ -255,7 +252,7 @@ mod tests {
             let node = NodeGetInfoResponse {
                 node_id: id.to_owned(),
                 max_volumes_per_node: 0,
-                accessible_topology: Some(super::super::proto::Topology { segments }),
+                accessible_topology: Some(kobune_grpc::csi::Topology { segments }),
             };
             assert_eq!(check_place(&node).is_ok(), expected, "{id} {key}={value}");
         };

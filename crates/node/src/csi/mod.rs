@@ -10,6 +10,7 @@
 //! `/var/lib/kubelet`. Controller calls are left to the drivers' own sidecars, which need nothing but the API.
 
 pub mod drivers;
+pub mod local;
 pub mod mount;
 mod objects;
 pub mod proto;

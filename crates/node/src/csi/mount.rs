@@ -15,15 +15,15 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::drivers::Driver;
-use super::proto::{
-    AccessMode, MountVolume, NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest,
-    NodeUnstageVolumeRequest, Nothing, VolumeCapability,
-};
 use crate::context::Context;
 use crate::errors::chain;
 use crate::pod;
 use crate::volumes::claims::{self, Found, Source};
 use kobune_grpc::client::{WORK, words};
+use kobune_grpc::csi::node::{
+    NodePublishVolumeRequest, NodeStageVolumeRequest, NodeUnpublishVolumeRequest, NodeUnstageVolumeRequest,
+};
+use kobune_grpc::csi::{AccessMode, MountVolume, Nothing, VolumeCapability};
 
 /// A Secret that a driver gets.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,6 +118,7 @@ impl CsiVolume {
 
     fn capability(&self, group: Option<u32>) -> VolumeCapability {
         VolumeCapability {
+            block: None,
             mount: Some(MountVolume {
                 fs_type: self.fs_type.clone(),
                 mount_flags: self.options.clone(),

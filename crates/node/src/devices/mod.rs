@@ -299,7 +299,7 @@ impl Devices {
             };
             if options.pre_start_required {
                 let client = client.ok_or_else(|| format!("the device plugin of {resource} is not there"))?;
-                let ready: Result<crate::csi::proto::Nothing, _> =
+                let ready: Result<kobune_grpc::csi::Nothing, _> =
                     client.call("/v1beta1.DevicePlugin/PreStartContainer", ids, QUESTION).await;
                 ready.map_err(|status| format!("PreStartContainer of {resource} failed: {}", words(&status)))?;
             }

@@ -10,8 +10,8 @@ use tonic::Status;
 
 use super::proto::{DeviceList, PluginOptions, RegisterRequest, SOCKET, VERSION};
 use crate::context::Context;
-use crate::csi::proto::Nothing;
 use kobune_grpc::client::{Client, QUESTION, words};
+use kobune_grpc::csi::Nothing;
 use kobune_grpc::server::{self, Service};
 
 /// A plugin that has gone may come again within this time before its devices are no longer counted; upstream's.

@@ -76,7 +76,8 @@ pub(super) async fn change(server: &Server, request: Request<Incoming>, name: &s
     match done.await.map_err(|error| Refusal::internal(error.to_string()))? {
         Ok(value) => Ok(answer(StatusCode::OK, "application/json", value.to_string())),
         Err(error @ LocalError::Name(_)) => Err(Refusal::bad(error.to_string())),
-        Err(error @ LocalError::InUse) => Err(Refusal(StatusCode::CONFLICT, error.to_string())),
+        Err(error @ (LocalError::InUse | LocalError::Busy(_))) => Err(Refusal(StatusCode::CONFLICT, error.to_string())),
+        Err(error @ LocalError::Missing(_)) => Err(Refusal::not_found(error.to_string())),
         Err(error @ LocalError::Io { .. }) => Err(Refusal::internal(chain(&error))),
     }
 }

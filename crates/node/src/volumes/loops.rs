@@ -90,3 +90,11 @@ pub fn grow(file: &Path) -> io::Result<()> {
         None => Ok(()),
     }
 }
+
+/// Brings what was written to the device of a file into the file.
+pub fn flush(file: &Path) -> io::Result<()> {
+    match device_of(file)? {
+        Some(path) => File::open(path)?.sync_all(),
+        None => Ok(()),
+    }
+}

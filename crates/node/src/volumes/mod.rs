@@ -6,10 +6,11 @@
 pub mod atomic;
 pub mod claims;
 pub mod content;
+mod copy;
 pub mod host_path;
 pub mod images;
 pub mod local;
-mod loops;
+pub mod loops;
 mod ownership;
 mod quota;
 pub mod tokens;
