@@ -3,12 +3,15 @@
 use kobune_kinds::{FieldError, Kind};
 use serde_json::Value;
 
-use crate::{certificates, custom_rules, policy, security::User, services};
+use crate::{certificates, custom_rules, device_taints, policy, security::User, services};
 
 /// Completes a new object; `user` is who makes it, unless the server does so itself.
 pub(crate) fn prepare_create(kind: &Kind, object: &mut Value, user: Option<&User>) {
     if &*kind.collection == "core/services" {
         services::complete_addresses(object);
+    }
+    if device_taints::concerns(kind) {
+        device_taints::stamp(object, &Value::Null);
     }
     if let Some(user) = user.filter(|_| certificates::concerns(kind)) {
         certificates::identify(object, user);
@@ -22,6 +25,9 @@ pub(crate) fn fill_from_old(kind: &Kind, object: &mut Value, old: &Value, subres
     }
     if &*kind.collection == "core/services" {
         services::keep_allocated(object, old);
+    }
+    if device_taints::concerns(kind) {
+        device_taints::stamp(object, old);
     }
 }
 

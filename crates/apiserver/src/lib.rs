@@ -25,6 +25,7 @@ mod custom_rules;
 mod decode;
 mod definitions;
 mod delete;
+mod device_taints;
 mod document;
 mod duration;
 mod encode;

@@ -34,12 +34,12 @@ const MOST_USERS: usize = 256;
 /// What the API server leaves of a generated name before it adds five letters, hyphen included.
 const LONGEST_BASE: usize = 57;
 
-type Claims = Arc<Store<ResourceClaim>>;
+/// The claims of all namespaces.
+pub type Claims = Arc<Store<ResourceClaim>>;
 
 /// Starts the controller.
-pub fn start(context: &Arc<Context>) {
+pub fn start(context: &Arc<Context>, claims: &Claims) {
     let (pods_queue, claims_queue) = (Arc::<Queue>::default(), Arc::<Queue>::default());
-    let claims = Claims::default();
     let caches = &context.caches;
     let (of_pods, of_claims) = (pods_queue.clone(), claims_queue.clone());
     caches.pods.on_change(move |before, after| {
@@ -50,7 +50,7 @@ pub fn start(context: &Arc<Context>) {
             of_pods.add(pod.key());
         }
     });
-    enqueue_changes(&claims, &claims_queue);
+    enqueue_changes(claims, &claims_queue);
     let (pods, of_pods) = (caches.pods.clone(), pods_queue.clone());
     claims.on_change(move |before, after| {
         let Some(claim) = after.or(before) else { return };
@@ -82,10 +82,15 @@ pub fn start(context: &Arc<Context>) {
             }
         });
     }
-    context.follow_some::<ResourceClaim, _>("resourceclaims", watcher::Config::default(), &claims);
 }
 
-fn users(claim: &ResourceClaim) -> &[ResourceClaimConsumerReference] {
+/// Starts the watch of the claims; handlers have to be in place before.
+pub fn follow(context: &Context, claims: &Claims) {
+    context.follow_some::<ResourceClaim, _>("resourceclaims", watcher::Config::default(), claims);
+}
+
+/// Who uses a claim.
+pub fn users(claim: &ResourceClaim) -> &[ResourceClaimConsumerReference] {
     claim.status.as_ref().and_then(|status| status.reserved_for.as_deref()).unwrap_or_default()
 }
 
@@ -159,7 +164,7 @@ fn words(error: &PassError) -> String {
 }
 
 /// Whether a claim was made for this entry of this pod.
-fn is_for(claim: &ResourceClaim, pod: &Pod, used: &DeviceClaim) -> bool {
+pub fn is_for(claim: &ResourceClaim, pod: &Pod, used: &DeviceClaim) -> bool {
     let named = claim.metadata.annotations.as_ref().and_then(|all| all.get(POD_CLAIM_NAME));
     claim.controller().is_some_and(|owner| owner.uid == *pod.uid)
         && named.is_some_and(|name| **name == *used.name)

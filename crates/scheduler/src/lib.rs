@@ -4,9 +4,10 @@
 //! (`queue`) and the decision itself (`filter`, `score`, `preempt`), which is pure. Only bindings, conditions and events run
 //! beside it, so a pod that cannot be bound holds up no other pod.
 //!
-//! `node_match`, `quantity`, `labels`, `claims`, `volume_match` and `recorder` are public because the controllers above need the same rules.
+//! `node_match`, `device_match`, `quantity`, `labels`, `claims`, `volume_match` and `recorder` are public because the controllers above need the same rules.
 
 pub mod claims;
+pub mod device_match;
 pub mod labels;
 pub mod node_match;
 pub mod quantity;

@@ -200,6 +200,7 @@ impl Server {
         let generation = {
             let mut state = self.state.lock();
             state.generation += 1;
+            state.said.push("      a process is started".to_owned());
             state.generation
         };
         let server = self.clone();
@@ -268,6 +269,7 @@ impl Server {
             self.die().await;
         }
         if self.chance(|faults| faults.refused) {
+            self.state.lock().said.push(format!("      {} {path} is refused", parts.method));
             let (code, body) = busy();
             return answered(code, &body);
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use crate::device_match::tolerates;
 use k8s_openapi::api::resource::v1::{
     CapacityRequirements, Device, DeviceClass, DeviceConstraint, DeviceToleration, ResourceClaim,
 };
@@ -69,20 +70,8 @@ impl Alternative<'_> {
 
     /// Whether every taint that keeps pods away is borne.
     pub fn tolerates(&self, device: &Device) -> bool {
-        device.taints.iter().flatten().filter(|taint| taint.effect != "None").all(|taint| {
-            self.tolerations.iter().any(|toleration| {
-                let empty_or = |given: &Option<String>, wanted: &str| {
-                    given.as_deref().is_none_or(|given| given.is_empty() || given == wanted)
-                };
-                let exists = toleration.operator.as_deref() == Some("Exists");
-                let key = toleration.key.as_deref().unwrap_or_default();
-                empty_or(&toleration.effect, &taint.effect)
-                    && ((key.is_empty() && exists) || key == taint.key)
-                    && (exists
-                        || toleration.value.as_deref().unwrap_or_default()
-                            == taint.value.as_deref().unwrap_or_default())
-            })
-        })
+        let keep_away = device.taints.iter().flatten().filter(|taint| taint.effect != "None");
+        keep_away.into_iter().all(|taint| self.tolerations.iter().any(|toleration| tolerates(toleration, taint)))
     }
 }
 

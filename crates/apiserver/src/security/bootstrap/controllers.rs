@@ -69,6 +69,15 @@ pub(super) const CONTROLLERS: &[(&str, &[&str])] = &[
         ],
     ),
     (
+        "device-taint-eviction-controller",
+        &[
+            "ro resource.k8s.io deviceclasses,resourceclaims,resourceslices",
+            "delete,get,list,watch core pods",
+            "patch,update core pods/status",
+            EVENTS,
+        ],
+    ),
+    (
         "disruption-controller",
         &[
             "ro apps,extensions deployments",
