@@ -2,6 +2,7 @@
 
 mod api_resources;
 mod auth;
+mod create;
 mod delete;
 mod describe;
 mod formats;
@@ -12,6 +13,7 @@ mod outcome;
 mod scale;
 mod selection;
 mod tables;
+mod yaml;
 
 use clap::Args;
 
@@ -19,8 +21,10 @@ use crate::connect::{Cluster, ConnectOptions};
 
 pub use api_resources::{ApiResourcesOptions, api_resources};
 pub use auth::{AuthCommand, auth};
+pub use create::{CreateOptions, create};
 pub use delete::{DeleteOptions, delete};
 pub use describe::{DescribeOptions, describe};
+use get::Format;
 pub use get::{GetOptions, get};
 pub use logs::{LogsOptions, logs};
 pub use scale::{ScaleOptions, scale};

@@ -75,6 +75,8 @@ pub enum Command {
     Sync(kobune_cli::SyncOptions),
     /// Print objects in tables, as JSON or as YAML
     Get(kobune_cli::GetOptions),
+    /// Make objects, from manifests or from a few words
+    Create(kobune_cli::CreateOptions),
     /// Describe objects with what is around them and what happened to them
     Describe(kobune_cli::DescribeOptions),
     /// Print what containers say

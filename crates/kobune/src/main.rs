@@ -62,6 +62,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let done = match cli.command {
         Command::Plan(options) => return process::offline(kobune_cli::plan(options)),
         Command::Get(options) => return process::offline(kobune_cli::get(options)),
+        Command::Create(options) => return process::offline(kobune_cli::create(options)),
         Command::Describe(options) => return process::offline(kobune_cli::describe(options)),
         Command::Delete(options) => return process::offline(kobune_cli::delete(options)),
         Command::Scale(options) => return process::offline(kobune_cli::scale(options)),

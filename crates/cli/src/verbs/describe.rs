@@ -219,6 +219,7 @@ async fn chosen(
 ) -> Result<Vec<(Resource, ObjectRef)>> {
     let namespace = options.place.namespace(cluster);
     let mut found = Vec::new();
+    outcome::check_paths(&options.filename)?;
     for manifest in
         if options.filename.is_empty() { Vec::new() } else { manifests::read(&options.filename, options.recursive)? }
     {

@@ -10,9 +10,10 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::formats;
+use super::outcome;
 use super::selection::{self, Selected};
 use super::tables::{self, Shape};
-use super::{PlaceOptions, from_server};
+use super::{PlaceOptions, from_server, yaml};
 use crate::connect::Cluster;
 use crate::discovery::{Discovery, Resource};
 use crate::jsonpath::Template;
@@ -122,6 +123,10 @@ impl std::str::FromStr for Format {
 
 /// Prints objects.
 pub async fn get(options: GetOptions) -> Result<ExitCode> {
+    outcome::told(run(options)).await
+}
+
+async fn run(options: GetOptions) -> Result<ExitCode> {
     let cluster = options.place.connect.connect().await?;
     if let Some(path) = &options.raw {
         let (bytes, _) = request::raw(&cluster.client, Method::GET, path, None, "*/*").await.map_err(from_server)?;
@@ -174,7 +179,10 @@ async fn answers(
         for name in &selected.names {
             let path = format!("{folder}/{}", request::query(name));
             match request::send(&cluster.client, Method::GET, &path, None, accept).await {
-                Ok(answer) => found.push(answer.body),
+                Ok(answer) => {
+                    outcome::warn(&answer.warnings);
+                    found.push(answer.body);
+                }
                 Err(error) if options.ignore_not_found && error.is(404) => {}
                 Err(error) => errors.push(error),
             }
@@ -187,6 +195,7 @@ async fn answers(
         let path = format!("{folder}?continue={}{limit}{}", request::query(&token), selectors(options));
         match request::send(&cluster.client, Method::GET, &path, None, accept).await {
             Ok(answer) => {
+                outcome::warn(&answer.warnings);
                 token = answer.body["metadata"]["continue"].as_str().unwrap_or_default().to_owned();
                 found.push(answer.body);
             }
@@ -232,13 +241,16 @@ async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected
     let mut printed = false;
     let mut errors = Vec::new();
     let mut watched = None;
+    // After a kind that lives in namespaces, kubectl keeps the column for those that do not.
+    let mut namespaces = false;
     for one in selected {
+        namespaces |= options.all_namespaces && one.resource.namespaced;
         let (mut found, failures) = answers(options, cluster, one, TABLE).await;
         errors.extend(failures);
         let kind = options.show_kind || selected.len() > 1;
         let shape = Shape {
             wide: options.output == Some(Format::Wide),
-            namespaces: options.all_namespaces && one.resource.namespaced,
+            namespaces,
             kind: kind.then(|| one.resource.group_kind().to_lowercase()),
             label_columns: options.label_columns.clone(),
             labels: options.show_labels,
@@ -388,38 +400,9 @@ async fn as_objects(
         }
     };
     match format {
-        Format::Json => write(as_json(&value)?.as_bytes())?,
+        Format::Json => write(yaml::json(&value)?.as_bytes())?,
         Format::JsonPath(template) => write(Template::parse(template)?.fill(&value)?.as_bytes())?,
-        _ => write(serde_saphyr::to_string(&value).context("write YAML")?.as_bytes())?,
+        _ => write(yaml::yaml(&value)?.as_bytes())?,
     }
     Ok(failed(errors))
-}
-
-/// JSON as Go writes it for kubectl: four spaces, and what HTML would take for its own escaped.
-fn as_json(value: &Value) -> Result<String> {
-    let mut out = Vec::new();
-    let formatter = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-    let mut serializer = serde_json::Serializer::with_formatter(&mut out, formatter);
-    serde::Serialize::serialize(value, &mut serializer).context("write JSON")?;
-    let text = String::from_utf8(out).context("write JSON")?;
-    let mut escaped = String::with_capacity(text.len() + 1);
-    for letter in text.chars() {
-        match letter {
-            '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => escaped.push_str(&format!("\\u{:04x}", u32::from(letter))),
-            letter => escaped.push(letter),
-        }
-    }
-    escaped.push('\n');
-    Ok(escaped)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn json_as_go_writes_it() {
-        let text = as_json(&json!({"a": ["<&>"], "b": {}})).unwrap();
-        assert_eq!(text, "{\n    \"a\": [\n        \"\\u003c\\u0026\\u003e\"\n    ],\n    \"b\": {}\n}\n");
-    }
 }

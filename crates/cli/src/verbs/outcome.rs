@@ -3,10 +3,11 @@
 
 use std::collections::HashSet;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Mutex;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::from_server;
 use crate::request::RequestError;
@@ -81,6 +82,15 @@ pub fn warn(warnings: &[String]) {
         if said.insert(warning.clone()) {
             eprintln!("Warning: {warning}");
         }
+    }
+}
+
+/// Says in kubectl's words that a file of manifests is not there.
+pub fn check_paths(paths: &[PathBuf]) -> Result<()> {
+    let lost = |path: &&PathBuf| path.as_path() != Path::new("-") && !path.exists();
+    match paths.iter().find(lost) {
+        Some(path) => bail!("the path {:?} does not exist", path.display().to_string()),
+        None => Ok(()),
     }
 }
 

@@ -16,14 +16,16 @@ pub struct Selected {
 /// Reads the arguments of a verb.
 pub fn select(discovery: &Discovery, arguments: &[String]) -> Result<Vec<Selected>> {
     let Some(first) = arguments.first() else {
-        bail!("You must specify the type of resource to get. `kobune api-resources` lists them.");
+        bail!(
+            "You must specify the type of resource to get. Use \"kobune api-resources\" for a complete list of supported resources."
+        );
     };
     let mut selected: Vec<Selected> = Vec::new();
     if arguments.iter().any(|argument| argument.contains('/')) {
         for argument in arguments {
             let Some((kind, name)) = argument.split_once('/') else {
                 bail!(
-                    "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form"
+                    "there is no need to specify a resource type as a separate argument when passing arguments in resource/name form (e.g. 'kobune get resource/<resource_name>' instead of 'kobune get resource resource/<resource_name>'"
                 );
             };
             if name.is_empty() || name.contains('/') {

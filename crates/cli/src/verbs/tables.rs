@@ -70,10 +70,12 @@ fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    match text.find(['\n', '\r', '\u{c}']) {
+    let text = match text.find(['\n', '\r', '\u{c}']) {
         Some(end) => format!("{}...", &text[..end]),
         None => text,
-    }
+    };
+    // What objects say does not steer the terminal.
+    text.replace('\u{1b}', "^[")
 }
 
 #[cfg(test)]
