@@ -38,8 +38,9 @@ pub use plan::{PlanOptions, plan};
 pub use sync::{Account, Connect, SyncOptions, SyncSettings, connect_in_process, run as run_sync, sync};
 pub use token::{TokenCommand, token};
 pub use verbs::{
-    ApiResourcesOptions, AuthCommand, CreateOptions, DeleteOptions, DescribeOptions, GetOptions, LogsOptions,
-    ScaleOptions, api_resources, auth, create, delete, describe, get, logs, scale,
+    ApiResourcesOptions, AuthCommand, CreateOptions, DeleteOptions, DescribeOptions, ExplainOptions, GetOptions,
+    KubeconfigCommand, LogsOptions, ScaleOptions, api_resources, auth, create, delete, describe, explain, get,
+    kubeconfig, logs, scale,
 };
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.

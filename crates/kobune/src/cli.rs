@@ -77,6 +77,8 @@ pub enum Command {
     Get(kobune_cli::GetOptions),
     /// Make objects, from manifests or from a few words
     Create(kobune_cli::CreateOptions),
+    /// Print what the fields of a kind mean
+    Explain(kobune_cli::ExplainOptions),
     /// Describe objects with what is around them and what happened to them
     Describe(kobune_cli::DescribeOptions),
     /// Print what containers say
@@ -109,9 +111,9 @@ pub enum Command {
         #[command(subcommand)]
         command: ImageCommand,
     },
-    /// Look at the settings
+    /// Look at kubeconfigs and change them; `config show` prints kobune's own settings
     Config {
-        /// What to do with the settings.
+        /// What to do with them.
         #[command(subcommand)]
         command: ConfigCommand,
     },
@@ -388,6 +390,9 @@ pub enum ImageCommand {
 pub enum ConfigCommand {
     /// Print what would be in force for `kobune up` with these flags and this environment
     Show(UpOptions),
+    /// What kubectl does with kubeconfigs.
+    #[command(flatten)]
+    Kubeconfig(kobune_cli::KubeconfigCommand),
 }
 
 /// An inclusive range of ports.

@@ -63,6 +63,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(options) => return process::offline(kobune_cli::plan(options)),
         Command::Get(options) => return process::offline(kobune_cli::get(options)),
         Command::Create(options) => return process::offline(kobune_cli::create(options)),
+        Command::Explain(options) => return process::offline(kobune_cli::explain(options)),
         Command::Describe(options) => return process::offline(kobune_cli::describe(options)),
         Command::Delete(options) => return process::offline(kobune_cli::delete(options)),
         Command::Scale(options) => return process::offline(kobune_cli::scale(options)),
@@ -86,6 +87,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Snapshot { command } => process::offline(snapshot::run(command)),
         Command::Image { command } => image::run(command),
         Command::Config { command: ConfigCommand::Show(options) } => settings::show(options),
+        Command::Config { command: ConfigCommand::Kubeconfig(command) } => return Ok(kobune_cli::kubeconfig(command)),
         Command::Shim | Command::Tool => unreachable!("handled before the command line is read"),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -12,9 +12,20 @@ use anyhow::{Context as _, Result, bail};
 use super::from_server;
 use crate::request::RequestError;
 
+/// A failure that kubectl says without `error: ` before it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Bare(pub String);
+
 /// Runs a verb; a failure is said as kubectl says it.
 pub async fn told(verb: impl Future<Output = Result<ExitCode>>) -> Result<ExitCode> {
-    Ok(verb.await.unwrap_or_else(|error| tell(&format!("{error:#}"))))
+    Ok(verb.await.unwrap_or_else(|error| match error.downcast_ref::<Bare>() {
+        Some(Bare(message)) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+        None => tell(&format!("{error:#}")),
+    }))
 }
 
 /// Says what failed.

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Common, Made, named};
 use crate::discovery::Discovery;
-use crate::verbs::from_server;
+use crate::verbs::{from_server, outcome};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -121,7 +121,7 @@ impl Rights {
                 }
             }
             if known.is_none() && !special && !anything {
-                bail!("the server doesn't have a resource type {name:?}");
+                return Err(outcome::Bare(format!("the server doesn't have a resource type {name:?}")).into());
             }
             if let Some(below) = asked.below.filter(|below| !below.is_empty()) {
                 plural = format!("{plural}/{below}");
