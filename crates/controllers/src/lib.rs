@@ -10,6 +10,7 @@ mod clock;
 mod cluster_role_aggregation;
 mod context;
 mod cron_job;
+mod csi;
 mod csr_approving;
 mod csr_cleaner;
 mod csr_signing;
@@ -162,6 +163,7 @@ pub async fn run(client: kube::Client, config: Config, token: CancellationToken)
     resource_claim::follow(&context, &device_claims);
     local_provisioner::start(&context);
     attach_detach::start(&context);
+    csi::start(&context);
     garbage_collector::start(&context);
     bootstrap_tokens::start(&context);
     let token_secrets = service_account_tokens::Known::default();

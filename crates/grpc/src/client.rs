@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::{Buf, BufMut, Bytes};
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::client::Grpc;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
@@ -58,6 +60,13 @@ impl Client {
         .await
     }
 
+    /// One call whose messages are passed on as they are.
+    pub async fn pass(&self, method: &str, message: Bytes, patience: Duration) -> Result<Bytes, Status> {
+        let path = PathAndQuery::try_from(method);
+        let path = path.map_err(|error| Status::invalid_argument(format!("{method:?} is no method: {error}")))?;
+        within(patience, async { self.ready().await?.unary(Request::new(message), path, AsIs).await }).await
+    }
+
     /// One call whose answers come one after the other. Only the call itself is timed.
     pub async fn stream<Q, A>(
         &self,
@@ -81,6 +90,43 @@ impl Client {
         let mut grpc = self.grpc.clone();
         grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
         Ok(grpc)
+    }
+}
+
+/// Leaves messages as they are.
+struct AsIs;
+
+impl Codec for AsIs {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = AsIs;
+    type Decoder = AsIs;
+
+    fn encoder(&mut self) -> AsIs {
+        AsIs
+    }
+
+    fn decoder(&mut self) -> AsIs {
+        AsIs
+    }
+}
+
+impl Encoder for AsIs {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, target: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        target.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for AsIs {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, source: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(source.copy_to_bytes(source.remaining())))
     }
 }
 
@@ -114,4 +160,74 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// A failed call in the words of events: `rpc error: code = Internal desc = ...`.
 pub fn words(status: &Status) -> String {
     format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::server::{Service, listen, serve};
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Named {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
+
+    /// A server that is bad at it.
+    struct Bad;
+
+    impl Service for Bad {
+        async fn call(&self, method: &str, message: Bytes) -> Result<Bytes, Status> {
+            match method {
+                "/bad/Hang" => std::future::pending().await,
+                "/bad/Malformed" => Ok(Bytes::from_static(b"\x0a\xff\xff\xff")),
+                "/bad/Echo" => Ok(message),
+                _ => Err(Status::unimplemented(method.to_owned())),
+            }
+        }
+    }
+
+    fn start() -> (tempfile::TempDir, Client, CancellationToken) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, token) = (folder.path().join("s.sock"), CancellationToken::new());
+        tokio::spawn(serve(listen(&path).expect("a socket"), Arc::new(Bad), token.clone()));
+        (folder, Client::new(path), token)
+    }
+
+    #[tokio::test]
+    async fn a_server_that_hangs_is_given_up() {
+        let (_folder, client, _token) = start();
+        let hung = client.call::<_, Named>("/bad/Hang", Named::default(), Duration::from_millis(50)).await;
+        assert_eq!(hung.expect_err("it hangs").code(), tonic::Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_no_message_is_an_error() {
+        let (_folder, client, _token) = start();
+        let patience = Duration::from_secs(60);
+        assert!(client.call::<_, Named>("/bad/Malformed", Named::default(), patience).await.is_err());
+        let passed = client.pass("/bad/Malformed", Bytes::new(), patience).await.expect("passed on as it is");
+        assert_eq!(&passed[..], b"\x0a\xff\xff\xff");
+        let echoed = client.pass("/bad/Echo", Bytes::from_static(b"\x0a\x01x"), patience).await.expect("passed on");
+        assert_eq!(&echoed[..], b"\x0a\x01x");
+    }
+
+    #[tokio::test]
+    async fn a_server_that_dies_in_a_call_ends_it() {
+        let (_folder, client, token) = start();
+        let call = client.call::<_, Named>("/bad/Hang", Named::default(), Duration::from_secs(60));
+        let (died, ()) = tokio::join!(call, async {
+            // The call is under way once a second one has been answered on the same connection.
+            let second = client.pass("/bad/Echo", Bytes::new(), Duration::from_secs(60)).await;
+            second.expect("an answer");
+            token.cancel();
+        });
+        assert!(died.is_err());
+        let after = client.pass("/bad/Echo", Bytes::new(), Duration::from_secs(60)).await;
+        assert_eq!(after.expect_err("nobody is there").code(), tonic::Code::Unavailable);
+    }
 }

@@ -20,7 +20,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("runtime", &[]),
         ("node", &["grpc", "network", "runtime"]),
         ("scheduler", &["expressions", "partial"]),
-        ("controllers", &["kinds", "partial", "pki", "scheduler"]),
+        ("controllers", &["grpc", "kinds", "partial", "pki", "scheduler"]),
         ("simulator", &["partial"]),
         ("cli", &["kinds", "kustomize", "pki"]),
         ("tools", &[]),

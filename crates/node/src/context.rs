@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::config::Config;
 use crate::csi::drivers::Drivers;
+use crate::csi::local::LocalDriver;
 use crate::devices::Devices;
 use crate::dra::Dra;
 use crate::env::Surroundings;
@@ -53,6 +54,8 @@ pub struct Context {
     pub probe_tls: Arc<rustls::ClientConfig>,
     /// Volumes on the node's own disk.
     pub locals: Arc<LocalVolumes>,
+    /// The same as a storage driver.
+    pub local_driver: Arc<LocalDriver>,
     /// Storage drivers that have registered.
     pub drivers: Drivers,
     /// Devices of device plugins.

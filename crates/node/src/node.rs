@@ -99,6 +99,8 @@ impl Node {
             storage: i64::try_from(disk.size).unwrap_or(i64::MAX),
         };
         let offline = Offline::new(config.offline_records.then(|| config.node_dir().join("offline")));
+        let locals = Arc::new(LocalVolumes::of(&config.data_dir));
+        let local_driver = LocalDriver::new(Arc::clone(&locals), config.name.clone(), &config.node_dir());
         let context = Arc::new(Context {
             references: References::new(config.client.clone(), offline.clone(), config.offline_after),
             offline,
@@ -110,7 +112,8 @@ impl Node {
             probe_counts: Arc::default(),
             machine,
             probe_tls,
-            locals: Arc::new(LocalVolumes::of(&config.data_dir)),
+            locals,
+            local_driver: Arc::new(local_driver),
             drivers: Drivers::default(),
             dra: Default::default(),
             users: UserRanges::open(&config.node_dir().join("pods"), config.max_pods)
@@ -141,9 +144,7 @@ impl Node {
                 );
             }
         });
-        let (locals, node_dir) = (Arc::clone(&context.locals), context.config.node_dir());
-        let driver = Arc::new(LocalDriver::new(locals, context.config.name.clone(), &node_dir));
-        let socket = local_driver::socket(&node_dir);
+        let (socket, driver) = (local_driver::socket(&context.config.node_dir()), Arc::clone(&context.local_driver));
         // Each has a task of its own: a slow one holds up no other, heartbeats least of all.
         let parts = [
             ("the heartbeat", tokio::spawn(register::keep_lease(Arc::clone(context), token.clone()))),

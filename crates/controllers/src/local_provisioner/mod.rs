@@ -10,7 +10,7 @@
 //! Nodes are told through the API server (`nodes/proxy`); they make what a volume says when a pod first mounts it.
 
 mod node;
-mod plan;
+pub mod plan;
 
 use std::sync::Arc;
 
@@ -214,7 +214,7 @@ impl Provisioner {
         let Some(volume) = self.context.caches.volumes.get(&key) else { return Ok(None) };
         match plan::ending(&volume) {
             VolumeStep::Nothing => Ok(None),
-            VolumeStep::Forget => self.forget(&volume).await,
+            VolumeStep::Forget => forget(&self.context, &volume).await,
             VolumeStep::Delete => {
                 let name = volume.metadata.name.as_deref().unwrap_or_default();
                 if let Some(node) = plan::node_of(&volume)
@@ -224,7 +224,7 @@ impl Provisioner {
                     self.event(&*volume, Severity::Warning, "VolumeFailedDelete", error.to_string());
                     return Err(error).doing("deleting a local volume on its node");
                 }
-                self.forget(&volume).await
+                forget(&self.context, &volume).await
             }
         }
     }
@@ -240,29 +240,6 @@ impl Provisioner {
             tracing::warn!(node, "the node of a local volume no longer exists; its files are out of reach");
         }
         Ok(exists)
-    }
-
-    /// Deletes the object, and takes the provisioner's finalizer off.
-    async fn forget(&self, volume: &PersistentVolume) -> Result<Revisit, PassError> {
-        let api = Api::<PersistentVolume>::all(self.context.client.clone());
-        let name = volume.metadata.name.as_deref().unwrap_or_default();
-        if !volume.deleting() {
-            let only_this = Preconditions { uid: volume.metadata.uid.clone(), resource_version: None };
-            let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
-            match api.delete(name, &params).await {
-                Ok(answer) => {
-                    if let Some(dying) = answer.left() {
-                        self.context.caches.volumes.wrote(dying);
-                    }
-                }
-                Err(error) if is_not_found(&error) || is_conflict(&error) => {}
-                Err(error) => return Err(error).doing("deleting a volume"),
-            }
-            // What is left of it comes back as a change.
-            return Ok(None);
-        }
-        volume_protection::set(&api, &self.context.caches.volumes, volume, PROVISIONER_FINALIZER, false).await?;
-        Ok(None)
     }
 
     async fn patch_claim(&self, claim: &PersistentVolumeClaim, mut change: serde_json::Value) -> Result<(), PassError> {
@@ -287,4 +264,27 @@ impl Provisioner {
         self.context.caches.claims.wrote(written.doing("writing the capacity of a claim")?);
         Ok(())
     }
+}
+
+/// Deletes the object of a volume whose content is gone, and takes the provisioner's finalizer off.
+pub async fn forget(context: &Context, volume: &PersistentVolume) -> Result<Revisit, PassError> {
+    let api = Api::<PersistentVolume>::all(context.client.clone());
+    let name = volume.metadata.name.as_deref().unwrap_or_default();
+    if !volume.deleting() {
+        let only_this = Preconditions { uid: volume.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(only_this), ..DeleteParams::default() };
+        match api.delete(name, &params).await {
+            Ok(answer) => {
+                if let Some(dying) = answer.left() {
+                    context.caches.volumes.wrote(dying);
+                }
+            }
+            Err(error) if is_not_found(&error) || is_conflict(&error) => {}
+            Err(error) => return Err(error).doing("deleting a volume"),
+        }
+        // What is left of it comes back as a change.
+        return Ok(None);
+    }
+    volume_protection::set(&api, &context.caches.volumes, volume, PROVISIONER_FINALIZER, false).await?;
+    Ok(None)
 }

@@ -10,6 +10,10 @@ pub mod node;
 
 use std::collections::HashMap;
 
+/// The annotation of a CSINode that names the drivers whose controllers are called through that node, as a JSON object with the
+/// numbers of what each can do. Those drivers have no sidecars: their own socket is the one that registered them.
+pub const CONTROLLERS: &str = "csi.kobune.dev/controllers";
+
 /// A plugin capability: the driver has a controller.
 pub const CONTROLLER_SERVICE: i32 = 1;
 /// A plugin capability: volumes can't be reached from everywhere.

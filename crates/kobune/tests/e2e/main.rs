@@ -17,6 +17,7 @@ mod simulation;
 mod split;
 mod storage;
 mod storage_driver;
+mod storage_sidecars;
 mod streams;
 mod sync;
 mod workloads;

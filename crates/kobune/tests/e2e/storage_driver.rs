@@ -180,7 +180,7 @@ async fn answer(
         }
         Err(words) => {
             trailers.insert("grpc-message", words.parse().expect("plain words"));
-            "13"
+            if words.ends_with("is not known") { "12" } else { "13" }
         }
     };
     trailers.insert("grpc-status", code.parse().expect("a number"));

@@ -16,15 +16,20 @@ use crate::context::Context;
 use crate::devices;
 use crate::dra;
 use crate::folder_watch::FolderWatch;
+use kobune_grpc::Code;
 use kobune_grpc::client::{Client, QUESTION, words};
+use kobune_grpc::csi::identity::{GetPluginCapabilitiesResponse, GetPluginInfoResponse};
 use kobune_grpc::csi::node::NodeGetInfoResponse;
-use kobune_grpc::csi::{Capabilities, Nothing, node_can};
+use kobune_grpc::csi::{CONTROLLER_SERVICE, Capabilities, Nothing, node_can};
 
 /// How often a plugin that does not answer is asked again while its socket is there, first and last.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 
 /// As many bytes a node's id may have in a CSINode object.
 const LONGEST_NODE_ID: usize = 192;
+
+/// As many things a controller may be able to do.
+const MOST_CAPABILITIES: usize = 64;
 
 /// A registered driver.
 #[derive(Clone)]
@@ -43,6 +48,8 @@ pub struct Driver {
     pub stages: bool,
     /// Whether it gives files to the pod's group by itself.
     pub gives_to_group: bool,
+    /// What its controller can do, by CSI's numbers; `None` where that is its sidecars' affair.
+    pub controller: Option<Vec<i32>>,
 }
 
 /// The drivers of this node.
@@ -160,10 +167,14 @@ async fn ask(context: &Arc<Context>, socket: &Path, token: &CancellationToken) -
     let registrar = Client::new(socket.to_owned());
     let said: Result<PluginInfo, _> =
         registrar.call("/pluginregistration.Registration/GetInfo", Nothing {}, QUESTION).await;
-    let info = said.map_err(|status| words(&status))?;
+    let info = match said {
+        // A driver that has no registrar beside it: its own socket was put here.
+        Err(status) if status.code() == Code::Unimplemented => return meet_alone(socket, registrar).await.map(Some),
+        said => said.map_err(|status| words(&status))?,
+    };
     let endpoint = if info.endpoint.is_empty() { socket.to_owned() } else { PathBuf::from(&info.endpoint) };
     let made = match info.kind.as_str() {
-        "CSIPlugin" => meet(&endpoint, &info).await.map(Some),
+        "CSIPlugin" => meet(&endpoint, &info, endpoint == socket).await.map(Some),
         "DevicePlugin" => {
             let versions = &info.supported_versions;
             devices::plugin::meet(context, &info.name, &endpoint, versions, token).await.map(|()| None)
@@ -179,9 +190,47 @@ async fn ask(context: &Arc<Context>, socket: &Path, token: &CancellationToken) -
     made
 }
 
-async fn meet(endpoint: &Path, info: &PluginInfo) -> Result<Driver, String> {
+/// Does what a registrar would: asks the driver itself for its name.
+async fn meet_alone(socket: &Path, client: Client) -> Result<Driver, String> {
+    let said: Result<GetPluginInfoResponse, _> =
+        client.call("/csi.v1.Identity/GetPluginInfo", Nothing {}, QUESTION).await;
+    let said = said.map_err(|status| format!("neither a registrar nor a driver: {}", words(&status)))?;
+    let info = PluginInfo {
+        kind: "CSIPlugin".to_owned(),
+        name: said.name,
+        endpoint: String::new(),
+        supported_versions: vec!["1.0.0".to_owned()],
+    };
+    meet(socket, &info, true).await
+}
+
+/// What the controller of a driver can do that comes without sidecars; those would act on the same objects.
+async fn controller_of(client: &Client) -> Result<Option<Vec<i32>>, String> {
+    let able: Result<GetPluginCapabilitiesResponse, _> =
+        client.call("/csi.v1.Identity/GetPluginCapabilities", Nothing {}, QUESTION).await;
+    let able = match able {
+        Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+        able => able.map_err(|status| format!("GetPluginCapabilities failed: {}", words(&status)))?,
+    };
+    let mut services = able.capabilities.iter().filter_map(|able| able.service.as_ref());
+    if !services.any(|service| service.kind == CONTROLLER_SERVICE) {
+        return Ok(None);
+    }
+    let able: Result<Capabilities, _> =
+        client.call("/csi.v1.Controller/ControllerGetCapabilities", Nothing {}, QUESTION).await;
+    let able = able.map_err(|status| format!("ControllerGetCapabilities failed: {}", words(&status)))?;
+    let mut kinds: Vec<i32> = able.capabilities.iter().filter_map(|able| Some(able.rpc.as_ref()?.kind)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    // It becomes part of an object of the cluster; CSI has some twenty of them.
+    kinds.truncate(MOST_CAPABILITIES);
+    Ok(Some(kinds))
+}
+
+async fn meet(endpoint: &Path, info: &PluginInfo, alone: bool) -> Result<Driver, String> {
     check(info)?;
     let client = Client::new(endpoint.to_owned());
+    let controller = if alone { controller_of(&client).await? } else { None };
     let node: Result<NodeGetInfoResponse, _> = client.call("/csi.v1.Node/NodeGetInfo", Nothing {}, QUESTION).await;
     let node = node.map_err(|status| format!("NodeGetInfo failed: {}", words(&status)))?;
     check_place(&node)?;
@@ -195,6 +244,7 @@ async fn meet(endpoint: &Path, info: &PluginInfo) -> Result<Driver, String> {
         most: node.max_volumes_per_node.max(0),
         stages: able.can(node_can::STAGE_UNSTAGE_VOLUME),
         gives_to_group: able.can(node_can::VOLUME_MOUNT_GROUP),
+        controller,
     })
 }
 

@@ -7,7 +7,9 @@
 //! ```
 //!
 //! `<node>` is laid out like a kubelet's folder, so that manifests of drivers work with its path in place of
-//! `/var/lib/kubelet`. Controller calls are left to the drivers' own sidecars, which need nothing but the API.
+//! `/var/lib/kubelet`. A driver that comes with sidecars is introduced by one of them, its registrar, and they call its
+//! controller. One that has none puts its own socket into `plugins_registry`: it is asked for its name there, and the cluster's
+//! controllers call it through the node (`http::csi`).
 
 pub mod drivers;
 pub mod local;

@@ -111,7 +111,8 @@ impl CsiVolume {
         }
     }
 
-    fn staging(&self, context: &Context) -> PathBuf {
+    /// Where it is made ready on the node.
+    pub fn staging(&self, context: &Context) -> PathBuf {
         let folder = context.config.node_dir().join("plugins/kubernetes.io/csi").join(&self.driver);
         folder.join(hash(&[&self.handle])).join("globalmount")
     }

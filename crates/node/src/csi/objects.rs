@@ -6,6 +6,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::storage::v1::{CSINode, CSINodeDriver, CSINodeSpec, VolumeNodeResources};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use kobune_grpc::csi::CONTROLLERS;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use serde_json::{Value, json};
@@ -33,6 +34,13 @@ fn entries(drivers: &[Arc<Driver>]) -> Vec<CSINodeDriver> {
     entries
 }
 
+/// The drivers whose controllers are called through this node, as the annotation has them; `None` without any.
+fn controllers(drivers: &[Arc<Driver>]) -> Option<String> {
+    let able: BTreeMap<&str, &[i32]> =
+        drivers.iter().filter_map(|driver| Some((driver.name.as_str(), driver.controller.as_deref()?))).collect();
+    (!able.is_empty()).then(|| json!(able).to_string())
+}
+
 /// The change of the Node object.
 fn node_change(drivers: &[Arc<Driver>]) -> Value {
     let ids: BTreeMap<&str, &str> =
@@ -55,11 +63,12 @@ async fn try_write(context: &Context, drivers: &[Arc<Driver>]) -> kube::Result<(
     let nodes = Api::<Node>::all(client.clone());
     let node = nodes.patch(name, &PatchParams::default(), &Patch::Merge(node_change(drivers))).await?;
     let api = Api::<CSINode>::all(client.clone());
-    let entries = entries(drivers);
+    let (entries, controllers) = (entries(drivers), controllers(drivers));
+    let said = |known: &CSINode| known.metadata.annotations.as_ref()?.get(CONTROLLERS).cloned();
     match api.get_opt(name).await? {
-        Some(known) if known.spec.drivers == entries => Ok(()),
+        Some(known) if known.spec.drivers == entries && said(&known) == controllers => Ok(()),
         Some(_) => {
-            let change = json!({"spec": {"drivers": entries}});
+            let change = json!({"metadata": {"annotations": {CONTROLLERS: controllers}}, "spec": {"drivers": entries}});
             api.patch(name, &PatchParams::default(), &Patch::Merge(change)).await.map(drop)
         }
         None => {
@@ -70,8 +79,12 @@ async fn try_write(context: &Context, drivers: &[Arc<Driver>]) -> kube::Result<(
                 uid: node.metadata.uid.unwrap_or_default(),
                 ..OwnerReference::default()
             };
-            let metadata =
-                ObjectMeta { name: Some(name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() };
+            let metadata = ObjectMeta {
+                name: Some(name.clone()),
+                owner_references: Some(vec![owner]),
+                annotations: controllers.map(|able| [(CONTROLLERS.to_owned(), able)].into()),
+                ..ObjectMeta::default()
+            };
             let made = CSINode { metadata, spec: CSINodeSpec { drivers: entries } };
             api.create(&PostParams::default(), &made).await.map(drop)
         }
@@ -94,6 +107,7 @@ mod tests {
                 most,
                 stages: false,
                 gives_to_group: false,
+                controller: (most > 0).then(|| vec![1, 2]),
             })
         };
         let drivers = [driver("b", 0), driver("a", 5)];
@@ -105,6 +119,8 @@ mod tests {
         let change = node_change(&drivers);
         assert_eq!(change["metadata"]["annotations"][NODE_ID], r#"{"a":"a-id","b":"b-id"}"#);
         assert_eq!(change["metadata"]["labels"], json!({"zone": "a"}));
+        assert_eq!(controllers(&drivers).as_deref(), Some(r#"{"a":[1,2]}"#));
+        assert_eq!(controllers(&[]), None);
         assert_eq!(node_change(&[])["metadata"]["annotations"][NODE_ID], Value::Null);
     }
 }

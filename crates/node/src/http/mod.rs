@@ -3,6 +3,7 @@
 //! The API server passes upgrades through byte for byte, so the streaming protocols of clients end here.
 
 mod access;
+mod csi;
 mod local_volumes;
 mod logs;
 mod metrics;
@@ -177,6 +178,7 @@ impl Server {
             (&Method::PUT | &Method::DELETE, ["localVolumes", name]) => {
                 local_volumes::change(&self, request, name).await
             }
+            (&Method::POST, ["csi", driver, service, call]) => csi::pass(&self, request, driver, service, call).await,
             (_, ["portForward", namespace, name, ..]) => {
                 streaming::port_forward(&self, request, namespace, name, &query).await
             }

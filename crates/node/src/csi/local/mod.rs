@@ -138,7 +138,7 @@ fn use_failed(error: &UseError) -> Status {
 }
 
 /// The driver as a service: calls that copy take long and hold up nobody else.
-struct Called(Arc<LocalDriver>);
+pub struct Called(pub Arc<LocalDriver>);
 
 impl Service for Called {
     async fn call(&self, method: &str, message: Bytes) -> Result<Bytes, Status> {
