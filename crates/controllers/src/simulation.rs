@@ -14,6 +14,7 @@
 //! In the end everything calms down: the controllers have to bring about what they should (`finally`), and then to be silent.
 
 mod devices;
+mod extenders;
 mod machines;
 mod objects;
 mod server;

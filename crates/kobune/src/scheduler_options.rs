@@ -50,7 +50,7 @@ mod tests {
         let named = format!("{head}profiles: [{{schedulerName: a}}, {{schedulerName: b}}]\n");
         assert_eq!(read(&named).expect("a configuration"), ["a", "b"]);
         let wrong = read(&format!("{head}extenders: [{{}}]\n")).expect_err("a mistake");
-        assert!(format!("{wrong:#}").contains("extenders: not supported"), "{wrong:#}");
+        assert!(format!("{wrong:#}").contains("extenders[0].urlPrefix"), "{wrong:#}");
         assert_eq!(SchedulerOptions::default().config().expect("the default"), Config::default());
     }
 }

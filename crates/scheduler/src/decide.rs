@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, NodeState};
-use crate::filter::{Question, obstacle, unschedulable_message};
+use crate::cluster::{Cluster, NodeFacts, NodeState};
+use crate::filter::{Question, Rejection, obstacle, unschedulable_message};
 use crate::pod::{Constraints, PodInfo};
 use crate::preempt::{self, Preemption};
 use crate::score;
@@ -44,9 +44,64 @@ fn enough(pod: &PodInfo, nodes: usize) -> usize {
     (nodes * share.min(100) / 100).max(FEW_NODES)
 }
 
+/// A node that fits, with what is known of it.
+pub type Fitting<'c> = (&'c Arc<str>, &'c NodeState, &'c NodeFacts);
+
+/// What a look at the nodes finds.
+pub enum Search<'c> {
+    /// There is nothing to choose from.
+    Settled(Decision),
+    /// These nodes fit, and those do not.
+    Looked {
+        /// The nodes to choose from.
+        fitting: Vec<Fitting<'c>>,
+        /// The others that were looked at, and why not.
+        rejections: Vec<(Arc<str>, Rejection)>,
+    },
+}
+
 /// Decides about one pod. The search for nodes begins at the place `from`, which moves on, so that all get their turn; `pick`
 /// breaks ties between nodes.
 pub fn decide(pod: &PodInfo, cluster: &Cluster, from: &mut usize, pick: impl FnOnce(usize) -> usize) -> Decision {
+    match search(pod, cluster, from) {
+        Search::Settled(decision) => decision,
+        Search::Looked { fitting, rejections } => {
+            let none = Constraints::default();
+            let constraints = pod.constraints.as_deref().unwrap_or(&none);
+            match score::best(pod, constraints, cluster, &fitting, pick) {
+                Some(node) => Decision::Bind(node.clone()),
+                None => refuse(pod, cluster, rejections),
+            }
+        }
+    }
+}
+
+/// Whether a node fits, beside the room that is being made there for pods at least as important.
+fn ask(question: &Question<'_>, cluster: &Cluster, (name, state, facts): Fitting<'_>) -> Result<(), Rejection> {
+    let mut reserved = cluster.nominated_before(name, question.pod).peekable();
+    if reserved.peek().is_some() {
+        let mut crowded = NodeState::clone(state);
+        reserved.for_each(|other| crowded.add(other.clone()));
+        question.ask(name, &crowded, facts)
+    } else {
+        question.ask(name, state, facts)
+    }
+}
+
+/// Whether a pod fits on a node now.
+pub fn fits(pod: &PodInfo, cluster: &Cluster, node: &str) -> bool {
+    if cluster.volumes.question(pod).is_err() || cluster.devices.question(pod).is_err() {
+        return false;
+    }
+    let none = Constraints::default();
+    let constraints = pod.constraints.as_deref().unwrap_or(&none);
+    let question = Question::new(pod, constraints, cluster);
+    let known = cluster.nodes.get_key_value(node).and_then(|(name, state)| Some((name, state, state.facts.as_ref()?)));
+    known.is_some_and(|known| ask(&question, cluster, known).is_ok())
+}
+
+/// Looks for the nodes that a pod fits on.
+pub fn search<'c>(pod: &PodInfo, cluster: &'c Cluster, from: &mut usize) -> Search<'c> {
     let nodes = cluster.known().count();
     if let Err(why) = cluster.volumes.question(pod)
         && nodes > 0
@@ -55,7 +110,8 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, from: &mut usize, pick: impl FnO
             "0/{nodes} nodes are available: {why}. preemption: 0/{nodes} nodes are available: {nodes} Preemption is not \
              helpful for scheduling."
         );
-        return Decision::Wait { message, obstacles: obstacle::VOLUMES, preemption: None, gives_up: true };
+        let obstacles = obstacle::VOLUMES;
+        return Search::Settled(Decision::Wait { message, obstacles, preemption: None, gives_up: true });
     }
     if let Err(why) = cluster.devices.question(pod)
         && nodes > 0
@@ -64,28 +120,18 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, from: &mut usize, pick: impl FnO
             "0/{nodes} nodes are available: {why}. preemption: 0/{nodes} nodes are available: {nodes} Preemption is not \
              helpful for scheduling."
         );
-        return Decision::Wait { message, obstacles: obstacle::DEVICES, preemption: None, gives_up: true };
+        let obstacles = obstacle::DEVICES;
+        return Search::Settled(Decision::Wait { message, obstacles, preemption: None, gives_up: true });
     }
     let none = Constraints::default();
     let constraints = pod.constraints.as_deref().unwrap_or(&none);
     let question = Question::new(pod, constraints, cluster);
     let (mut fitting, mut rejections) = (Vec::new(), Vec::new());
-    let ask = |name: &Arc<str>, state, facts| {
-        // Room that is being made for a pod at least as important is not free for this one.
-        let mut reserved = cluster.nominated_before(name, pod).peekable();
-        if reserved.peek().is_some() {
-            let mut crowded = NodeState::clone(state);
-            reserved.for_each(|other| crowded.add(other.clone()));
-            question.ask(name, &crowded, facts)
-        } else {
-            question.ask(name, state, facts)
-        }
-    };
     if let Some(own) = cluster.nomination(&pod.uid)
         && let Some((state, facts)) = cluster.nodes.get(own).and_then(|state| Some((state, state.facts.as_ref()?)))
-        && ask(own, state, facts).is_ok()
+        && ask(&question, cluster, (own, state, facts)).is_ok()
     {
-        return Decision::Bind(own.clone());
+        return Search::Settled(Decision::Bind(own.clone()));
     }
     let (first, wanted) = (if nodes == 0 { 0 } else { *from % nodes }, enough(pod, nodes));
     let mut looked_at = 0;
@@ -94,23 +140,32 @@ pub fn decide(pod: &PodInfo, cluster: &Cluster, from: &mut usize, pick: impl FnO
             break;
         }
         looked_at += 1;
-        match ask(name, state, facts) {
+        match ask(&question, cluster, (name, state, facts)) {
             Ok(()) => fitting.push((name, state, facts)),
             Err(rejection) => rejections.push((name.clone(), rejection)),
         }
     }
     *from = first + looked_at;
-    if let Some(node) = score::best(pod, constraints, cluster, &fitting, pick) {
-        return Decision::Bind(node.clone());
-    }
+    Search::Looked { fitting, rejections }
+}
+
+/// What becomes of a pod that none of these nodes does for.
+pub fn refuse(pod: &PodInfo, cluster: &Cluster, rejections: Vec<(Arc<str>, Rejection)>) -> Decision {
+    let none = Constraints::default();
+    let constraints = pod.constraints.as_deref().unwrap_or(&none);
     if rejections.is_empty() {
         let message = "no nodes available to schedule pods".to_owned();
         return Decision::Wait { message, obstacles: obstacle::NO_NODES, preemption: None, gives_up: true };
     }
+    refused(&rejections, preempt::plan(pod, constraints, cluster, &rejections))
+}
+
+/// The same once it is known who goes for it.
+pub fn refused(rejections: &[(Arc<str>, Rejection)], preemption: Result<Preemption, preempt::Refusal>) -> Decision {
     let obstacles = rejections.iter().fold(0, |bits, (_, rejection)| bits | rejection.obstacle);
     let reasons = rejections.iter().flat_map(|(_, rejection)| rejection.reasons.iter().map(Cow::as_ref));
     let message = unschedulable_message(rejections.len(), reasons);
-    match preempt::plan(pod, constraints, cluster, &rejections) {
+    match preemption {
         Ok(preemption) => Decision::Wait { message, obstacles, preemption: Some(preemption), gives_up: false },
         Err(refusal) => Decision::Wait {
             message: format!("{message} {}", refusal.message),

@@ -29,6 +29,8 @@ pub mod obstacle {
     pub const VOLUMES: u16 = 1024;
     /// Claims on devices.
     pub const DEVICES: u16 = 2048;
+    /// An extender says no. What could change its mind only it knows, so that every event counts.
+    pub const EXTENDERS: u16 = 4096;
 }
 
 /// Why a node does not do.

@@ -1,8 +1,8 @@
 //! Filters, scores and binds pods to nodes.
 //!
 //! One task owns everything the scheduler knows (`scheduler`): nodes with what runs on them (`cluster`), the pods that wait
-//! (`queue`) and the decision itself (`filter`, `score`, `preempt`), which is pure. Only bindings, conditions and events run
-//! beside it, so a pod that cannot be bound holds up no other pod.
+//! (`queue`) and the decision itself (`filter`, `score`, `preempt`), which is pure. Only bindings, conditions, events and what
+//! extenders say run beside it, so a pod that cannot be bound holds up no other pod.
 //!
 //! `node_match`, `device_match`, `quantity`, `labels`, `claims`, `volume_match` and `recorder` are public because the controllers above need the same rules.
 
@@ -17,6 +17,7 @@ pub mod volume_match;
 mod cluster;
 mod decide;
 mod devices;
+mod extender;
 mod filter;
 mod pod;
 mod pod_affinity;
@@ -31,6 +32,7 @@ mod volumes;
 
 use tokio_util::sync::CancellationToken;
 
+pub use extender::{Extender, ExtenderTls};
 pub use profile::{Config, Mistakes, Profile, SpreadDefaults, Strategy};
 
 /// What ends the scheduler before it is asked to stop.
@@ -41,6 +43,14 @@ pub enum Error {
     WatchEnded {
         /// The plural name of what was watched.
         kind: &'static str,
+    },
+    /// An extender cannot be spoken to as it is configured.
+    #[error("extender {url} cannot be used")]
+    Extender {
+        /// Its address.
+        url: String,
+        /// What is wrong, usually with a certificate or key.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 

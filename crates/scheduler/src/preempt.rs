@@ -35,11 +35,18 @@ pub struct Refusal {
 }
 
 /// The pods that would go from one node.
-struct Candidate {
-    node: Arc<str>,
-    victims: Vec<Arc<PodInfo>>,
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The node.
+    pub node: Arc<str>,
+    /// The pods.
+    pub victims: Vec<Arc<PodInfo>>,
     /// How many of them a disruption budget would rather keep.
-    violations: usize,
+    pub violations: usize,
+}
+
+fn refuse(message: &str, keeps_nomination: bool) -> Refusal {
+    Refusal { message: format!("preemption: {message}"), keeps_nomination }
 }
 
 /// Finds the cheapest preemption, or upstream's sentence for why there is none.
@@ -49,8 +56,24 @@ pub fn plan(
     cluster: &Cluster,
     rejections: &[(Arc<str>, Rejection)],
 ) -> Result<Preemption, Refusal> {
-    let refuse =
-        |message: &str, keeps_nomination: bool| Refusal { message: format!("preemption: {message}"), keeps_nomination };
+    cheapest(candidates(pod, constraints, cluster, rejections)?, rejections)
+}
+
+/// The cheapest of the candidates. There is none when somebody else has struck all of them out.
+pub fn cheapest(candidates: Vec<Candidate>, rejections: &[(Arc<str>, Rejection)]) -> Result<Preemption, Refusal> {
+    match candidates.into_iter().min_by_key(cost) {
+        Some(Candidate { node, victims, .. }) => Ok(Preemption { node, victims }),
+        None => Err(refuse(&unschedulable_message(rejections.len(), std::iter::empty()), false)),
+    }
+}
+
+/// The nodes on which the going of others would help, or upstream's sentence for why there are none.
+pub fn candidates(
+    pod: &PodInfo,
+    constraints: &Constraints,
+    cluster: &Cluster,
+    rejections: &[(Arc<str>, Rejection)],
+) -> Result<Vec<Candidate>, Refusal> {
     if constraints.never_preempts {
         return Err(refuse("not eligible due to preemptionPolicy=Never.", false));
     }
@@ -70,10 +93,11 @@ pub fn plan(
             }
         }
     }
-    match candidates.into_iter().min_by_key(cost) {
-        Some(Candidate { node, victims, .. }) => Ok(Preemption { node, victims }),
-        None => Err(refuse(&unschedulable_message(rejections.len(), reasons.iter().map(Cow::as_ref)), false)),
+    if candidates.is_empty() {
+        let message = unschedulable_message(rejections.len(), reasons.iter().map(Cow::as_ref));
+        return Err(refuse(&message, false));
     }
+    Ok(candidates)
 }
 
 /// Whether pods that were preempted for this one are still going: then it has only to wait.

@@ -1,6 +1,6 @@
 //! Profiles: which plug-ins a pod is judged by, and how much each counts; read from upstream's KubeSchedulerConfiguration.
 //!
-//! What is configured here and does not exist in kobune (extenders, plug-ins of others) is a mistake that is reported, never
+//! What is configured here and does not exist in kobune (plug-ins of others) is a mistake that is reported, never
 //! passed over. Upstream: <https://kubernetes.io/docs/reference/scheduling/config/>.
 
 use std::collections::BTreeSet;
@@ -9,6 +9,8 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{NodeAffinity, TopologySpreadConstraint};
 use serde::Deserialize;
 use serde_json::Value;
+
+use crate::extender::{self, Extender, WrittenExtender};
 
 /// Plug-ins that may be named, with the weight that their score has by default; those without keep or order pods only.
 const PLUGINS: [(&str, i64); 22] = [
@@ -134,6 +136,8 @@ pub struct Config {
     pub first_backoff: Duration,
     /// The longest.
     pub longest_backoff: Duration,
+    /// Who else has a say.
+    pub extenders: Vec<Extender>,
 }
 
 impl Default for Config {
@@ -142,6 +146,7 @@ impl Default for Config {
             profiles: vec![Profile::default()],
             first_backoff: Duration::from_secs(1),
             longest_backoff: Duration::from_secs(10),
+            extenders: Vec::new(),
         }
     }
 }
@@ -160,7 +165,7 @@ struct Written {
     profiles: Vec<WrittenProfile>,
     pod_initial_backoff_seconds: Option<u64>,
     pod_max_backoff_seconds: Option<u64>,
-    extenders: Option<Vec<Value>>,
+    extenders: Option<Vec<WrittenExtender>>,
     percentage_of_nodes_to_score: Option<i64>,
     // What follows has no counterpart: one task decides, and its client and election are kobune's.
     parallelism: Option<i64>,
@@ -210,10 +215,9 @@ impl Config {
             let found = format!("{} {}", written.api_version, written.kind);
             mistakes.push(format!("it is {found:?}, not a kubescheduler.config.k8s.io/v1 KubeSchedulerConfiguration"));
         }
-        if written.extenders.is_some_and(|extenders| !extenders.is_empty()) {
-            mistakes.push("extenders: not supported".to_owned());
-        }
         let mut config = Self::default();
+        let mut left_to_extenders = BTreeSet::new();
+        config.extenders = extender::read(written.extenders.unwrap_or_default(), &mut left_to_extenders, &mut mistakes);
         if let Some(seconds) = written.pod_initial_backoff_seconds {
             config.first_backoff = Duration::from_secs(seconds);
         }
@@ -228,6 +232,9 @@ impl Config {
         if !written.profiles.is_empty() {
             let each = written.profiles.into_iter().enumerate();
             config.profiles = each.map(|(at, profile)| read_profile(at, profile, &mut mistakes)).collect();
+        }
+        for profile in &mut config.profiles {
+            profile.ignored_resources.extend(left_to_extenders.iter().cloned());
         }
         // A profile's own share comes before that of all.
         let share = written.percentage_of_nodes_to_score.unwrap_or(0);
@@ -481,14 +488,22 @@ mod tests {
 
     #[test]
     fn mistakes_are_reported_together() {
-        let found = read(json!({"extenders": [{}], "podInitialBackoffSeconds": 20, "profiles": [
+        let found = read(
+            json!({"extenders": [{"prioritizeVerb": "p", "bindVerb": "b"}, {"urlPrefix": "http://e/", "httpTimeout": "soon",
+            "bindVerb": "b", "managedResources": [{"name": "cpu"}, {"name": "cpu"}]}], "podInitialBackoffSeconds": 20, "profiles": [
             {"plugins": {"score": {"enabled": [{"name": "Mine"}, {"name": "ImageLocality", "weight": 200}]},
                 "bind": {"disabled": [{"name": "DefaultBinder"}]}, "somewhere": {}}},
             {"pluginConfig": [{"name": "NodeResourcesFit", "args": {"scoringStrategy": {"type": "RequestedToCapacityRatio",
-                "requestedToCapacityRatio": {"shape": [{"utilization": 50, "score": 11}]}}}}]}]}));
+                "requestedToCapacityRatio": {"shape": [{"utilization": 50, "score": 11}]}}}}]}]}),
+        );
         let text = found.expect_err("mistakes");
         for part in [
-            "extenders: not supported",
+            "extenders[0].urlPrefix: must begin with",
+            "extenders[0].weight: must be above 0",
+            "extenders[1].httpTimeout: must be a duration",
+            "extenders[1].managedResources: \"cpu\" is no extended resource",
+            "extenders[1].managedResources: \"cpu\" has another extender",
+            "only one can have a bindVerb",
             "podMaxBackoffSeconds",
             "no plug-in \"Mine\"",
             "the weight of ImageLocality",

@@ -214,6 +214,7 @@ impl Queue {
 
     /// Wakes the pods that were kept back by one of `obstacles`.
     pub fn helped(&mut self, obstacles: u16, now: Instant) {
+        let obstacles = obstacles | crate::filter::obstacle::EXTENDERS;
         let mut woken: Vec<Arc<str>> = Vec::new();
         for (uid, waiting) in &mut self.pods {
             match waiting.place {

@@ -24,6 +24,8 @@ use tokio_util::sync::CancellationToken;
 use crate::cluster::{Budget, Cluster};
 use crate::decide::{Decision, decide};
 use crate::devices;
+use crate::extender::call::Caller;
+use crate::extender::consult;
 use crate::filter::obstacle;
 use crate::labels::Labels;
 use crate::pod::{PodInfo, PodInput, Shown, Stage, read};
@@ -33,6 +35,7 @@ use crate::recorder::{Recorder, Severity};
 use crate::{Config, Error, Profile};
 
 mod device_events;
+mod extended;
 mod volume_events;
 
 use volume_events::Awaiting;
@@ -49,12 +52,21 @@ enum Before {
     Devices,
 }
 
+/// Why a pod was not bound.
+#[derive(Debug, thiserror::Error)]
+enum BindError {
+    #[error(transparent)]
+    Api(#[from] kube::Error),
+    #[error(transparent)]
+    Extender(#[from] crate::extender::call::CallError),
+}
+
 /// How a binding went, or a write of volumes that comes before it.
 struct Outcome {
     pod: Arc<PodInfo>,
     node: Arc<str>,
     before: Option<Before>,
-    result: Result<(), kube::Error>,
+    result: Result<(), BindError>,
 }
 
 struct Scheduler {
@@ -65,6 +77,8 @@ struct Scheduler {
     queue: Queue,
     bindings: JoinSet<Outcome>,
     writes: JoinSet<()>,
+    extenders: Arc<[Caller]>,
+    asking: extended::Asking,
     /// Pods we gave a node that the watch has not confirmed yet.
     assumed: HashSet<Arc<str>>,
     /// Pods that have a node and wait there for their claims.
@@ -112,6 +126,11 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
     let mut slices = steady(watcher::watcher(Api::<ResourceSlice>::all(client.clone()), settings()));
     let mut device_classes = steady(watcher::watcher(Api::<DeviceClass>::all(client.clone()), settings()));
     let (recorder, writer) = Recorder::new(client.clone(), "default-scheduler");
+    let mut extenders = Vec::new();
+    for extender in config.extenders {
+        let url = extender.url_prefix.clone();
+        extenders.push(Caller::new(extender).await.map_err(|source| Error::Extender { url, source })?);
+    }
     let mut scheduler = Scheduler {
         client,
         profiles: config.profiles.into_iter().map(Arc::new).collect(),
@@ -120,6 +139,8 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
         queue: Queue::new(config.first_backoff, config.longest_backoff),
         bindings: JoinSet::new(),
         writes: JoinSet::new(),
+        extenders: extenders.into(),
+        asking: extended::Asking::default(),
         assumed: HashSet::new(),
         awaiting: Awaiting::default(),
         volumes_known: volume_events::Known::default(),
@@ -159,6 +180,7 @@ pub(crate) async fn run(client: kube::Client, config: Config, token: Cancellatio
                 scheduler.budget_event(event.ok_or(Error::WatchEnded { kind: "poddisruptionbudgets" })?);
             }
             Some(outcome) = scheduler.bindings.join_next() => scheduler.bound(outcome),
+            asked = scheduler.asking.next() => scheduler.extenders_said(asked),
             Some(done) = scheduler.writes.join_next() => {
                 if let Err(error) = done {
                     tracing::error!(error = &error as &dyn std::error::Error, "a write of the scheduler panicked");
@@ -177,9 +199,9 @@ async fn sleep_until(wake: Option<Instant>) {
 }
 
 /// What the API server said, or why it was not asked.
-fn words(error: &kube::Error) -> String {
+fn words(error: &BindError) -> String {
     match error {
-        kube::Error::Api(status) => status.message.clone(),
+        BindError::Api(kube::Error::Api(status)) => status.message.clone(),
         other => other.to_string(),
     }
 }
@@ -303,6 +325,7 @@ impl Scheduler {
     }
 
     fn pod_gone(&mut self, uid: &Arc<str>) {
+        self.asking.forget(uid);
         self.assumed.remove(uid);
         self.awaiting.remove(uid);
         self.cluster.volumes.release(uid);
@@ -331,28 +354,43 @@ impl Scheduler {
         {
             return false;
         }
+        let more = self.decide_some();
+        self.ask_extenders();
+        more
+    }
+
+    fn decide_some(&mut self) -> bool {
         for _ in 0..BATCH {
             if self.bindings.len() >= BINDINGS {
                 // The next finished binding wakes the loop.
                 return false;
             }
             let Some((pod, shown)) = self.queue.pop(Instant::now()) else { return false };
-            match decide(&pod, &self.cluster, &mut self.next_node, |count| rand::rng().random_range(0..count)) {
-                Decision::Bind(node) => self.bind(pod, node),
-                Decision::Wait { message, obstacles, preemption, gives_up } => {
-                    if let Some(preemption) = preemption {
-                        self.preempt(&pod, &shown, preemption);
-                    } else if gives_up {
-                        self.give_up(&pod, &shown);
-                    }
-                    if obstacles & obstacle::DEVICES != 0 {
-                        self.give_devices_back(&pod);
-                    }
-                    self.unschedulable(&pod, &shown, obstacles, "Unschedulable", message);
-                }
+            if self.park(&pod, &shown) {
+                continue;
             }
+            let decision = decide(&pod, &self.cluster, &mut self.next_node, |count| rand::rng().random_range(0..count));
+            self.carry_out(pod, &shown, decision);
         }
         true
+    }
+
+    /// Does what was decided about a pod.
+    fn carry_out(&mut self, pod: Arc<PodInfo>, shown: &Shown, decision: Decision) {
+        match decision {
+            Decision::Bind(node) => self.bind(pod, node),
+            Decision::Wait { message, obstacles, preemption, gives_up } => {
+                if let Some(preemption) = preemption {
+                    self.preempt(&pod, shown, preemption);
+                } else if gives_up {
+                    self.give_up(&pod, shown);
+                }
+                if obstacles & obstacle::DEVICES != 0 {
+                    self.give_devices_back(&pod);
+                }
+                self.unschedulable(&pod, shown, obstacles, "Unschedulable", message);
+            }
+        }
     }
 
     fn bind(&mut self, pod: Arc<PodInfo>, node: Arc<str>) {
@@ -370,13 +408,18 @@ impl Scheduler {
 
     fn send_binding(&mut self, pod: Arc<PodInfo>, node: Arc<str>) {
         let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace);
-        let client = self.client.clone();
+        let (client, extenders) = (self.client.clone(), self.extenders.clone());
         let writes = self.device_writes.remove(&pod.uid).unwrap_or_default();
         self.bindings.spawn(async move {
             for write in writes {
                 if let Err(error) = device_events::write_claim(&client, &pod, &write).await {
-                    return Outcome { pod, node, before: Some(Before::Devices), result: Err(error) };
+                    return Outcome { pod, node, before: Some(Before::Devices), result: Err(error.into()) };
                 }
+            }
+            match consult::bind(&extenders, &pod, &node).await {
+                Ok(false) => {}
+                Ok(true) => return Outcome { pod, node, before: None, result: Ok(()) },
+                Err(error) => return Outcome { pod, node, before: None, result: Err(error.into()) },
             }
             let binding = Binding {
                 metadata: ObjectMeta {
@@ -399,7 +442,7 @@ impl Scheduler {
                     &binding,
                 )
                 .await;
-            Outcome { pod, node, before: None, result: result.map(|_| ()) }
+            Outcome { pod, node, before: None, result: result.map(drop).map_err(BindError::from) }
         });
     }
 
@@ -427,7 +470,7 @@ impl Scheduler {
             }
             Err(error) => {
                 self.give_back(&pod);
-                let gone = matches!(&error, kube::Error::Api(status) if status.is_not_found());
+                let gone = matches!(&error, BindError::Api(kube::Error::Api(status)) if status.is_not_found());
                 if gone {
                     self.queue.remove(&pod.uid);
                     return;

@@ -128,6 +128,20 @@ pub fn best<'c>(
     if let [(only, ..)] = fitting {
         return Some(only);
     }
+    let totals = totals(pod, constraints, cluster, fitting);
+    let greatest = totals.iter().copied().max()?;
+    let equal: Vec<usize> = (0..totals.len()).filter(|at| totals[*at] == greatest).collect();
+    let chosen = equal.get(pick(equal.len())).or(equal.first())?;
+    Some(fitting[*chosen].0)
+}
+
+/// The score of each node that fits, by the weights of the pod's profile.
+pub fn totals(
+    pod: &PodInfo,
+    constraints: &Constraints,
+    cluster: &Cluster,
+    fitting: &[(&Arc<str>, &NodeState, &NodeFacts)],
+) -> Vec<i64> {
     let liked = pod_affinity::preferences(pod, constraints, cluster);
     let crowding = spread::Counts::new(pod, constraints, cluster, spread::Side::Soft);
     let each = |score: &dyn Fn(&Arc<str>, &NodeState, &NodeFacts) -> i64| -> Vec<i64> {
@@ -156,12 +170,7 @@ pub fn best<'c>(
     ];
     let weighed: Vec<(i64, Vec<i64>)> =
         parts.into_iter().map(|(plugin, scores)| (pod.profile.weight(plugin), scores)).collect();
-    let totals: Vec<i64> =
-        (0..fitting.len()).map(|at| weighed.iter().map(|(weight, scores)| weight * scores[at]).sum()).collect();
-    let greatest = totals.iter().copied().max()?;
-    let equal: Vec<usize> = (0..totals.len()).filter(|at| totals[*at] == greatest).collect();
-    let chosen = equal.get(pick(equal.len())).or(equal.first())?;
-    Some(fitting[*chosen].0)
+    (0..fitting.len()).map(|at| weighed.iter().map(|(weight, scores)| weight * scores[at]).sum()).collect()
 }
 
 #[cfg(test)]

@@ -162,6 +162,11 @@ impl Server {
         self.newest.send_if_modified(|known| std::mem::replace(known, newest) != newest);
     }
 
+    /// Tells of each new revision.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+
     /// What the check found wrong.
     pub fn broken(&self) -> Option<String> {
         self.state.lock().broken.clone()
@@ -326,6 +331,10 @@ impl Server {
                 Some(object) => Ok((200, (**object).clone())),
                 None => Err(status::not_found(&kind.group_resource(), name)),
             },
+            ("POST", Some(name)) if subresource.as_deref() == Some("binding") => {
+                objects.bind(&kind, (&namespace, name), text(&sent, "/target/name"));
+                Ok((201, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})))
+            }
             ("POST", None) => {
                 objects.create(&kind, Writer::Controller, &namespace, sent).map(|made| (201, (*made).clone()))
             }

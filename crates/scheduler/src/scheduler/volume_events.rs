@@ -10,7 +10,7 @@ use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::watcher::Event;
 use serde_json::json;
 
-use super::{Before, Outcome, Scheduler};
+use super::{Before, BindError, Outcome, Scheduler};
 use crate::filter::obstacle;
 use crate::pod::PodInfo;
 use crate::volume_match::Place;
@@ -205,7 +205,9 @@ impl Scheduler {
         write: impl Future<Output = kube::Result<()>> + Send + 'static,
     ) {
         let (pod, node) = (pod.clone(), node.clone());
-        self.bindings.spawn(async move { Outcome { pod, node, before: Some(Before::Volumes), result: write.await } });
+        self.bindings.spawn(async move {
+            Outcome { pod, node, before: Some(Before::Volumes), result: write.await.map_err(BindError::from) }
+        });
     }
 
     /// Binds the pods whose claims are bound, and puts those back whose claims will not be.
