@@ -42,6 +42,9 @@ pub use verbs::{
     KubeconfigCommand, LogsOptions, ScaleOptions, api_resources, auth, create, delete, describe, explain, get,
     kubeconfig, logs, scale,
 };
+pub use verbs::{AttachOptions, CpOptions, ExecOptions, PortForwardOptions, attach, cp, exec, port_forward};
+pub use verbs::{EventsOptions, TopCommand, events, top};
+pub use verbs::{RolloutCommand, WaitOptions, rollout, wait};
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.
 async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {

@@ -2,19 +2,32 @@
 
 mod api_resources;
 mod auth;
+mod channels;
+mod chosen;
+mod cp;
 mod create;
 mod delete;
 mod describe;
+mod events;
+mod exec;
 mod explain;
+mod follow;
 mod formats;
 mod get;
 mod go;
 mod kubeconfig;
 mod logs;
 mod outcome;
+mod pods;
+mod port_forward;
+mod rollout;
 mod scale;
 mod selection;
 mod tables;
+mod terminal;
+mod top;
+mod wait;
+mod words;
 mod yaml;
 
 use clap::Args;
@@ -23,15 +36,22 @@ use crate::connect::{Cluster, ConnectOptions};
 
 pub use api_resources::{ApiResourcesOptions, api_resources};
 pub use auth::{AuthCommand, auth};
+pub use cp::{CpOptions, cp};
 pub use create::{CreateOptions, create};
 pub use delete::{DeleteOptions, delete};
 pub use describe::{DescribeOptions, describe};
+pub use events::{EventsOptions, events};
+pub use exec::{AttachOptions, ExecOptions, attach, exec};
 pub use explain::{ExplainOptions, explain};
 use get::Format;
 pub use get::{GetOptions, get};
 pub use kubeconfig::{KubeconfigCommand, kubeconfig};
 pub use logs::{LogsOptions, logs};
+pub use port_forward::{PortForwardOptions, port_forward};
+pub use rollout::{RolloutCommand, rollout};
 pub use scale::{ScaleOptions, scale};
+pub use top::{TopCommand, top};
+pub use wait::{WaitOptions, wait};
 
 /// Which cluster, and which namespace of it.
 #[derive(Debug, Clone, Args)]

@@ -85,6 +85,24 @@ pub enum Command {
     Logs(kobune_cli::LogsOptions),
     /// Delete objects and wait until they are gone
     Delete(kobune_cli::DeleteOptions),
+    /// Run a command in a container
+    Exec(kobune_cli::ExecOptions),
+    /// Attach to what a container runs
+    Attach(kobune_cli::AttachOptions),
+    /// Make ports of a pod ports of this machine
+    PortForward(kobune_cli::PortForwardOptions),
+    /// Copy files and folders into containers and out of them
+    Cp(kobune_cli::CpOptions),
+    /// Watch, restart, pause and undo rollouts of workloads
+    #[command(subcommand)]
+    Rollout(kobune_cli::RolloutCommand),
+    /// Wait until objects are as they should be
+    Wait(kobune_cli::WaitOptions),
+    /// Print what happened
+    Events(kobune_cli::EventsOptions),
+    /// Print what pods and nodes use
+    #[command(subcommand)]
+    Top(kobune_cli::TopCommand),
     /// Set how many pods a workload has
     Scale(kobune_cli::ScaleOptions),
     /// Ask what the user may do

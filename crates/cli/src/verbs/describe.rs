@@ -310,5 +310,12 @@ async fn one(
     Ok(text(&resource.group, &resource.kind, &found, &related, now))
 }
 
+/// A pod template as `rollout history --revision` prints it, whose columns kubectl leaves to the terminal's tabs.
+pub(super) fn template(template: &Value) -> String {
+    let mut writer = Writer::new();
+    pods::template(&mut writer, template);
+    writer.unaligned()
+}
+
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 mod apply;
 mod bad_input;
+mod beside_kubectl;
 mod clients;
 mod devices;
 mod disruptions;

@@ -64,6 +64,11 @@ impl Writer {
         self.flush();
         self.done
     }
+
+    /// The text with its tabs as they are, for what kubectl does not align.
+    pub fn unaligned(self) -> String {
+        self.pending
+    }
 }
 
 /// Keeps what objects say from steering the terminal, in kubectl's way (cli-runtime's `printers.WriteEscaped`).
