@@ -8,6 +8,7 @@ use clap::Args;
 use http::Method;
 use serde_json::Value;
 
+use super::create::DryRun;
 use super::{PlaceOptions, selection, words};
 use crate::connect::Cluster;
 use crate::discovery::{Discovery, Resource};
@@ -163,6 +164,26 @@ pub async fn patch(
     let dry = if dry { "&dryRun=All" } else { "" };
     let path = format!("{}?fieldManager={manager}{dry}", chosen.path());
     request::write(&cluster.client, Method::PATCH, &path, media, patch).await.map(|answer| answer.body)
+}
+
+/// Whether the server only tries it. What only the server can work out cannot be tried without it.
+pub fn only_server(dry_run: DryRun) -> Result<bool> {
+    match dry_run {
+        DryRun::None => Ok(false),
+        DryRun::Server => Ok(true),
+        DryRun::Client => bail!(
+            "--dry-run=client is not possible here, as only the server knows what comes of it; there is --dry-run=server"
+        ),
+    }
+}
+
+/// What is said behind a line about something that was only tried.
+pub fn suffix(dry_run: DryRun) -> &'static str {
+    match dry_run {
+        DryRun::None => "",
+        DryRun::Client => " (dry run)",
+        DryRun::Server => " (server dry run)",
+    }
 }
 
 /// Fails where something failed, with all of it (kubectl's aggregated errors).

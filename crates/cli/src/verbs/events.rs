@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 use http::Method;
 use jiff::Timestamp;
@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::PlaceOptions;
 use super::follow::{News, follow};
 use super::outcome::write;
-use super::words::{self, ending};
+use super::words::{self, Failure, ending};
 use crate::connect::Cluster;
 use crate::discovery::Discovery;
 use crate::request;
@@ -109,8 +109,10 @@ async fn selector(cluster: &Cluster, about: &str) -> Result<String> {
         _ => bail!("arguments in resource/name form may not have more than one slash"),
     };
     let discovery = Discovery::ask(&cluster.client).await.map_err(words::refused)?;
-    let resource =
-        discovery.by_name(&kind).ok_or_else(|| anyhow!("the server doesn't have a resource type {kind:?}"))?;
+    let Some(resource) = discovery.by_name(&kind) else {
+        // The one place where kubectl says this without `error: ` before it.
+        bail!(Failure { words: format!("the server doesn't have a resource type {kind:?}"), code: 1 });
+    };
     Ok(format!(
         "involvedObject.apiVersion={},involvedObject.kind={},involvedObject.name={name}",
         resource.api_version(),

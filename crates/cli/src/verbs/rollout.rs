@@ -8,11 +8,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Error, Result, anyhow, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::PlaceOptions;
 use super::chosen::{self, ChoiceOptions, Chosen, Wide};
+use super::create::DryRun;
 use super::follow::{News, follow};
 use super::words::{self, ending};
 use crate::connect::Cluster;
@@ -93,15 +94,6 @@ pub struct UndoOptions {
     /// Only let the server say whether it would work
     #[arg(long, value_enum, default_value = "none")]
     pub dry_run: DryRun,
-}
-
-/// Whether something is only tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum DryRun {
-    /// It is done.
-    None,
-    /// The server tries it.
-    Server,
 }
 
 /// Does it.
@@ -269,7 +261,7 @@ async fn change(options: &WorkloadOptions, change: Change) -> Result<()> {
 
 async fn undo(options: &UndoOptions) -> Result<()> {
     let (cluster, found, mut errors) = workloads(&options.workloads).await?;
-    let dry = options.dry_run == DryRun::Server;
+    let dry = chosen::only_server(options.dry_run)?;
     for one in &found {
         if one.object["metadata"]["annotations"].get(history::LAST_APPLIED).is_some() {
             eprintln!(
@@ -279,7 +271,7 @@ async fn undo(options: &UndoOptions) -> Result<()> {
             );
         }
         match undo_one(&cluster, one, options.to_revision, dry).await {
-            Ok(words) => println!("{} {words}{}", one.label(), if dry { " (server dry run)" } else { "" }),
+            Ok(words) => println!("{} {words}{}", one.label(), chosen::suffix(options.dry_run)),
             Err(error) => errors.push(error),
         }
     }
