@@ -63,7 +63,7 @@ impl Csi {
         let message = request.encode_to_vec();
         let mut last = None;
         for node in &controller.nodes {
-            match self.ask(node, driver, &format!("Controller/{method}"), message.clone()).await {
+            match ask(&self.context.client, node, driver, &format!("Controller/{method}"), message.clone()).await {
                 Err(CallError::Unreachable(error)) => last = Some(error),
                 answer => return answer,
             }
@@ -71,32 +71,37 @@ impl Csi {
         Err(last
             .map_or_else(|| CallError::Refused(Status::unavailable("no node has the driver")), CallError::Unreachable))
     }
+}
 
-    /// Calls a driver on a node.
-    pub(super) async fn ask<A>(&self, node: &str, driver: &str, call: &str, message: Vec<u8>) -> Result<A, CallError>
-    where
-        A: Message + Default,
-    {
-        let path = format!("/api/v1/nodes/{node}/proxy/csi/{driver}/{call}");
-        let request = http::Request::post(path).header("content-type", "application/octet-stream");
-        let request =
-            request.body(Body::from(message)).map_err(|error| CallError::Unreachable(kube::Error::HttpError(error)))?;
-        let response = self.context.client.send(request).await.map_err(CallError::Unreachable)?;
-        let (parts, body) = response.into_parts();
-        let broken = |words: String| CallError::Refused(Status::unavailable(words));
-        let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(code) = text("grpc-status").and_then(|code| code.parse::<i32>().ok()) {
-            let message = text("grpc-message").unwrap_or_default();
-            let message = percent_encoding::percent_decode_str(message).decode_utf8_lossy().into_owned();
-            return Err(CallError::Refused(Status::new(Code::from(code), message)));
-        }
-        let bytes = body.collect().await.map_err(|error| broken(format!("the answer broke off: {error}")))?.to_bytes();
-        if !parts.status.is_success() {
-            let said = String::from_utf8_lossy(&bytes).into_owned();
-            return Err(broken(format!("node {node} answered {}: {said}", parts.status)));
-        }
-        A::decode(bytes).map_err(|error| {
-            CallError::Refused(Status::internal(format!("the driver's answer is no message: {error}")))
-        })
+/// Calls a driver on a node.
+pub async fn ask<A>(
+    client: &kube::Client,
+    node: &str,
+    driver: &str,
+    call: &str,
+    message: Vec<u8>,
+) -> Result<A, CallError>
+where
+    A: Message + Default,
+{
+    let path = format!("/api/v1/nodes/{node}/proxy/csi/{driver}/{call}");
+    let request = http::Request::post(path).header("content-type", "application/octet-stream");
+    let request =
+        request.body(Body::from(message)).map_err(|error| CallError::Unreachable(kube::Error::HttpError(error)))?;
+    let response = client.send(request).await.map_err(CallError::Unreachable)?;
+    let (parts, body) = response.into_parts();
+    let broken = |words: String| CallError::Refused(Status::unavailable(words));
+    let text = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(code) = text("grpc-status").and_then(|code| code.parse::<i32>().ok()) {
+        let message = text("grpc-message").unwrap_or_default();
+        let message = percent_encoding::percent_decode_str(message).decode_utf8_lossy().into_owned();
+        return Err(CallError::Refused(Status::new(Code::from(code), message)));
     }
+    let bytes = body.collect().await.map_err(|error| broken(format!("the answer broke off: {error}")))?.to_bytes();
+    if !parts.status.is_success() {
+        let said = String::from_utf8_lossy(&bytes).into_owned();
+        return Err(broken(format!("node {node} answered {}: {said}", parts.status)));
+    }
+    A::decode(bytes)
+        .map_err(|error| CallError::Refused(Status::internal(format!("the driver's answer is no message: {error}"))))
 }

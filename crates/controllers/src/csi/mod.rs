@@ -5,6 +5,7 @@
 //!  volume Released        ─▶ DeleteVolume ─▶ volume gone
 //!  VolumeAttachment       ─▶ ControllerPublishVolume, undone at its end `attacher` (external-attacher)
 //!  claim asks for more    ─▶ ControllerExpandVolume ─▶ NodeExpandVolume `resizer` (external-resizer)
+//!  VolumeSnapshot         ─▶ CreateSnapshot, DeleteSnapshot             `snapshotter` (external-snapshotter)
 //! ```
 //!
 //! Which drivers these are stands in an annotation of the CSINodes ([`CONTROLLERS`]); calls go through such a node
@@ -20,7 +21,12 @@ mod provision_plan;
 mod provisioner;
 mod resizer;
 mod secrets;
+mod snapshot_objects;
+mod snapshotter;
+mod source;
 mod tended;
+
+pub use source::{FillError, fill};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -86,6 +92,7 @@ pub fn start(context: &Arc<Context>) {
     provisioner::start(&csi);
     attacher::start(&csi);
     resizer::start(&csi);
+    snapshotter::start(&csi);
     context.follow_some::<CSINode, _>("csinodes", Default::default(), &csi.nodes);
     context.follow_some::<VolumeAttachment, _>("volumeattachments of drivers", Default::default(), &csi.attachments);
 }

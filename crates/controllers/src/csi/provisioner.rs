@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, TypedLocalObjectReference};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kobune_grpc::csi::controller::{
-    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, TopologyRequirement, Volume, VolumeContentSource,
-    VolumeSource,
+    CreateVolumeRequest, CreateVolumeResponse, DeleteVolumeRequest, TopologyRequirement, Volume,
 };
 use kobune_grpc::csi::{CapacityRange, Nothing, controller_can};
 use kobune_grpc::{Code, Status};
@@ -19,7 +18,7 @@ use serde_json::json;
 use super::call::CallError;
 use super::provision_plan::{self as plan, Segments};
 use super::tended::{Controller, on_node};
-use super::{Csi, LATER, secrets};
+use super::{Csi, LATER, secrets, source};
 use crate::context::enqueue_changes;
 use crate::local_provisioner::{self, PROVISIONER, plan::VolumeStep};
 use crate::object::{Cached, ObjectKey};
@@ -172,7 +171,8 @@ impl Csi {
         let parameters = class.parameters.as_ref().unwrap_or(&none);
         let secret = secrets::named(parameters, secrets::PROVISIONER, &name, claim).map_err(Failed::Words)?;
         let limits = claim.spec.as_ref().and_then(|spec| spec.resources.as_ref()?.limits.as_ref()?.get("storage"));
-        let source = self.source(claim, class).map_err(Failed::Words)?;
+        let origin = source::of(&self.context, claim, &class.provisioner).await.map_err(Failed::Words)?;
+        let source = origin.map(|origin| origin.content);
         let fine = controller.can(controller_can::SINGLE_NODE_MULTI_WRITER);
         let request = CreateVolumeRequest {
             name,
@@ -200,36 +200,6 @@ impl Csi {
             return Err(malformed("the driver's volume does not have the content that was asked for"));
         }
         Ok(made)
-    }
-
-    /// What the volume begins with: another claim's volume.
-    fn source(
-        &self,
-        claim: &PersistentVolumeClaim,
-        class: &StorageClass,
-    ) -> Result<Option<VolumeContentSource>, String> {
-        let spec = claim.spec.clone().unwrap_or_default();
-        let wanted = spec.data_source.or_else(|| {
-            let wanted = spec.data_source_ref?;
-            Some(TypedLocalObjectReference { api_group: wanted.api_group, kind: wanted.kind, name: wanted.name })
-        });
-        let Some(wanted) = wanted else { return Ok(None) };
-        let group = wanted.api_group.as_deref().unwrap_or_default();
-        if (group, wanted.kind.as_str()) != ("", "PersistentVolumeClaim") {
-            return Err(format!("a data source of kind {}.{group} is not supported", wanted.kind));
-        }
-        let namespace = claim.metadata.namespace.as_deref().unwrap_or_default();
-        let caches = &self.context.caches;
-        let other = caches.claims.get(&ObjectKey::new(namespace, &wanted.name));
-        let other = other.ok_or_else(|| format!("the source claim {} does not exist", wanted.name))?;
-        let named = other.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or_default();
-        let volume = caches.volumes.get(&ObjectKey::new("", named));
-        let volume = volume.ok_or_else(|| format!("the source claim {} is not bound", wanted.name))?;
-        let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
-        let csi = csi.filter(|csi| csi.driver == class.provisioner);
-        let csi = csi.ok_or_else(|| format!("the source claim {} has a volume of another driver", wanted.name))?;
-        let volume = Some(VolumeSource { volume_id: csi.volume_handle.clone() });
-        Ok(Some(VolumeContentSource { snapshot: None, volume }))
     }
 
     /// Takes the choice of a node off a claim, so that the scheduler chooses again.

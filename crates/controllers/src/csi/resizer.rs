@@ -21,6 +21,7 @@ use kube::api::{Api, Patch, PatchParams};
 use prost::Message;
 use serde_json::{Value, json};
 
+use super::call::ask;
 use super::provision_plan::capability;
 use super::tended::Controller;
 use super::{Csi, LATER};
@@ -216,7 +217,8 @@ impl Csi {
                 ..NodeExpandVolumeRequest::default()
             };
             let answer: Result<NodeExpandVolumeResponse, _> =
-                self.ask(&node, &source.driver, "Node/NodeExpandVolume", request.encode_to_vec()).await;
+                ask(&self.context.client, &node, &source.driver, "Node/NodeExpandVolume", request.encode_to_vec())
+                    .await;
             match answer {
                 Ok(_) => done = true,
                 // A driver whose nodes have no part in it.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::storage::v1::CSINode;
-use kobune_grpc::csi::CONTROLLERS;
+use kobune_grpc::csi::{CONTROLLERS, controller_can};
 
 /// How a driver's controller is reached, and what it can do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,11 @@ pub struct Controller {
 }
 
 impl Controller {
+    /// The driver of a node's local volumes, as far as it is called from here.
+    pub fn local(node: &str) -> Controller {
+        Controller { nodes: vec![node.to_owned()], can: [controller_can::CREATE_DELETE_SNAPSHOT].into() }
+    }
+
     /// Whether it can do this.
     pub fn can(&self, kind: i32) -> bool {
         self.can.contains(&kind)

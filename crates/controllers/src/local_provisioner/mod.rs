@@ -23,8 +23,9 @@ use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, P
 use serde_json::json;
 
 use crate::context::{Context, enqueue_changes};
+use crate::csi;
 use crate::object::{Cached, ObjectKey};
-use crate::persistent_volume::names::{PROVISIONED_BY, PROVISIONER_FINALIZER, annotation};
+use crate::persistent_volume::names::{PROVISIONED_BY, PROVISIONER_FINALIZER, SELECTED_NODE, annotation};
 use crate::persistent_volume::reference;
 use crate::queue::{Doing, PassError, Queue, Revisit, is_already_exists, is_conflict, is_not_found};
 use crate::volume_protection;
@@ -152,6 +153,15 @@ impl Provisioner {
         class: Option<&StorageClass>,
         node: &Node,
     ) -> Result<Revisit, PassError> {
+        // Content comes first: its name is the same at the next try, and whoever reads the volume finds it whole.
+        let node_name = node.metadata.name.as_deref().unwrap_or_default();
+        if let Err(error) = csi::fill(&self.context, claim, node_name).await {
+            self.event(claim, Severity::Warning, "ProvisioningFailed", format!("failed to provision volume: {error}"));
+            if matches!(error, csi::FillError::Elsewhere(_)) && annotation(claim, SELECTED_NODE).is_some() {
+                self.patch_claim(claim, plan::without_node()).await?;
+            }
+            return Err(PassError::Object { what: error.to_string() });
+        }
         let volume = plan::volume(claim, class, node)?;
         let name = volume.metadata.name.clone().unwrap_or_default();
         let api = Api::<PersistentVolume>::all(self.context.client.clone());

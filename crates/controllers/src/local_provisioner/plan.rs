@@ -83,9 +83,6 @@ pub fn claim(
     if spec.selector.is_some() {
         return refuse("claim Selector is not supported".to_owned());
     }
-    if spec.data_source.is_some() || spec.data_source_ref.is_some() {
-        return refuse("local volumes can't be made from a data source".to_owned());
-    }
     let chosen = annotation(claim, SELECTED_NODE);
     let delayed = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
     let node = match chosen {

@@ -168,3 +168,114 @@ spec:
         if folders.len() == 1 && !attached { Ok(()) } else { Err(format!("{folders:?} {attached}")) }
     });
 }
+
+/// The kinds of snapshots as far as anybody looks at them here.
+fn snapshot_kinds() -> String {
+    let kind = |kind: &str, plural: &str, scope: &str| {
+        format!(
+            r#"
+---
+apiVersion: apiextensions.k8s.io/v1
+kind: CustomResourceDefinition
+metadata:
+  name: {plural}.snapshot.storage.k8s.io
+  annotations: {{api-approved.kubernetes.io: "https://github.com/kubernetes-csi/external-snapshotter/pull/814"}}
+spec:
+  group: snapshot.storage.k8s.io
+  scope: {scope}
+  names: {{kind: {kind}, plural: {plural}}}
+  versions:
+    - name: v1
+      served: true
+      storage: true
+      subresources: {{status: {{}}}}
+      schema: {{openAPIV3Schema: {{type: object, x-kubernetes-preserve-unknown-fields: true}}}}
+"#
+        )
+    };
+    kind("VolumeSnapshot", "volumesnapshots", "Namespaced")
+        + &kind("VolumeSnapshotContent", "volumesnapshotcontents", "Cluster")
+        + &kind("VolumeSnapshotClass", "volumesnapshotclasses", "Cluster")
+}
+
+#[test]
+fn claims_are_snapshotted_restored_and_cloned() {
+    let cluster = cluster();
+    cluster.apply(&snapshot_kinds());
+    let established = ["wait", "--for=condition=Established", "crd", "--all", "--timeout=60s"];
+    cluster.kubectl(established).unwrap().ok();
+    let with_claim = |name: &str, source: &str| {
+        format!(
+            r#"
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {{name: {name}}}
+spec: {{accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 5Mi}}}}{source}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: main
+      image: kobune.local/kobune
+      imagePullPolicy: IfNotPresent
+      command: [sleep, infinity]
+      volumeMounts: [{{name: data, mountPath: /data}}]
+  volumes: [{{name: data, persistentVolumeClaim: {{claimName: {name}}}}}]
+"#
+        )
+    };
+    cluster.apply(&with_claim("first", ""));
+    wait_for(&cluster, &["pod", "first"], ".status.phase", "Running");
+    let write = |text: &str| {
+        cluster.kubectl(["exec", "first", "--", "write-file", "/data/file", text]).unwrap().ok();
+    };
+    write("before");
+    cluster.apply(
+        r#"
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshotClass
+metadata: {name: local}
+driver: local.kobune.dev
+deletionPolicy: Delete
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: yesterday}
+spec: {volumeSnapshotClassName: local, source: {persistentVolumeClaimName: first}}
+---
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: of-nothing}
+spec: {volumeSnapshotClassName: local, source: {persistentVolumeClaimName: none}}
+"#,
+    );
+    let yesterday = ["volumesnapshot", "yesterday"];
+    wait_for(&cluster, &yesterday, ".status.readyToUse", "true");
+    wait_for(&cluster, &yesterday, ".status.restoreSize", "5242880");
+    let refused = "the claim none does not exist or is not bound";
+    wait_for(&cluster, &["volumesnapshot", "of-nothing"], ".status.error.message", refused);
+    write("after");
+    let restored = ", dataSource: {apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: yesterday}";
+    cluster.apply(&with_claim("restored", restored));
+    cluster.apply(&with_claim("cloned", ", dataSource: {kind: PersistentVolumeClaim, name: first}"));
+    wait_for(&cluster, &["pod", "restored"], ".status.phase", "Running");
+    wait_for(&cluster, &["pod", "cloned"], ".status.phase", "Running");
+    assert_eq!(read(&cluster, "restored", "/data/file"), "before\n");
+    assert_eq!(read(&cluster, "cloned", "/data/file"), "after\n");
+
+    // The snapshot goes with what is behind it; what was made from it stays.
+    let snapshots = cluster.data_dir().join("volumes/.snapshots");
+    let count = || std::fs::read_dir(&snapshots).expect("a folder").count();
+    assert_eq!(count(), 1);
+    cluster.kubectl(["delete", "volumesnapshot", "--all", "--timeout=60s"]).unwrap().ok();
+    eventually("content and files are gone", SETTLE, || {
+        let left = cluster.kubectl(["get", "volumesnapshotcontents", "-o", "name"]);
+        let left = left.map_err(|error| error.to_string())?.stdout;
+        if left.is_empty() && count() == 0 { Ok(()) } else { Err(format!("{left} {}", count())) }
+    });
+    assert_eq!(read(&cluster, "restored", "/data/file"), "before\n");
+}
