@@ -59,6 +59,7 @@ mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;
 mod volume_protection;
+mod zone_disruption;
 
 use std::sync::Arc;
 use std::time::Duration;

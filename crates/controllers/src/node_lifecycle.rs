@@ -1,7 +1,8 @@
 //! Nodes: taints by their conditions, and `Unknown` for nodes that no longer report.
 //!
 //! A node reports by renewing its Lease or by writing its status. What it reported last is timed by this process's own monotonic
-//! clock, so that clocks of other machines and a suspended machine do not matter.
+//! clock, so that clocks of other machines and a suspended machine do not matter. How many of them get the taints that evict
+//! their pods `zone_disruption` says.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use crate::informer::Store;
 use crate::object::{Cached, ObjectKey};
 use crate::queue::{Doing, PassError, Queue, Revisit, is_conflict, is_not_found};
 use crate::replica_set::seconds;
+use crate::zone_disruption::{Pace, Turns, is_ready, pace, zone};
 
 /// How long a node may be silent.
 const GRACE: Duration = Duration::from_secs(40);
@@ -50,6 +52,13 @@ pub fn start(context: &Arc<Context>) {
     let leases = Arc::<Store<Lease>>::default();
     let heard = Heard::default();
     enqueue_changes(&context.caches.nodes, &queue);
+    let (nodes, wake) = (context.caches.nodes.clone(), queue.clone());
+    context.caches.nodes.on_change(move |before, after| {
+        // One that comes or goes says how it stands with the others, too.
+        if before.map(|node| is_ready(node)) != after.map(|node| is_ready(node)) {
+            nodes.all().iter().filter(|node| !is_ready(node)).for_each(|node| wake.add(node.key()));
+        }
+    });
     // A renewal is only timed. It starts no pass: those come when the silence would have become too long.
     let times = heard.clone();
     leases.on_change(move |_, after| {
@@ -65,8 +74,9 @@ pub fn start(context: &Arc<Context>) {
     let ready = async move { nodes.synced().await };
     let own = context.clone();
     let recorder = context.recorder.for_component("node-controller");
+    let turns = Arc::new(Mutex::new(Turns::new(GRACE, Instant::now())));
     context.run_controller("node-lifecycle", queue, ready, move |key| {
-        pass(own.clone(), leases.clone(), heard.clone(), recorder.clone(), key)
+        pass(own.clone(), leases.clone(), heard.clone(), turns.clone(), recorder.clone(), key)
     });
 }
 
@@ -74,12 +84,14 @@ async fn pass(
     context: Arc<Context>,
     leases: Arc<Store<Lease>>,
     heard: Heard,
+    turns: Arc<Mutex<Turns>>,
     recorder: Recorder,
     key: ObjectKey,
 ) -> Result<Revisit, PassError> {
     let nodes = &context.caches.nodes;
     let Some(mut node) = nodes.get(&key) else {
         heard.lock().remove(&key.name);
+        turns.lock().forget(&key.name);
         return Ok(None);
     };
     let api = Api::<Node>::all(context.client.clone());
@@ -103,7 +115,11 @@ async fn pass(
     if silent {
         silence_pods(&context, &key).await?;
     }
-    if let Some(taints) = taints(&node, seconds(clock::now())) {
+    let (evicts, turn) = match eviction(&context, &node, &turns) {
+        Ok(evicts) => (evicts, None),
+        Err(left) => (false, Some(left)),
+    };
+    if let Some(taints) = taints(&node, evicts, seconds(clock::now())) {
         // Taints are written as a whole, so only onto the state they were computed from.
         let change = serde_json::json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
         match api.patch(&key.name, &PatchParams::default(), &Patch::Merge(&change)).await {
@@ -113,7 +129,30 @@ async fn pass(
         }
     }
     // A silent node comes back by writing its status, which is an event.
-    Ok((!silent).then_some(left))
+    Ok((!silent).then_some(left).into_iter().chain(turn).min())
+}
+
+/// Whether a node that is not ready is to have the taint that evicts, or how long it is to wait for its turn.
+fn eviction(context: &Context, node: &Node, turns: &Mutex<Turns>) -> Result<bool, Duration> {
+    let name = node.key().name;
+    if is_ready(node) {
+        turns.lock().forget(&name);
+        return Ok(false);
+    }
+    let zone = zone(node);
+    let all = context.caches.nodes.all();
+    let has_one = node.spec.iter().flat_map(|spec| spec.taints.iter().flatten()).any(evicts);
+    match pace(all.iter().map(|node| &**node), &zone) {
+        Pace::Never => Ok(false),
+        _ if has_one => Ok(true),
+        Pace::Held => Ok(false),
+        Pace::Every(time) => turns.lock().take(&name, zone, time, Instant::now()).map(|()| true),
+    }
+}
+
+/// Whether a taint is one of those that evict the pods of a node that is not ready.
+fn evicts(taint: &Taint) -> bool {
+    taint.effect == "NoExecute" && [NOT_READY, UNREACHABLE].contains(&taint.key.as_str())
 }
 
 /// Nobody knows how the pods of a silent node are: they serve no more until it says so itself.
@@ -185,7 +224,7 @@ fn unknown(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
 }
 
 /// The taints the node is to have; `None` when it has them.
-fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+fn taints(node: &Node, evicting: bool, now: Timestamp) -> Option<Vec<Taint>> {
     let state = |name: &str| {
         conditions(node).iter().find(|condition| condition.type_ == name).map(|condition| condition.status.as_str())
     };
@@ -197,6 +236,7 @@ fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
         // It has not reported yet: what admission put on stays, nothing is evicted.
         None => vec![(NOT_READY, "NoSchedule")],
     };
+    wanted.retain(|(_, effect)| evicting || *effect != "NoExecute");
     wanted
         .extend(PRESSURES.iter().filter(|(name, _)| state(name) == Some("True")).map(|(_, key)| (*key, "NoSchedule")));
     if spec.unschedulable == Some(true) {
@@ -207,7 +247,7 @@ fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
             [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&taint.key.as_str())
                 || PRESSURES.iter().any(|(_, key)| *key == taint.key)
         }
-        "NoExecute" => [NOT_READY, UNREACHABLE].contains(&taint.key.as_str()),
+        "NoExecute" => evicts(taint),
         _ => false,
     };
     let present = spec.taints.unwrap_or_default();
@@ -250,7 +290,8 @@ mod tests {
                 })
                 .collect();
             let node = json!({"metadata": {}, "spec": {"taints": present, "unschedulable": unschedulable}, "status": {"conditions": conditions}});
-            let found = taints(&serde_json::from_value(node).expect("a node"), Timestamp::UNIX_EPOCH).map(|taints| {
+            let node = serde_json::from_value(node).expect("a node");
+            let found = taints(&node, true, Timestamp::UNIX_EPOCH).map(|taints| {
                 let texts = taints
                     .iter()
                     .map(|taint| format!("{}:{}", taint.key.trim_start_matches("node.kubernetes.io/"), taint.effect));
@@ -276,6 +317,16 @@ mod tests {
             Some(&["unreachable:NoSchedule", "unreachable:NoExecute"]),
         );
         check(Some("True"), true, true, &[], Some(&["memory-pressure:NoSchedule", "unschedulable:NoSchedule"]));
+    }
+
+    #[test]
+    fn nobody_is_evicted_in_a_disruption() {
+        let node = json!({"metadata": {}, "spec": {"taints": [{"key": UNREACHABLE, "effect": "NoExecute"}, {"key": "own", "effect": "NoExecute"}]},
+            "status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}});
+        let node: Node = serde_json::from_value(node).expect("a node");
+        let kept = taints(&node, false, Timestamp::UNIX_EPOCH).expect("a change");
+        let kept: Vec<_> = kept.iter().map(|taint| (taint.key.as_str(), taint.effect.as_str())).collect();
+        assert_eq!(kept, [("own", "NoExecute"), (UNREACHABLE, "NoSchedule")]);
     }
 
     #[test]

@@ -16,6 +16,7 @@
 mod devices;
 mod extenders;
 mod machines;
+mod nodes;
 mod objects;
 mod server;
 mod tokens;
