@@ -1,4 +1,4 @@
-//! Turns the types of `k8s-openapi` and the facts of `merge-facts.tsv`, `field-numbers.tsv` and `omitted-when-zero.tsv`
+//! Turns the types of `k8s-openapi` and the facts of `merge-facts.tsv`, `field-numbers.tsv`, `omitted-when-zero.tsv` and `always-written.tsv`
 //! into two compressed blobs.
 //!
 //! `schema.z` has the structure (types, fields, how lists merge) and is read at start; `descriptions.z` has the prose
@@ -208,6 +208,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=merge-facts.tsv");
     println!("cargo::rerun-if-changed=field-numbers.tsv");
     println!("cargo::rerun-if-changed=omitted-when-zero.tsv");
+    println!("cargo::rerun-if-changed=always-written.tsv");
     let text = std::fs::read_to_string("merge-facts.tsv")?;
     let facts = facts(&text);
     let text = std::fs::read_to_string("field-numbers.tsv")?;
@@ -217,6 +218,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         .lines()
         .filter_map(|line| line.split_once('\t'))
         .map(|(name, fields)| (name, fields.split(' ').collect()))
+        .collect();
+    let text = std::fs::read_to_string("always-written.tsv")?;
+    let written: BTreeMap<&str, BTreeMap<&str, &str>> = text
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, fields)| (name, fields.split(' ').filter_map(|field| field.split_once('=')).collect()))
         .collect();
     let definitions = definitions();
     let index: BTreeMap<&str, usize> = definitions.keys().enumerate().map(|(i, name)| (name.as_str(), i)).collect();
@@ -234,6 +241,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         let required: Vec<&str> =
             schema.get("required").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
         let omits = |field: &str| omitted.get(name.as_str()).is_some_and(|fields| fields.contains(&field));
+        // What is written when nothing was set: `w` for the zero of the field's shape, `n` for null.
+        let always = |field: &str| match written.get(name.as_str()).and_then(|fields| fields.get(field)) {
+            Some(&"null") => "n",
+            Some(_) => "w",
+            None => "",
+        };
         let mut wire = BTreeMap::new();
         numbers(&number_facts, name, "", &mut wire);
         // Sorted by bytes: the reader searches fields by halving.
@@ -244,10 +257,11 @@ fn main() -> Result<(), Box<dyn Error>> {
             let fact = facts.get(&(name.as_str(), field.as_str())).unwrap_or(&none);
             writeln!(
                 structure,
-                "F\t{field}\t{}\t{}{}\t{}\t{}\t{}\t{}\t{}\t{}",
+                "F\t{field}\t{}\t{}{}{}\t{}\t{}\t{}\t{}\t{}\t{}",
                 shape(schema, &index)?,
                 if required.contains(&field.as_str()) { "r" } else { "" },
                 if omits(field) { "z" } else { "" },
+                always(field),
                 fact.collection,
                 fact.keys,
                 fact.strategy,

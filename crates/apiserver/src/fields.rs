@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use crate::{
     call::Call,
+    create::meta,
     error::{Answer, ApiError},
     patch::now,
 };
@@ -26,16 +27,26 @@ pub(crate) fn track(old: Option<&Value>, new: &mut Value, call: &Call) -> Answer
 /// Server-side apply of a configuration to an object, or to nothing.
 pub(crate) fn apply(live: Option<&Value>, configuration: &Value, call: &Call, force: bool) -> Answer<Value> {
     kobune_merge::apply(live, configuration, call.kind.schema(), &call.manager, force, call.subresource(), now())
-        .map_err(refused)
+        .map_err(|error| refused(error, configuration, call))
 }
 
-fn refused(error: ApplyError) -> ApiError {
+/// Upstream knows no status for a configuration that does not fit its type, so that it is an internal error there.
+pub(crate) fn refused(error: ApplyError, configuration: &Value, call: &Call) -> ApiError {
     let message = error.to_string();
     match error {
         ApplyError::Conflicts { conflicts } => {
             let causes = conflicts.into_iter().map(|conflict| (conflict.field.clone(), conflict.cause())).collect();
             ApiError::apply_conflict(message, causes)
         }
-        ApplyError::Invalid { .. } => ApiError::bad_request(message),
+        ApplyError::Untyped { .. } | ApplyError::Atomic { .. } => {
+            untyped("failed to create typed patch object", &format!(": {message}"), configuration, call)
+        }
     }
+}
+
+/// An error about a configuration as a whole, in upstream's words: `what (namespace/name; version, Kind=kind): problem`.
+pub(crate) fn untyped(what: &str, problem: &str, configuration: &Value, call: &Call) -> ApiError {
+    let (namespace, name) = (meta(configuration, "namespace"), meta(configuration, "name"));
+    let (group, version, kind) = (&*call.kind.group, &*call.kind.version, &*call.kind.kind);
+    ApiError::new(500, "", format!("{what} ({namespace}/{name}; {group}/{version}, Kind={kind}){problem}"))
 }

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use jiff::Timestamp;
-use kobune_kinds::{FieldValidation, Media, Yaml};
+use kobune_kinds::{DecodeError, FieldValidation, Media, Yaml};
 use serde_json::{Value, json};
 
 use crate::{
@@ -107,22 +107,6 @@ pub(crate) fn refused(error: &kobune_merge::PatchError) -> ApiError {
     }
 }
 
-/// A configuration with fields that the schema does not name.
-fn untyped(call: &Call, problems: &[String]) -> ApiError {
-    let (namespace, name) = (call.namespace(), call.name());
-    let place = if namespace.is_empty() { name.to_owned() } else { format!("{namespace}/{name}") };
-    let listed = match problems {
-        [one] => one.clone(),
-        many => format!("errors:\n  {}", many.join("\n  ")),
-    };
-    let version = call.kind.api_version();
-    ApiError::new(
-        500,
-        "",
-        format!("failed to create typed patch object ({place}; {version}, Kind={}): {listed}", call.kind.kind),
-    )
-}
-
 impl ApiServer {
     /// PATCH of an object or of its status.
     pub(crate) async fn patch(&self, call: &Call, body: &[u8]) -> Answer<Made> {
@@ -151,7 +135,8 @@ impl ApiServer {
         let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));
         let unknown: Vec<String> = unknown.map(|field| format!(".{field}: field not declared in schema")).collect();
         if !unknown.is_empty() {
-            return Err(untyped(call, &unknown));
+            let error = kobune_merge::ApplyError::Untyped { problems: unknown };
+            return Err(fields::refused(error, &configuration, call));
         }
         match (call.validation, problem) {
             (FieldValidation::Strict, Some(problem)) => {
@@ -183,7 +168,7 @@ impl ApiServer {
                 let changed = self
                     .change(call, |current, _| {
                         let mut object = fields::apply(Some(current), &configuration, call, force)?;
-                        kind.default(&mut object);
+                        shape(call, &mut object, &configuration)?;
                         let warnings = warnings.clone();
                         Ok(Changed { ownership: Ownership::Applied, warnings, ..Changed::new(object) })
                     })
@@ -211,7 +196,7 @@ impl ApiServer {
             }
             self.allowed_to_create(call).await?;
             let mut object = fields::apply(None, &configuration, call, force)?;
-            kind.default(&mut object);
+            shape(call, &mut object, &configuration)?;
             match self.create_object(call, object, Ownership::Applied).await {
                 Err(error) if error.code() == 409 => {}
                 Err(error) => return Err(error),
@@ -220,6 +205,24 @@ impl ApiServer {
         }
         Err(ApiError::stale(kind, name))
     }
+}
+
+/// Gives what an apply has made its shape: a configuration's values are merged as they are written.
+fn shape(call: &Call, object: &mut Value, configuration: &Value) -> Answer<()> {
+    let kind = &call.kind;
+    if kind.custom().is_none() {
+        kind.check_shape(object, FieldValidation::Ignore).map_err(|error| {
+            let problem = match error {
+                DecodeError::Content { message, .. } => message,
+                error => error.to_string(),
+            };
+            let version = format!("{}/{}, Kind={}", kind.group, kind.version, kind.kind);
+            let problem = format!(" to proper version: unable to convert unstructured object to {version}: {problem}");
+            fields::untyped("failed to convert new object", &problem, configuration, call)
+        })?;
+    }
+    kind.default(object);
+    Ok(())
 }
 
 /// Checks what a patch has made, as a body of a PUT is checked.

@@ -148,8 +148,14 @@ pub(crate) fn check_configuration(
     object: &mut Value,
     mode: FieldValidation,
 ) -> Result<Vec<String>, DecodeError> {
-    let Some(custom) = kind.custom() else { return check_shape(kind, object, mode) };
-    check_custom(kind, custom, object, mode, true)
+    if let Some(custom) = kind.custom() {
+        return check_custom(kind, custom, object, mode, true);
+    }
+    // What a configuration says is its author's as it is written, a zero and an empty map too. Whether it fits its type
+    // server-side apply finds.
+    let (checked, warnings) = finish(kind, State::new(mode), Ok(object.take()), mode)?;
+    *object = checked;
+    Ok(warnings)
 }
 
 fn check_custom(
@@ -224,6 +230,7 @@ fn finish(
 mod tests {
     use super::*;
     use crate::catalogue::Catalogue;
+    use crate::schema::{SchemaRef, Shape};
     use serde_json::json;
 
     fn read(api_version: &str, kind: &str, body: &str, mode: FieldValidation) -> Result<Decoded, String> {
@@ -232,12 +239,33 @@ mod tests {
         kind.decode(body.as_bytes(), Media::Json, mode).map_err(|error| error.to_string())
     }
 
+    /// Puts in what is written whatever was set.
+    fn complete(value: &mut Value, schema: SchemaRef<'_>) {
+        if let (Value::Object(fields), Shape::Object) = (&mut *value, schema.shape()) {
+            schema.complete(fields);
+        }
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    schema.child(name).into_iter().for_each(|below| complete(value, below));
+                }
+            }
+            Value::Array(items) => {
+                for item in items {
+                    schema.item().into_iter().for_each(|below| complete(item, below));
+                }
+            }
+            _ => {}
+        }
+    }
+
     #[test]
     fn good_objects() {
         let check = |api_version: &str, kind: &str, body: Value, expected: Value| {
             let mut expected = expected;
             expected["apiVersion"] = api_version.into();
             expected["kind"] = kind.into();
+            complete(&mut expected, Catalogue::builtin().by_kind(api_version, kind).expect("built in").schema());
             let found = read(api_version, kind, &body.to_string(), FieldValidation::Strict).expect("good");
             assert_eq!(found.object, expected);
             let mut again = found.object.clone();
@@ -384,7 +412,8 @@ mod tests {
         let body = "metadata:\n  name: a\n  creationTimestamp: null\nspec:\n  containers:\n  - name: \"1\"\n    tty: true\n    ports:\n    - containerPort: 80\n";
         let read = kind.decode(body.as_bytes(), Media::Yaml, FieldValidation::Strict).expect("good");
         let expected = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"},
-            "spec": {"containers": [{"name": "1", "tty": true, "ports": [{"containerPort": 80}]}]}});
+            "spec": {"containers": [{"name": "1", "tty": true, "ports": [{"containerPort": 80}], "resources": {}}]},
+            "status": {}});
         assert_eq!(read.object, expected);
         let twice = "metadata:\n  name: a\n  name: b\n";
         assert!(kind.decode(twice.as_bytes(), Media::Yaml, FieldValidation::Strict).is_err());

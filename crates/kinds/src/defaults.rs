@@ -30,6 +30,14 @@ fn put_text(object: &mut Value, key: &str, value: &str) {
     put(object, key, value);
 }
 
+/// Puts `value` at `key` unless a number other than zero stands there.
+fn put_number(object: &mut Value, key: &str, value: i64) {
+    if object.get(key).is_some_and(|number| number.as_i64() == Some(0)) {
+        object[key] = Value::Null;
+    }
+    put(object, key, value);
+}
+
 /// Runs `set` on the object at `key`, if there is one.
 fn within(object: &mut Value, key: &str, set: impl FnOnce(&mut Value)) {
     if let Some(part) = object.get_mut(key).filter(|part| part.is_object()) {
@@ -295,9 +303,9 @@ fn flow_control(kind: &str, object: &mut Value) {
                 put(limited, "lendablePercent", 0);
                 within(limited, "limitResponse", |response| {
                     within(response, "queuing", |queuing| {
-                        put(queuing, "queues", 64);
-                        put(queuing, "handSize", 8);
-                        put(queuing, "queueLengthLimit", 50);
+                        put_number(queuing, "queues", 64);
+                        put_number(queuing, "handSize", 8);
+                        put_number(queuing, "queueLengthLimit", 50);
                     });
                 });
             });

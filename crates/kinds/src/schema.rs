@@ -6,7 +6,7 @@
 mod load;
 pub(crate) mod wire;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::custom;
 
@@ -114,15 +114,29 @@ enum Body {
     Alias(u32),
 }
 
+/// What upstream writes for a field in which nothing was set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written {
+    /// Nothing.
+    WhenSet,
+    /// The zero of its shape.
+    AsZero,
+    /// A null.
+    AsNull,
+}
+
 #[derive(Debug)]
 struct Field {
     name: u32,
     node: u32,
     required: bool,
     omits_zero: bool,
+    written: Written,
     list_type: ListType,
     has_list_type: bool,
     atomic: bool,
+    /// Whether the field divides although its type does not.
+    granular: bool,
     strategy: PatchStrategy,
     /// Index into [`Types::keys`], or [`NONE`].
     map_keys: u32,
@@ -339,6 +353,54 @@ impl<'a> SchemaRef<'a> {
         self.fact().is_some_and(|field| field.required)
     }
 
+    /// What upstream writes for the field when nothing was set in it, if anything: Go's JSON has every field without
+    /// `omitempty`, and structs that are no pointers, whatever is in them.
+    pub fn zero(self) -> Option<Value> {
+        let shape = self.shape();
+        match self.fact().map(|field| field.written)? {
+            Written::WhenSet => None,
+            Written::AsNull => Some(Value::Null),
+            Written::AsZero => Some(match shape {
+                Shape::Object => self.empty(),
+                Shape::Boolean => Value::Bool(false),
+                Shape::Integer | Shape::Long | Shape::Number | Shape::IntOrString => Value::from(0),
+                Shape::Quantity => Value::from("0"),
+                _ => Value::from(""),
+            }),
+        }
+    }
+
+    /// An object in which nothing was set, as upstream writes it.
+    pub fn empty(self) -> Value {
+        let mut fields = Map::new();
+        self.complete(&mut fields);
+        Value::Object(fields)
+    }
+
+    /// Whether the field is written as null when nothing was set in it.
+    pub fn null_when_unset(self) -> bool {
+        self.fact().is_some_and(|field| field.written == Written::AsNull)
+    }
+
+    /// Puts what upstream writes anyway into an object where it is not there; what is there stays as it is.
+    pub fn complete(self, fields: &mut Map<String, Value>) {
+        for (name, field) in self.always_written() {
+            if !fields.contains_key(name)
+                && let Some(zero) = field.zero()
+            {
+                fields.insert(name.to_owned(), zero);
+            }
+        }
+    }
+
+    /// The fields that upstream writes whatever is in them.
+    pub fn always_written(self) -> impl Iterator<Item = (&'a str, SchemaRef<'a>)> {
+        let (start, end) = if self.custom.is_some() { (0, 0) } else { self.field_range() };
+        (start..end).filter(|index| self.types.fields[*index as usize].written != Written::WhenSet).map(move |index| {
+            (&*self.types.names[self.types.fields[index as usize].name as usize], self.field_ref(index))
+        })
+    }
+
     /// Whether upstream leaves the field out when it is false, zero or empty, as if it had never been set.
     pub fn omits_zero(self) -> bool {
         self.fact().is_some_and(|field| field.omits_zero)
@@ -380,7 +442,10 @@ impl<'a> SchemaRef<'a> {
             Node::Type(index) => self.types.types[index as usize].atomic,
             _ => false,
         };
-        self.fact().is_some_and(|field| field.atomic) || of_type()
+        match self.fact() {
+            Some(field) => field.atomic || !field.granular && of_type(),
+            None => of_type(),
+        }
     }
 
     /// Whether the field (not its type) is stated to be an atomic map.

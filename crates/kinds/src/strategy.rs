@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 
 use crate::kind::Kind;
 use crate::path::{at, int, text};
-use crate::schema::{SchemaRef, Shape};
 use crate::validation::job::{NAME_LABELS, UID_LABELS};
 
 /// How a kind counts `metadata.generation`.
@@ -54,19 +53,6 @@ fn insert(object: &mut Value, key: &str, value: Value) {
 fn remove(object: &mut Value, key: &str) {
     if let Some(fields) = object.as_object_mut() {
         fields.remove(key);
-    }
-}
-
-/// Numbers and truths that upstream's types always write: clients check that they are there.
-fn fill_required(value: &mut Value, schema: SchemaRef<'_>) {
-    let Some(fields) = value.as_object_mut() else { return };
-    for (name, field) in schema.fields().filter(|(_, field)| field.required()) {
-        let zero = match field.shape() {
-            Shape::Integer | Shape::Long | Shape::Number => Value::from(0),
-            Shape::Boolean => Value::from(false),
-            _ => continue,
-        };
-        fields.entry(name).or_insert(zero);
     }
 }
 
@@ -323,8 +309,12 @@ fn keep(object: &mut Value, old: &Value, key: &str) {
 }
 
 fn finish(kind: &Kind, object: &mut Value) {
-    if let (Some(status), Some(schema)) = (object.get_mut("status"), kind.schema().field("status")) {
-        fill_required(status, schema);
+    let schema = kind.schema();
+    if let Some(fields) = object.as_object_mut() {
+        schema.complete(fields);
+    }
+    if let (Some(Value::Object(status)), Some(schema)) = (object.get_mut("status"), schema.field("status")) {
+        schema.complete(status);
     }
 }
 

@@ -4,6 +4,7 @@ mod client_side;
 mod configuration;
 mod merge;
 mod prune;
+mod typed;
 
 pub use configuration::merge_configuration;
 
@@ -18,7 +19,6 @@ use crate::error::ApplyError;
 use crate::fieldset::FieldSet;
 use crate::managed::{self, Entry, Verb};
 use crate::structure::Lens;
-use crate::track::seconds;
 
 /// Who owns what was there before anybody's fields were tracked.
 const BEFORE: &str = "before-first-apply";
@@ -39,7 +39,8 @@ pub fn apply(
 ) -> Result<Value, ApplyError> {
     let lens = Lens::new(Some(schema));
     let api_version = configuration.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    let mut set = merge::set_of(configuration, lens, "")?;
+    typed::check(configuration, lens)?;
+    let mut set = merge::set_of(configuration, lens);
     compare::untrack(&mut set, subresource);
 
     let mut others = managed::of(live);
@@ -47,8 +48,8 @@ pub fn apply(
         && others.is_empty()
     {
         let mut before = Entry::new(Verb::Update, BEFORE, api_version, None);
-        *before.set() = compare::objects(None, live, lens, Some("")).written();
-        before.time = Some(seconds(now));
+        *before.set() = compare::objects(None, live, lens, subresource).written();
+        before.stamp(now);
         others.push(before);
     }
     let mut own = Entry::new(Verb::Apply, manager, api_version, subresource);
@@ -73,16 +74,36 @@ pub fn apply(
 
     let mut changes = compare::objects(live, &merged, lens, subresource);
     let written = changes.written();
-    let changed = !written.is_empty() || !changes.removed.is_empty();
+    let changed = live.is_none_or(|live| !is_same(live, &merged));
     let allowed = if force { FieldSet::default() } else { client_side::allowed(live, manager, schema) };
     release(&mut others, &written, &changes.removed, (!force).then_some(&allowed))?;
-    own.time = if changed || last_set != set { None } else { last_time };
-    own.time.get_or_insert_with(|| seconds(now));
+    // Who comes to own fields and changes none has no time, as upstream has it.
+    if changed {
+        own.stamp(now);
+    } else {
+        own.time = last_time;
+    }
     *own.set() = set;
     others.push(own);
     client_side::follow(&mut merged, live, configuration, manager);
     managed::put(&mut merged, others);
     Ok(merged)
+}
+
+/// Whether two states of an object are one, whoever owns what in them.
+fn is_same(live: &Value, merged: &Value) -> bool {
+    let parts = |object: &'_ Value| -> Option<(usize, usize)> {
+        let fields = object.as_object()?;
+        let metadata = fields.get("metadata").and_then(Value::as_object)?;
+        Some((fields.len(), metadata.len() - usize::from(metadata.contains_key("managedFields"))))
+    };
+    let same = |(name, value): (&String, &Value)| match merged.get(name) {
+        Some(Value::Object(other)) if name == "metadata" => value.as_object().is_some_and(|metadata| {
+            metadata.iter().all(|(name, value)| name == "managedFields" || other.get(name) == Some(value))
+        }),
+        other => other == Some(value),
+    };
+    parts(live) == parts(merged) && live.as_object().is_some_and(|fields| fields.iter().all(same))
 }
 
 /// Takes fields from their other owners: those that went, and those that got another value. The latter are conflicts

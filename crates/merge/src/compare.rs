@@ -53,7 +53,9 @@ impl Changes {
 
 /// Compares the states of an object, without the fields that are nobody's.
 pub(crate) fn objects(old: Option<&Value>, new: &Value, lens: Lens<'_>, subresource: Option<&str>) -> Changes {
-    let mut changes = compare(old, Some(new), lens, true);
+    // What upstream writes in an object whatever is in it was there before anybody set anything.
+    let unset = if old.is_none() { lens.unset() } else { None };
+    let mut changes = compare(old.or(unset.as_ref()), Some(new), lens, true);
     for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
         untrack(set, subresource);
     }
@@ -92,6 +94,19 @@ fn compare(old: Option<&Value>, new: Option<&Value>, lens: Lens<'_>, there: bool
         }
         (Some(old), Some(new)) => (old, new),
     };
+    // Where a null is an empty list or map, the other one tells which; two empty ones are compared as they are.
+    let (empty_old, empty_new);
+    let (old, new) = match (old, new) {
+        (Value::Null, new) if lens.null_is_empty() && lens.form(new) != Form::Leaf && !is_empty(new) => {
+            empty_old = empty_of(new);
+            (&empty_old, new)
+        }
+        (old, Value::Null) if lens.null_is_empty() && lens.form(old) != Form::Leaf && !is_empty(old) => {
+            empty_new = empty_of(old);
+            (old, &empty_new)
+        }
+        both => both,
+    };
     let form = lens.form(new);
     let form = if form == lens.form(old) { form } else { Form::Leaf };
     match (form, old, new) {
@@ -108,6 +123,14 @@ fn compare(old: Option<&Value>, new: Option<&Value>, lens: Lens<'_>, there: bool
     changes
 }
 
+pub(crate) fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+}
+
+fn empty_of(value: &Value) -> Value {
+    if value.is_array() { Value::Array(Vec::new()) } else { Value::Object(Map::new()) }
+}
+
 /// All fields of a value that was not there before, or is not there any more.
 fn whole(value: &Value, lens: Lens<'_>, there: bool) -> FieldSet {
     let form = lens.form(value);
@@ -115,7 +138,7 @@ fn whole(value: &Value, lens: Lens<'_>, there: bool) -> FieldSet {
     match (form, value) {
         (Form::Struct | Form::Map, Value::Object(map)) => {
             for (name, value) in map {
-                set.add(element::field(name), whole(value, lens.child(name), lens.always_there(name)));
+                set.add(element::field(name), whole(value, lens.child(name), false));
             }
         }
         (Form::Keyed | Form::Set, Value::Array(items)) => {
@@ -140,7 +163,7 @@ fn whole(value: &Value, lens: Lens<'_>, there: bool) -> FieldSet {
 
 fn compare_maps(changes: &mut Changes, old: &Map<String, Value>, new: &Map<String, Value>, lens: Lens<'_>) {
     let mut one = |name: &str, old: Option<&Value>, new: Option<&Value>| {
-        let below = compare(old, new, lens.child(name), lens.always_there(name));
+        let below = compare(old, new, lens.child(name), false);
         if !(below.added.is_empty() && below.modified.is_empty() && below.removed.is_empty()) {
             changes.add(element::field(name), below);
         }
@@ -166,19 +189,24 @@ fn compare_lists(changes: &mut Changes, old: &[Value], new: &[Value], lens: Lens
         }
     }
     for (element, [old, new]) in items {
-        let below = if old.len() > 1 || new.len() > 1 {
-            let mut below = Changes::default();
-            if old != new {
-                let set = match (old.is_empty(), new.is_empty()) {
-                    (true, _) => &mut below.added,
-                    (_, true) => &mut below.removed,
-                    _ => &mut below.modified,
-                };
-                set.member = true;
+        // Of twins only their place is owned.
+        let below = match (old.as_slice(), new.as_slice()) {
+            ([_, _, ..], [_, _, ..]) => {
+                let mut below = Changes::default();
+                below.modified.member = old != new;
+                below
             }
-            below
-        } else {
-            compare(old.first().copied(), new.first().copied(), lens.item(), false)
+            ([_, _, ..], _) => {
+                let mut below = compare(None, new.first().copied(), lens.item(), false);
+                below.removed.member = true;
+                below
+            }
+            (_, [_, _, ..]) => {
+                let mut below = compare(old.first().copied(), None, lens.item(), false);
+                below.added.member = true;
+                below
+            }
+            (old, new) => compare(old.first().copied(), new.first().copied(), lens.item(), false),
         };
         changes.add(element, below);
     }

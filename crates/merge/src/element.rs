@@ -2,6 +2,8 @@
 //!
 //! The written form is the identity of an element: it is always made in the same, canonical way.
 
+use std::borrow::Cow;
+
 use kobune_kinds::SchemaRef;
 use serde_json::{Map, Value};
 
@@ -34,8 +36,13 @@ pub(crate) fn set_item(item: &Value) -> Option<Element> {
 /// takes its default from the schema.
 pub(crate) fn keyed_item(item: &Value, keys: &[Box<str>], schema: Option<SchemaRef<'_>>) -> Option<Element> {
     let item = item.as_object()?;
-    let value_of = |key: &str| -> Option<&Value> {
-        item.get(key).or_else(|| schema.and_then(|schema| schema.field(key)).and_then(SchemaRef::default))
+    // Upstream's schema has the zero of a field that is always written as its default.
+    let value_of = |key: &str| -> Option<Cow<'_, Value>> {
+        item.get(key).map(Cow::Borrowed).or_else(|| {
+            let field = schema.and_then(|schema| schema.field(key))?;
+            let zero = || field.zero().filter(|zero| !zero.is_null()).map(Cow::Owned);
+            field.default().map(Cow::Borrowed).or_else(zero)
+        })
     };
     let mut element = String::with_capacity(32);
     element.push_str("k:{");
@@ -46,7 +53,7 @@ pub(crate) fn keyed_item(item: &Value, keys: &[Box<str>], schema: Option<SchemaR
             }
             write_text(key, &mut element);
             element.push(':');
-            match value {
+            match &*value {
                 Value::String(text) => write_text(text, &mut element),
                 value => element.push_str(&value.to_string()),
             }
@@ -113,7 +120,11 @@ pub(crate) fn show(element: &str, path: &mut String) {
             let keys: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
             path.push_str(&format!("[{}]", keys.join(",")));
         }
-        "v:" => path.push_str(&format!("[={rest}]")),
+        // The value without the escapes that Go writes in JSON.
+        "v:" => match serde_json::from_str::<Value>(rest) {
+            Ok(value) => path.push_str(&format!("[={value}]")),
+            Err(_) => path.push_str(&format!("[={rest}]")),
+        },
         _ => path.push_str(&format!("[{rest}]")),
     }
 }
@@ -141,7 +152,7 @@ mod tests {
         );
         check("v: \"a\"", Some("v:\"a\""), "[=\"a\"]");
         check(r#"k:{"a":"x<5%"}"#, Some(r#"k:{"a":"x\u003c5%"}"#), r#"[a="x<5%"]"#);
-        check(r#"v:"a&b""#, Some(r#"v:"a\u0026b""#), r#"[="a\u0026b"]"#);
+        check(r#"v:"a&b""#, Some(r#"v:"a\u0026b""#), r#"[="a&b"]"#);
         check("i:3", Some("i:3"), "[3]");
         for wrong in ["", "f", "k:[]", "k:{", "v:", "i:x", "z:1", "é:1"] {
             check(wrong, None, "");

@@ -56,12 +56,24 @@ pub enum ApplyError {
         /// The fields and who owns them, by manager and then in the order of fields.
         conflicts: Vec<Conflict>,
     },
-    /// A list of the configuration has items that cannot be told apart: 400.
-    #[error("{path}: {problem}")]
-    Invalid {
-        /// The list, such as `.spec.containers`.
-        path: String,
-        /// What is wrong with it.
-        problem: String,
+    /// The configuration does not fit its type.
+    #[error("{}", listed(problems))]
+    Untyped {
+        /// What does not fit, each with its place, such as `.spec: expected map, got &{1}`.
+        problems: Vec<String>,
     },
+    /// The configuration names what only changes as a whole where it may not.
+    #[error("may not mutate atomic arrays, maps or structs: {}", paths.join(", "))]
+    Atomic {
+        /// The places.
+        paths: Vec<String>,
+    },
+}
+
+/// Mistakes as upstream lists them.
+fn listed(problems: &[String]) -> String {
+    match problems {
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    }
 }

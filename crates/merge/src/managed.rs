@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::fieldset::{self, FieldSet};
@@ -58,6 +59,11 @@ impl Entry {
             time: None,
             fields: Fields::Read(FieldSet::default()),
         }
+    }
+
+    /// Notes when the entry was written, in whole seconds.
+    pub(crate) fn stamp(&mut self, now: Timestamp) {
+        self.time = Some(Timestamp::from_second(now.as_second()).unwrap_or(now).to_string());
     }
 
     fn read(entry: Value) -> Option<Entry> {

@@ -54,7 +54,10 @@ fn merge_map(
             replacement.remove(PATCH);
             return Ok(replacement);
         }
-        Some(Directive::Merge) | None => {}
+        Some(Directive::Merge) => {
+            return Err(PatchError::malformed(format!("unknown patch type: merge in map: {}", Value::Object(patch.clone()))));
+        }
+        None => {}
     }
     retain_keys(&mut original, patch)?;
     for (key, change) in patch {
@@ -88,23 +91,39 @@ fn merge_map(
         let strategy = below.map(SchemaRef::patch_strategy).unwrap_or_default();
         let value = match (original.remove(key), change) {
             (_, Value::Null) => continue,
-            (None, Value::Object(change)) if directive(change, "map")? == Some(Directive::Delete) => continue,
             (Some(Value::Object(old)), Value::Object(change)) if !strategy.replace => {
                 Value::Object(merge_map(old, change, below)?)
             }
-            (_, Value::Object(change)) => Value::Object(merge_map(Map::new(), change, below)?),
-            (old, Value::Array(change)) if strategy.merge => {
-                let old = match old {
-                    Some(Value::Array(old)) => old,
-                    _ => Vec::new(),
-                };
+            (Some(Value::Array(old)), Value::Array(change)) if strategy.merge => {
                 Value::Array(list::merge(old, change, order, below)?)
             }
-            (_, change) => change.clone(),
+            (Some(Value::Object(_)), Value::Object(_)) | (Some(Value::Array(_)), Value::Array(_)) => change.clone(),
+            // Where nothing of the kind is, there is nothing to merge with either.
+            (_, change) => match without_directives(change) {
+                Some(value) => value,
+                None => continue,
+            },
         };
         original.insert(key.clone(), value);
     }
     Ok(original)
+}
+
+/// What a patch says where there is nothing to be patched; `None` where it is an instruction alone. Nulls say nothing.
+fn without_directives(patch: &Value) -> Option<Value> {
+    Some(match patch {
+        Value::Object(fields) if fields.contains_key(PATCH) => return None,
+        Value::Object(fields) => {
+            let kept = fields.iter().filter(|(name, value)| !value.is_null() && !is_directive(name));
+            Value::Object(kept.filter_map(|(name, value)| Some((name.clone(), without_directives(value)?))).collect())
+        }
+        Value::Array(items) => Value::Array(items.iter().filter_map(without_directives).collect()),
+        scalar => scalar.clone(),
+    })
+}
+
+fn is_directive(name: &str) -> bool {
+    name == RETAIN_KEYS || name.starts_with(SET_ORDER) || name.starts_with(DELETE_PRIMITIVES)
 }
 
 fn child<'a>(schema: Option<SchemaRef<'a>>, name: &str) -> Option<SchemaRef<'a>> {

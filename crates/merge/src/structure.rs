@@ -43,6 +43,18 @@ impl<'a> Lens<'a> {
         self.at(self.schema.and_then(|schema| schema.child(name)))
     }
 
+    /// What stands below a field's or key's name; `None` where the type of a built-in kind has no such field. What other
+    /// schemas do not name is left to those who know what they preserve.
+    pub(crate) fn place(self, name: &str) -> Option<Lens<'a>> {
+        let below = self.child(name);
+        (below.schema.is_some() || !self.builtin || self.schema.is_none()).then_some(below)
+    }
+
+    /// What a value may be here.
+    pub(crate) fn shape(self) -> Shape {
+        self.schema.map_or(Shape::Any, SchemaRef::shape)
+    }
+
     /// What a list's items are.
     pub(crate) fn item(self) -> Lens<'a> {
         self.at(self.schema.and_then(SchemaRef::item))
@@ -53,21 +65,14 @@ impl<'a> Lens<'a> {
         self.schema.is_some_and(|schema| schema.shape() == Shape::Object && schema.field(name).is_some())
     }
 
-    /// Whether upstream's struct has this field also when it is empty, so that nobody is noted as having added it: those
-    /// that are structs and not pointers. Only `.` entries, which people see, depend on it.
-    pub(crate) fn always_there(self, name: &str) -> bool {
+    /// The object of a type of Kubernetes' own before anything was set in it; `None` elsewhere.
+    pub(crate) fn unset(self) -> Option<Value> {
+        self.schema.filter(|_| self.builtin).map(SchemaRef::empty)
+    }
+
+    /// Whether a null is an empty list or map here, as it is in Go, and no value of its own.
+    pub(crate) fn null_is_empty(self) -> bool {
         self.builtin
-            && matches!(
-                name,
-                "metadata"
-                    | "spec"
-                    | "status"
-                    | "template"
-                    | "strategy"
-                    | "updateStrategy"
-                    | "jobTemplate"
-                    | "containers"
-            )
     }
 
     /// How a value divides here. Where the value does not fit the schema it does not divide.

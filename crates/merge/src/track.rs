@@ -8,11 +8,6 @@ use crate::compare;
 use crate::managed::{self, Entry, Verb};
 use crate::structure::Lens;
 
-/// The time as managed fields carry it: whole seconds.
-pub(crate) fn seconds(now: Timestamp) -> String {
-    Timestamp::from_second(now.as_second()).unwrap_or(now).to_string()
-}
-
 /// Notes in `new` what has changed since `old` as the manager's. Fields that went are nobody's any more.
 ///
 /// The entry's time moves when the manager gave a value to any field, and only then: a write that changes nothing leaves
@@ -27,6 +22,10 @@ pub fn track_update(
     now: Timestamp,
 ) {
     let mut entries = managed::take(old, new, subresource);
+    // An object without managed fields was reset, or is older than they are: the next one who applies starts them anew.
+    if entries.is_empty() && old.is_some_and(|old| old["metadata"]["uid"].is_string()) {
+        return managed::put(new, entries);
+    }
     let mut changes = compare::objects(old, new, Lens::new(Some(schema)), subresource);
     let written = changes.written();
     // A new object has no other owners.
@@ -45,7 +44,7 @@ pub fn track_update(
             own = entries.swap_remove(index);
         }
         own.set().unite(written);
-        own.time = Some(seconds(now));
+        own.stamp(now);
         entries.push(own);
     }
     managed::put(new, entries);

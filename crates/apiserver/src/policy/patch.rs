@@ -31,7 +31,7 @@ fn merge(value: &Value<'_>, object: &Json, kind: &Kind) -> Result<Json, String> 
     configuration["kind"] = object["kind"].clone();
     let apply = |problem: String| format!("error applying patch: {problem}");
     // What the kind does not have cannot be set: the same check that a body of a request passes.
-    kind.check_shape(&mut configuration, FieldValidation::Strict)
+    kind.check_configuration(&mut configuration, FieldValidation::Strict)
         .map_err(|error| apply(format!("failed to convert patch object to typed object: {error}")))?;
     kobune_merge::merge_configuration(object, &configuration, kind.schema())
         .map_err(|error| apply(format!("invalid ApplyConfiguration: {}", error.to_string().trim_start_matches(": "))))

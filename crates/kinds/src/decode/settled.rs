@@ -24,9 +24,15 @@ pub(super) fn is_settled(value: &Value, schema: SchemaRef<'_>) -> bool {
         (shape @ (Shape::Time | Shape::MicroTime), Value::String(text)) => {
             canonical_time(text, shape).is_some_and(|canonical| canonical == *text)
         }
-        (Shape::Object, Value::Object(fields)) => fields.iter().all(|(name, value)| {
-            schema.field(name).is_some_and(|field| !vanishes(value, field) && is_settled(value, field))
-        }),
+        (Shape::Object, Value::Object(fields)) => {
+            let settled = fields.iter().all(|(name, value)| {
+                schema.field(name).is_some_and(|field| match value {
+                    Value::Null => field.null_when_unset(),
+                    value => !vanishes(value, field) && is_settled(value, field),
+                })
+            });
+            settled && schema.always_written().all(|(name, _)| fields.contains_key(name))
+        }
         (Shape::Map, Value::Object(entries)) => all_settled(Map::values(entries), schema),
         (Shape::List, Value::Array(items)) => all_settled(items, schema),
         _ => false,
@@ -51,16 +57,16 @@ mod tests {
             let kind = catalogue.by_kind("v1", kind).expect("a built-in kind");
             assert_eq!(is_settled(&object, kind.schema()), expected, "{object}");
         };
-        let pod = |container: Value| json!({"metadata": {"name": "a"}, "spec": {"containers": [container]}});
+        let pod = |container: Value| json!({"metadata": {"name": "a"}, "spec": {"containers": [container]}, "status": {}});
         check("Pod", pod(json!({"name": "c", "resources": {"limits": {"cpu": "500m"}}, "tty": true})), true);
-        check("Pod", pod(json!({"name": "c", "ports": [{"containerPort": 80}]})), true);
+        check("Pod", pod(json!({"name": "c", "resources": {}, "ports": [{"containerPort": 80}]})), true);
         check("Pod", pod(json!({"name": "c", "resources": {"limits": {"cpu": "0.5"}}})), false);
         check("Pod", pod(json!({"name": "c", "resources": {"limits": {"cpu": 1}}})), false);
-        check("Pod", pod(json!({"name": "c", "tty": false})), false);
-        check("Pod", pod(json!({"name": "c", "image": null})), false);
-        check("Pod", pod(json!({"name": "c", "imag": "x"})), false);
-        check("Pod", pod(json!({"name": "c", "args": []})), false);
-        check("Pod", pod(json!({"name": 1})), false);
+        check("Pod", pod(json!({"name": "c", "resources": {}, "tty": false})), false);
+        check("Pod", pod(json!({"name": "c", "resources": {}, "image": null})), false);
+        check("Pod", pod(json!({"name": "c", "resources": {}, "imag": "x"})), false);
+        check("Pod", pod(json!({"name": "c", "resources": {}, "args": []})), false);
+        check("Pod", pod(json!({"name": 1, "resources": {}})), false);
         check("Pod", pod(Value::Null), false);
         let meta = |metadata: Value| json!({"metadata": metadata});
         check("ConfigMap", meta(json!({"creationTimestamp": "2026-01-01T00:00:00Z", "generation": 1})), true);
@@ -68,7 +74,10 @@ mod tests {
         check("ConfigMap", meta(json!({"creationTimestamp": "2026-01-01T01:00:00+01:00"})), false);
         check("ConfigMap", meta(json!({"labels": {"a": null}})), false);
         check("ConfigMap", meta(json!({"managedFields": [{"manager": "m", "fieldsV1": {"f:a": {}}}]})), true);
-        check("ConfigMap", json!({"data": {"a": "b"}}), true);
+        check("ConfigMap", json!({"metadata": {}, "data": {"a": "b"}}), true);
+        // What is written whatever was set has to be there.
+        check("ConfigMap", json!({"data": {"a": "b"}}), false);
+        check("Pod", pod(json!({"name": "c"})), false);
         check("ConfigMap", json!([]), false);
     }
 }

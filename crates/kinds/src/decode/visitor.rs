@@ -204,7 +204,7 @@ impl<'s, 'a> Seed<'s, 'a> {
     /// What Go's decoder leaves where a list or map has a null.
     fn zero(schema: SchemaRef<'_>) -> Value {
         match schema.shape() {
-            Shape::Object => Value::Object(Map::new()),
+            Shape::Object => schema.empty(),
             Shape::String | Shape::Bytes => Value::from(""),
             Shape::Quantity => Value::from("0"),
             Shape::Integer | Shape::Long | Shape::Number | Shape::IntOrString => Value::from(0),
@@ -357,6 +357,9 @@ impl<'de, 'a> Visitor<'de> for Seed<'_, 'a> {
                         }
                     }
                 }
+                if self.shape == Shape::Object {
+                    self.schema.complete(&mut fields);
+                }
             }
             Shape::Map => {
                 let Some(item) = self.schema.item() else { return Err(self.mismatch("object")) };
@@ -391,7 +394,10 @@ pub(super) fn vanishes(value: &Value, schema: SchemaRef<'_>) -> bool {
         Value::Array(items) => items.is_empty() && goes_when_empty(schema),
         Value::Object(entries) => entries.is_empty() && goes_when_empty(schema),
         Value::Bool(false) => schema.omits_zero(),
-        Value::String(text) => text.is_empty() && schema.omits_zero(),
+        Value::String(text) => {
+            text.is_empty()
+                && (schema.omits_zero() || schema.shape() == Shape::Bytes && !schema.null_when_unset())
+        }
         Value::Number(number) => number.as_i64() == Some(0) && schema.omits_zero(),
         Value::Bool(true) => false,
     }
@@ -403,7 +409,7 @@ pub(super) fn canonical_time(text: &str, shape: Shape) -> Option<String> {
     Some(if shape == Shape::Time { format!("{time:.0}") } else { format!("{time:.6}") })
 }
 
-/// Upstream's types leave out empty optional lists and maps when they are written; empty structs stay.
+/// Upstream's types leave out empty lists and maps with `omitempty` when they are written; empty structs stay.
 fn goes_when_empty(schema: SchemaRef<'_>) -> bool {
-    !schema.required() && matches!(schema.shape(), Shape::List | Shape::Map)
+    !schema.null_when_unset() && matches!(schema.shape(), Shape::List | Shape::Map)
 }

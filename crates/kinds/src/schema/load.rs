@@ -4,13 +4,14 @@
 //! `T name atomic` an object, and the `F name shape flags collection keys strategy merge-key default number` lines
 //! after it are its fields. A shape is one letter for a scalar, `*` for anything, `@n` for the n-th type, `|n` for a union with
 //! it, `[` or `{` before the shape of a list's items or a map's values. Descriptions stand in the same order, parted by
-//! NUL. The flags of a field are `r` for required and `z` for one that is left out when it is zero.
+//! NUL. The flags of a field are `r` for required, `z` for one that is left out when it is zero, `w` for one that is written
+//! as the zero of its shape when nothing stands there, and `n` for one that is written as null then.
 
 use std::collections::HashMap;
 use std::io::Read as _;
 use std::sync::OnceLock;
 
-use super::{Body, Field, ListType, NONE, Node, PatchStrategy, Shape, Type, Types};
+use super::{Body, Field, ListType, NONE, Node, PatchStrategy, Shape, Type, Types, Written};
 
 fn inflate(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -113,6 +114,11 @@ impl Reader {
             node: self.node(column(2)),
             required: column(3).contains('r'),
             omits_zero: column(3).contains('z'),
+            written: match column(3) {
+                flags if flags.contains('w') => Written::AsZero,
+                flags if flags.contains('n') => Written::AsNull,
+                _ => Written::WhenSet,
+            },
             list_type: match column(4) {
                 "list:set" => ListType::Set,
                 "list:map" => ListType::Map,
@@ -120,6 +126,7 @@ impl Reader {
             },
             has_list_type: column(4).starts_with("list:"),
             atomic: column(4) == "map:atomic",
+            granular: column(4) == "map:granular",
             strategy: PatchStrategy {
                 merge: strategy.contains("merge"),
                 replace: strategy.contains("replace"),

@@ -3,7 +3,7 @@
 use kobune_kinds::SchemaRef;
 use serde_json::Value;
 
-use super::merge;
+use super::{merge, typed};
 use crate::error::ApplyError;
 use crate::structure::{Form, Lens};
 
@@ -13,12 +13,11 @@ use crate::structure::{Form, Lens};
 /// replace it.
 pub fn merge_configuration(object: &Value, configuration: &Value, schema: SchemaRef<'_>) -> Result<Value, ApplyError> {
     let lens = Lens::new(Some(schema));
-    merge::set_of(configuration, lens, "")?;
+    typed::check(configuration, lens)?;
     let mut atomic = Vec::new();
     find_atomic(configuration, lens, "", &mut atomic);
     if !atomic.is_empty() {
-        let problem = format!("may not mutate atomic arrays, maps or structs: {}", atomic.join(", "));
-        return Err(ApplyError::Invalid { path: String::new(), problem });
+        return Err(ApplyError::Atomic { paths: atomic });
     }
     Ok(merge::merge(Some(object), configuration, lens))
 }
@@ -77,6 +76,8 @@ mod tests {
             json!({"spec": {"tolerations": []}}),
             Err("may not mutate atomic arrays, maps or structs: .spec.tolerations"),
         );
-        check(json!({"spec": {"containers": [{"image": "y"}]}}), Err("omits key field"));
+        let schema = Types::builtin().named("io.k8s.api.core.v1.ServiceAccount").expect("service accounts are built in");
+        let found = merge_configuration(&json!({}), &json!({"secrets": [{"kind": "x"}]}), schema);
+        assert!(found.expect_err("no name").to_string().contains("omits all key fields [\"name\"]"));
     }
 }

@@ -4,55 +4,35 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
+use crate::compare::is_empty;
 use crate::element::{self, Element};
-use crate::error::ApplyError;
 use crate::fieldset::FieldSet;
 use crate::structure::{Form, Lens};
 
-/// The fields that a configuration names. Items of its lists must be told apart by their keys. A null names its field.
-pub(super) fn set_of(value: &Value, lens: Lens<'_>, path: &str) -> Result<FieldSet, ApplyError> {
+/// The fields that a configuration names. A null names its field. Items without an element are nobody's.
+pub(super) fn set_of(value: &Value, lens: Lens<'_>) -> FieldSet {
     let form = lens.form(value);
     let mut set = FieldSet::default();
     match (form, value) {
         (Form::Struct | Form::Map, Value::Object(map)) => {
             for (name, value) in map {
-                let mut below = set_of(value, lens.child(name), &format!("{path}.{name}"))?;
+                let mut below = set_of(value, lens.child(name));
                 let is_empty_map = value.as_object().is_some_and(Map::is_empty);
                 below.member |= is_empty_map || !lens.names(name);
                 set.add(element::field(name), below);
             }
         }
         (Form::Keyed | Form::Set, Value::Array(items)) => {
-            let mut seen = BTreeSet::new();
-            for (index, item) in items.iter().enumerate() {
-                let invalid = |problem: String| ApplyError::Invalid { path: path.to_owned(), problem };
-                let Some(element) = lens.element(form, item) else {
-                    return Err(invalid(if form == Form::Set {
-                        format!("element {index}: list, map and null values may not be items of a set")
-                    } else {
-                        format!(
-                            "element {index}: associative list with keys has an element that omits key field {}",
-                            lens.keys().iter().map(|key| format!("{key:?}")).collect::<Vec<_>>().join(", ")
-                        )
-                    }));
-                };
-                let mut shown = String::new();
-                element::show(&element, &mut shown);
-                if !seen.insert(element.clone()) {
-                    return Err(invalid(format!("duplicate entries for key {shown}")));
-                }
-                let mut below = if form == Form::Set {
-                    FieldSet::leaf()
-                } else {
-                    set_of(item, lens.item(), &format!("{path}{shown}"))?
-                };
+            for item in items {
+                let Some(element) = lens.element(form, item) else { continue };
+                let mut below = if form == Form::Set { FieldSet::leaf() } else { set_of(item, lens.item()) };
                 below.member = true;
                 set.add(element, below);
             }
         }
         _ => set.member = true,
     }
-    Ok(set)
+    set
 }
 
 /// The live value with the configuration's fields in it.
@@ -83,10 +63,6 @@ pub(super) fn merge(live: Option<&Value>, configuration: &Value, lens: Lens<'_>)
         }
         _ => configuration.clone(),
     }
-}
-
-fn is_empty(value: &Value) -> bool {
-    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Merges lists in upstream's order: the configuration's items in their order, the others where they stood.

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::compare::is_empty;
 use crate::element;
 use crate::fieldset::FieldSet;
 use crate::structure::{Form, Lens};
@@ -9,7 +10,10 @@ use crate::structure::{Form, Lens};
 /// Removes the fields of `last` that nobody owns now.
 pub(super) fn prune(value: &mut Value, last: &FieldSet, owned: &FieldSet, lens: Lens<'_>) {
     let form = lens.form(value);
-    match (form, value) {
+    if is_empty(value) {
+        return;
+    }
+    match (form, &mut *value) {
         (Form::Struct | Form::Map, Value::Object(map)) => map.retain(|name, value| {
             let element = element::field(name);
             keep(value, last.get(&element), owned.get(&element), lens.child(name), lens.names(name))
@@ -20,7 +24,11 @@ pub(super) fn prune(value: &mut Value, last: &FieldSet, owned: &FieldSet, lens: 
             };
             keep(item, last.get(&element), owned.get(&element), lens.item(), false)
         }),
-        _ => {}
+        _ => return,
+    }
+    // Upstream leaves nothing of what it has emptied, not an empty one.
+    if is_empty(value) {
+        *value = Value::Null;
     }
 }
 

@@ -3,7 +3,7 @@
 use kobune_kinds::SchemaRef;
 use serde_json::{Map, Value};
 
-use super::{Directive, PATCH, directive, merge_map};
+use super::{Directive, directive, merge_map};
 use crate::error::PatchError;
 
 /// The items of a directive's list.
@@ -54,15 +54,8 @@ pub(super) fn merge(
         let Value::Object(item) = item else { continue };
         match directive(item, "list")? {
             None => changes.push(item.clone()),
-            Some(Directive::Replace) => {
-                replace = true;
-                // The directive stands alone or with an item.
-                let mut item = item.clone();
-                item.remove(PATCH);
-                if !item.is_empty() {
-                    changes.push(item);
-                }
-            }
+            // Whatever stands beside the directive says nothing.
+            Some(Directive::Replace) => replace = true,
             Some(Directive::Delete) => {
                 let value = key_of(item, key)?;
                 merged.retain(|candidate| candidate.get(key) != Some(value));

@@ -32,8 +32,13 @@ fn maps_and_directives() {
     );
     check(
         json!({}),
-        json!({"securityContext": {"runAsUser": null, "$patch": "merge"}}),
+        json!({"securityContext": {"runAsUser": null}}),
         Ok(json!({"securityContext": {}})),
+    );
+    check(
+        json!({"securityContext": {}}),
+        json!({"securityContext": {"$patch": "merge"}}),
+        Err("unknown patch type: merge in map: {\"$patch\":\"merge\"}"),
     );
     check(json!({}), json!({"$patch": "what"}), Err("unknown patch type found: \"what\" in map"));
     let strategy = json!({"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}});

@@ -94,3 +94,47 @@ fn old_updates_fold() {
     assert_eq!(owners[1].0, "m06");
     assert_eq!(owners[0].1["f:data"]["f:k5"], json!({}));
 }
+
+#[test]
+fn what_is_always_there_is_nobodys() {
+    let schema = schema("io.k8s.api.apps.v1.Deployment");
+    let deployment = |spec: Value| {
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "uid": "u"}, "spec": spec,
+            "status": {}})
+    };
+    let spec = |containers: Value| {
+        json!({"selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": containers}}})
+    };
+    let mut made = deployment(spec(json!([{"name": "c", "resources": {}}])));
+    track_update(None, &mut made, schema, "one", "apps/v1", None, at(1));
+    let container = json!({".": {}, "f:name": {}, "f:resources": {}});
+    assert_eq!(
+        owners(&made)[0].1,
+        json!({"f:spec": {"f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": container}}}}})
+    );
+    // A null is an empty list: the items go with their owners, and nobody owns that none is there.
+    let mut none = made.clone();
+    none["spec"] = spec(Value::Null);
+    track_update(Some(&made), &mut none, schema, "two", "apps/v1", None, at(2));
+    assert_eq!(owners(&none), []);
+}
+
+#[test]
+fn twins_are_owned_by_their_place() {
+    let schema = schema("io.k8s.api.core.v1.PodSpec");
+    let hosts = |hosts: Value| json!({"metadata": {"uid": "u"}, "imagePullSecrets": hosts});
+    let mut one = hosts(json!([{"name": "a"}]));
+    track_update(None, &mut one, schema, "one", "v1", None, at(1));
+    let mut two = hosts(json!([{"name": "a"}, {"name": "a"}]));
+    track_update(Some(&one), &mut two, schema, "two", "v1", None, at(2));
+    assert_eq!(owners(&two)[1].1, json!({"f:imagePullSecrets": {"k:{\"name\":\"a\"}": {}}}));
+    let mut three = hosts(json!([{"name": "a"}]));
+    track_update(Some(&two), &mut three, schema, "three", "v1", None, at(3));
+    assert_eq!(
+        owners(&three),
+        [
+            ("one".to_owned(), json!({"f:imagePullSecrets": {}})),
+            ("three".to_owned(), json!({"f:imagePullSecrets": {"k:{\"name\":\"a\"}": {}}})),
+        ]
+    );
+}
