@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::election::Candidate;
 use crate::scheduler_options::SchedulerOptions;
 use crate::settings::texts;
+use crate::user_agent;
 
 /// The flags of `controllers`.
 #[derive(Debug, Clone, Args)]
@@ -41,12 +42,13 @@ pub struct SchedulerAloneOptions {
     pub scheduler: SchedulerOptions,
 }
 
-/// A client as the file says, and the authority that it trusts.
-async fn client(path: &Path) -> Result<(kube::Client, String)> {
+/// A client of a part as the file says, and the authority that it trusts.
+async fn client(path: &Path, part: &str) -> Result<(kube::Client, String)> {
     let kubeconfig = kube::config::Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+    let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
         .with_context(|| format!("use {}", path.display()))?;
+    config.headers.push((http::header::USER_AGENT, user_agent::of_part(part)));
     let root = config.root_cert.as_ref().and_then(|roots| roots.first());
     let authority = root.map(|root| kobune_pki::certificate_pem(root)).unwrap_or_default();
     Ok((kube::Client::try_from(config).context("make a client of the cluster")?, authority))
@@ -62,7 +64,7 @@ fn candidate(client: kube::Client, lease: &'static str) -> Result<Candidate> {
 /// Runs the controllers until `token` is cancelled. What needs the keys of the cluster stays undone: nobody signs
 /// certificates and tokens here.
 pub async fn controllers(options: ControllersOptions, token: CancellationToken) -> Result<()> {
-    let (client, root_ca_pem) = client(&options.kubeconfig).await?;
+    let (client, root_ca_pem) = client(&options.kubeconfig, "kube-controller-manager").await?;
     let config = kobune_controllers::Config {
         cluster_cidr: texts(&options.cluster_cidr),
         root_ca_pem,
@@ -79,7 +81,7 @@ pub async fn controllers(options: ControllersOptions, token: CancellationToken) 
 /// Runs the scheduler until `token` is cancelled.
 pub async fn scheduler(options: SchedulerAloneOptions, token: CancellationToken) -> Result<()> {
     let config = options.scheduler.config()?;
-    let (client, _) = client(&options.kubeconfig).await?;
+    let (client, _) = client(&options.kubeconfig, "kube-scheduler").await?;
     let candidate = candidate(client.clone(), "kube-scheduler")?;
     let work = move |term| {
         let run = kobune_scheduler::run(client.clone(), config.clone(), term);

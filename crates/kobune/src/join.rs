@@ -315,7 +315,10 @@ fn client(server: &str, authority_pem: &str, identity: Arc<tls::ClientIdentity>)
         .build();
     let executor = hyper_util::rt::TokioExecutor::new();
     let http = hyper_util::client::legacy::Client::builder(executor).build(connector);
-    let service = tower::ServiceBuilder::new().layer(config.base_uri_layer()).service(http);
+    let service = tower::ServiceBuilder::new()
+        .map_request(crate::user_agent::tag(crate::user_agent::of_part("kubelet")))
+        .layer(config.base_uri_layer())
+        .service(http);
     Ok(kube::Client::new(service, "default"))
 }
 

@@ -25,6 +25,7 @@ mod snapshot;
 mod spare_memory;
 mod storage;
 mod up;
+mod user_agent;
 
 use std::ffi::OsString;
 use std::path::Path;

@@ -19,6 +19,7 @@ use crate::cli::Part;
 use crate::election::{Candidate, Connect};
 use crate::metrics::MetricsGuest;
 use crate::settings::{ServerSettings, address_at, texts};
+use crate::user_agent;
 
 /// A server that answers in process and whose other parts are not started yet.
 pub struct Server {
@@ -35,6 +36,12 @@ pub struct Server {
     authorization: Arc<Authorization>,
     /// Where other machines find this server.
     address: SocketAddr,
+}
+
+fn client_as(api: &Arc<ApiServer>, user: &str, groups: &[&str]) -> kube::Client {
+    let tag = user_agent::tag(user_agent::of_user(user));
+    let service = tower::ServiceBuilder::new().map_request(tag).service(api.service_as(user_of(user, groups)));
+    kube::Client::new(service, "default")
 }
 
 impl Server {
@@ -122,7 +129,7 @@ impl Server {
 
     /// A client in the same process that acts in the name of a user.
     pub fn client_as(&self, user: &str, groups: &[&str]) -> kube::Client {
-        kube::Client::new(self.api.service_as(user_of(user, groups)), "default")
+        client_as(&self.api, user, groups)
     }
 
     /// Does work that only one of several servers may do: always here when the store is not shared, else while the lease
@@ -211,8 +218,7 @@ impl Server {
         if let Some(settings) = self.settings.sync.clone() {
             let own = self.client_as("system:kobune-sync", &["system:masters"]);
             let (api, client, url) = (Arc::clone(&self.api), own.clone(), "in process".to_owned());
-            let client_as =
-                move |user: &str, groups: &[&str]| kube::Client::new(api.service_as(user_of(user, groups)), "default");
+            let client_as = move |user: &str, groups: &[&str]| client_as(&api, user, groups);
             let connect = kobune_cli::connect_in_process(url, own, client_as);
             let cache = self.settings.names.data_dir.join("sync");
             let syncs = self.lead("kobune-sync", client, token, move |token| {

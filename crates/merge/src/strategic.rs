@@ -55,7 +55,10 @@ fn merge_map(
             return Ok(replacement);
         }
         Some(Directive::Merge) => {
-            return Err(PatchError::malformed(format!("unknown patch type: merge in map: {}", Value::Object(patch.clone()))));
+            return Err(PatchError::malformed(format!(
+                "unknown patch type: merge in map: {}",
+                Value::Object(patch.clone())
+            )));
         }
         None => {}
     }

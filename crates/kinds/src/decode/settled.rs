@@ -57,7 +57,8 @@ mod tests {
             let kind = catalogue.by_kind("v1", kind).expect("a built-in kind");
             assert_eq!(is_settled(&object, kind.schema()), expected, "{object}");
         };
-        let pod = |container: Value| json!({"metadata": {"name": "a"}, "spec": {"containers": [container]}, "status": {}});
+        let pod =
+            |container: Value| json!({"metadata": {"name": "a"}, "spec": {"containers": [container]}, "status": {}});
         check("Pod", pod(json!({"name": "c", "resources": {"limits": {"cpu": "500m"}}, "tty": true})), true);
         check("Pod", pod(json!({"name": "c", "resources": {}, "ports": [{"containerPort": 80}]})), true);
         check("Pod", pod(json!({"name": "c", "resources": {"limits": {"cpu": "0.5"}}})), false);

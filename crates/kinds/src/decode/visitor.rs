@@ -395,8 +395,7 @@ pub(super) fn vanishes(value: &Value, schema: SchemaRef<'_>) -> bool {
         Value::Object(entries) => entries.is_empty() && goes_when_empty(schema),
         Value::Bool(false) => schema.omits_zero(),
         Value::String(text) => {
-            text.is_empty()
-                && (schema.omits_zero() || schema.shape() == Shape::Bytes && !schema.null_when_unset())
+            text.is_empty() && (schema.omits_zero() || schema.shape() == Shape::Bytes && !schema.null_when_unset())
         }
         Value::Number(number) => number.as_i64() == Some(0) && schema.omits_zero(),
         Value::Bool(true) => false,

@@ -76,7 +76,8 @@ mod tests {
             json!({"spec": {"tolerations": []}}),
             Err("may not mutate atomic arrays, maps or structs: .spec.tolerations"),
         );
-        let schema = Types::builtin().named("io.k8s.api.core.v1.ServiceAccount").expect("service accounts are built in");
+        let schema =
+            Types::builtin().named("io.k8s.api.core.v1.ServiceAccount").expect("service accounts are built in");
         let found = merge_configuration(&json!({}), &json!({"secrets": [{"kind": "x"}]}), schema);
         assert!(found.expect_err("no name").to_string().contains("omits all key fields [\"name\"]"));
     }

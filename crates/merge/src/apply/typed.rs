@@ -117,7 +117,9 @@ fn plain(value: &Value) -> String {
 fn in_go(value: &Value) -> String {
     match value {
         Value::Null => "interface {}(nil)".to_owned(),
-        Value::Array(items) => format!("[]interface {{}}{{{}}}", items.iter().map(in_go).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => {
+            format!("[]interface {{}}{{{}}}", items.iter().map(in_go).collect::<Vec<_>>().join(", "))
+        }
         Value::Object(fields) => {
             let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name:?}:{}", in_go(value))).collect();
             format!("map[string]interface {{}}{{{}}}", fields.join(", "))

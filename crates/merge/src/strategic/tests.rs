@@ -30,11 +30,7 @@ fn maps_and_directives() {
         json!({"securityContext": {"$patch": "delete"}}),
         Ok(json!({"securityContext": {}})),
     );
-    check(
-        json!({}),
-        json!({"securityContext": {"runAsUser": null}}),
-        Ok(json!({"securityContext": {}})),
-    );
+    check(json!({}), json!({"securityContext": {"runAsUser": null}}), Ok(json!({"securityContext": {}})));
     check(
         json!({"securityContext": {}}),
         json!({"securityContext": {"$patch": "merge"}}),

@@ -102,9 +102,7 @@ fn what_is_always_there_is_nobodys() {
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "uid": "u"}, "spec": spec,
             "status": {}})
     };
-    let spec = |containers: Value| {
-        json!({"selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": containers}}})
-    };
+    let spec = |containers: Value| json!({"selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": containers}}});
     let mut made = deployment(spec(json!([{"name": "c", "resources": {}}])));
     track_update(None, &mut made, schema, "one", "apps/v1", None, at(1));
     let container = json!({".": {}, "f:name": {}, "f:resources": {}});
