@@ -174,7 +174,7 @@ fn referenced(
     } else {
         return Ok(None);
     };
-    match content.and_then(|content| content.get(key).map(|bytes| String::from_utf8_lossy(bytes).into_owned())) {
+    match content.and_then(|content| content.text_of(key)) {
         Some(value) => Ok(Some(value)),
         None if optional => Ok(None),
         None => {

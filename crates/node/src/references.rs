@@ -3,7 +3,7 @@
 //! Each object that some pod mentions is watched by name (the node authorizer allows no more), once for all pods together,
 //! as long as one of them holds it. A change wakes the pods that hold it; nobody polls.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -47,12 +47,16 @@ struct Kept {
     type_: Option<String>,
     /// In base64.
     entries: BTreeMap<String, String>,
+    #[serde(default)]
+    binary: BTreeSet<String>,
 }
 
 /// The data of a ConfigMap or Secret.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Content {
     entries: Arc<BTreeMap<String, Bytes>>,
+    /// The keys of a ConfigMap's `binaryData`, which volumes have and environments do not.
+    binary: Arc<BTreeSet<String>>,
     /// For secrets: their type.
     pub type_: Option<Arc<str>>,
 }
@@ -61,32 +65,40 @@ impl Content {
     fn of_config_map(object: ConfigMap) -> Content {
         let mut entries: BTreeMap<String, Bytes> =
             object.data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value))).collect();
-        entries.extend(object.binary_data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value.0))));
-        Content { entries: Arc::new(entries), type_: None }
+        let mut binary = BTreeSet::new();
+        for (key, value) in object.binary_data.into_iter().flatten() {
+            binary.insert(key.clone());
+            entries.insert(key, Bytes::from(value.0));
+        }
+        Content { entries: Arc::new(entries), binary: Arc::new(binary), type_: None }
     }
 
     fn of_secret(object: Secret) -> Content {
         let entries = object.data.into_iter().flatten().map(|(key, value)| (key, Bytes::from(value.0))).collect();
-        Content { entries: Arc::new(entries), type_: object.type_.map(Into::into) }
+        Content { entries: Arc::new(entries), binary: Arc::default(), type_: object.type_.map(Into::into) }
     }
 
     /// As it is kept for a start without the API server.
     fn keep(&self) -> Kept {
         let encode = |(key, value): (&String, &Bytes)| (key.clone(), BASE64.encode(value));
-        Kept { type_: self.type_.as_deref().map(str::to_owned), entries: self.entries.iter().map(encode).collect() }
+        Kept {
+            type_: self.type_.as_deref().map(str::to_owned),
+            entries: self.entries.iter().map(encode).collect(),
+            binary: (*self.binary).clone(),
+        }
     }
 
     fn of_kept(kept: Kept) -> Content {
         let decode = |(key, value): (String, String)| Some((key, Bytes::from(BASE64.decode(value).ok()?)));
         let entries = kept.entries.into_iter().filter_map(decode).collect();
-        Content { entries: Arc::new(entries), type_: kept.type_.map(Into::into) }
+        Content { entries: Arc::new(entries), binary: Arc::new(kept.binary), type_: kept.type_.map(Into::into) }
     }
 
     /// Content from plain pairs.
     #[cfg(test)]
     pub fn from_pairs(pairs: &[(&str, &str)]) -> Content {
         let entries = pairs.iter().map(|(key, value)| ((*key).to_owned(), Bytes::from((*value).to_owned()))).collect();
-        Content { entries: Arc::new(entries), type_: None }
+        Content { entries: Arc::new(entries), binary: Arc::default(), type_: None }
     }
 
     /// One entry.
@@ -99,9 +111,16 @@ impl Content {
         &self.entries
     }
 
-    /// All entries as text.
+    /// All entries as text, without what is binary.
     pub fn text(&self) -> impl Iterator<Item = (&str, String)> {
-        self.entries.iter().map(|(key, value)| (key.as_str(), String::from_utf8_lossy(value).into_owned()))
+        let entries = self.entries.iter().filter(|(key, _)| !self.binary.contains(*key));
+        entries.map(|(key, value)| (key.as_str(), String::from_utf8_lossy(value).into_owned()))
+    }
+
+    /// One entry as text, if it is none that is binary.
+    pub fn text_of(&self, key: &str) -> Option<String> {
+        let bytes = self.entries.get(key).filter(|_| !self.binary.contains(key))?;
+        Some(String::from_utf8_lossy(bytes).into_owned())
     }
 }
 
@@ -434,6 +453,17 @@ pub mod tests {
         assert!(last >= DELAYS.1 && last < DELAYS.1 * 2, "{last:?}");
         patience.reset();
         assert!(patience.next().expect("no end") < DELAYS.0 * 2);
+    }
+
+    #[test]
+    fn environments_have_nothing_binary() {
+        let object = json!({"data": {"text": "x"}, "binaryData": {"bytes": "AAE="}});
+        let content = Content::of_config_map(serde_json::from_value(object).expect("a ConfigMap"));
+        for content in [Content::of_kept(content.keep()), content] {
+            assert_eq!(content.text().collect::<Vec<_>>(), [("text", "x".to_owned())]);
+            assert_eq!((content.text_of("text").as_deref(), content.text_of("bytes")), (Some("x"), None));
+            assert_eq!(content.get("bytes").map(|bytes| bytes.len()), Some(2));
+        }
     }
 
     #[test]
