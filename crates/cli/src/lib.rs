@@ -38,9 +38,10 @@ pub use plan::{PlanOptions, plan};
 pub use sync::{Account, Connect, SyncOptions, SyncSettings, connect_in_process, run as run_sync, sync};
 pub use token::{TokenCommand, token};
 pub use verbs::{
-    ApiResourcesOptions, AuthCommand, CreateOptions, DeleteOptions, DescribeOptions, ExplainOptions, GetOptions,
-    KubeconfigCommand, LogsOptions, ScaleOptions, api_resources, auth, create, delete, describe, explain, get,
-    kubeconfig, logs, scale,
+    ApiResourcesOptions, ApiVersionsOptions, AuthCommand, ClusterInfoOptions, CompletionOptions, CreateOptions,
+    DeleteOptions, DescribeOptions, ExplainOptions, GetOptions, KubeconfigCommand, LogsOptions, ScaleOptions,
+    VersionOptions, api_resources, api_versions, auth, cluster_info, complete, completion, create, delete, describe,
+    explain, get, kubeconfig, logs, scale, version,
 };
 pub use verbs::{AttachOptions, CpOptions, ExecOptions, PortForwardOptions, attach, cp, exec, port_forward};
 pub use verbs::{EventsOptions, TopCommand, events, top};

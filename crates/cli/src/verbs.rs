@@ -4,6 +4,7 @@ mod api_resources;
 mod auth;
 mod channels;
 mod chosen;
+mod completion;
 mod cp;
 mod create;
 mod delete;
@@ -26,6 +27,7 @@ mod selection;
 mod tables;
 mod terminal;
 mod top;
+mod version;
 mod wait;
 mod words;
 mod yaml;
@@ -36,6 +38,7 @@ use crate::connect::{Cluster, ConnectOptions};
 
 pub use api_resources::{ApiResourcesOptions, api_resources};
 pub use auth::{AuthCommand, auth};
+pub use completion::{CompletionOptions, complete, completion};
 pub use cp::{CpOptions, cp};
 pub use create::{CreateOptions, create};
 pub use delete::{DeleteOptions, delete};
@@ -51,6 +54,7 @@ pub use port_forward::{PortForwardOptions, port_forward};
 pub use rollout::{RolloutCommand, rollout};
 pub use scale::{ScaleOptions, scale};
 pub use top::{TopCommand, top};
+pub use version::{ApiVersionsOptions, ClusterInfoOptions, VersionOptions, api_versions, cluster_info, version};
 pub use wait::{WaitOptions, wait};
 
 /// Which cluster, and which namespace of it.

@@ -110,6 +110,21 @@ pub enum Command {
     Auth(kobune_cli::AuthCommand),
     /// Print what the API server serves
     ApiResources(kobune_cli::ApiResourcesOptions),
+    /// Print the versions of groups that the API server serves
+    ApiVersions(kobune_cli::ApiVersionsOptions),
+    /// Print where the API server and the cluster's services are
+    ClusterInfo(kobune_cli::ClusterInfoOptions),
+    /// Print the versions of this program and of the API server
+    Version(kobune_cli::VersionOptions),
+    /// Print a script that completes command lines in a shell
+    Completion(kobune_cli::CompletionOptions),
+    /// Print what may stand at the end of a command line; shells ask for it
+    #[command(name = "__complete", hide = true)]
+    Complete {
+        /// The words so far, the last one being typed.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<String>,
+    },
     /// Print what a kustomization folder or repository comes to
     Build(kobune_cli::BuildOptions),
     /// Make, list and delete tokens with which machines join

@@ -31,6 +31,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
+
 use crate::cli::{Cli, Command, ConfigCommand};
 
 fn main() -> ExitCode {
@@ -79,6 +81,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Events(options) => return process::offline(kobune_cli::events(options)),
         Command::Top(command) => return process::offline(kobune_cli::top(command)),
         Command::ApiResources(options) => return process::offline(kobune_cli::api_resources(options)),
+        Command::ApiVersions(options) => return process::offline(kobune_cli::api_versions(options)),
+        Command::ClusterInfo(options) => return process::offline(kobune_cli::cluster_info(options)),
+        Command::Version(options) => return process::offline(kobune_cli::version(options, settings::VERSION)),
+        Command::Completion(options) => return kobune_cli::completion(&options),
+        Command::Complete { words } => return process::offline(kobune_cli::complete(Cli::command(), &words)),
         Command::Apply(options) => return process::offline(kobune_cli::apply(options)),
         Command::History(options) => return process::offline(kobune_cli::history(options)),
         Command::Rollback(options) => return process::offline(kobune_cli::rollback(options)),

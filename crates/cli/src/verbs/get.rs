@@ -65,6 +65,9 @@ pub struct GetOptions {
     /// Go on printing what changes
     #[arg(short, long)]
     pub watch: bool,
+    /// Print what changes, and not first what is there
+    #[arg(long, conflicts_with = "sort_by")]
+    pub watch_only: bool,
     /// Print what a path of the API answers, as it comes
     #[arg(long, value_name = "PATH", conflicts_with = "arguments")]
     pub raw: Option<String>,
@@ -135,6 +138,9 @@ async fn run(options: GetOptions) -> Result<ExitCode> {
     }
     let discovery = Discovery::ask(&cluster.client).await.map_err(from_server)?;
     let selected = selection::select(&discovery, &options.arguments)?;
+    if (options.watch || options.watch_only) && selected.len() != 1 {
+        bail!("you may only specify a single resource type");
+    }
     if options.all_namespaces && selected.iter().any(|it| !it.names.is_empty()) {
         bail!("a resource cannot be retrieved by name across all namespaces");
     }
@@ -259,6 +265,9 @@ async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected
             found = sorted(found, path)?;
         }
         let mut rows: Vec<Vec<String>> = found.iter().flat_map(|table| tables::rows(table, &shape)).collect();
+        if options.watch_only {
+            rows.clear();
+        }
         let empty = rows.is_empty();
         if let Some(first) = found.first().filter(|_| !options.no_headers && !empty) {
             rows.insert(0, tables::headings(first, &shape));
@@ -270,13 +279,32 @@ async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected
         printed |= !empty;
         let version =
             found.last().and_then(|table| table["metadata"]["resourceVersion"].as_str()).unwrap_or_default().to_owned();
-        watched = Some((one, shape, widths, version));
+        let definitions = found.first().map(|table| table["columnDefinitions"].clone()).unwrap_or_default();
+        watched = Some((one, shape, widths, version, definitions));
     }
-    if options.watch {
-        let (Some((one, shape, widths, version)), [_]) = (watched, selected) else {
-            bail!("you may only specify a single resource type");
+    if options.watch || options.watch_only {
+        let (Some((one, shape, mut widths, version, mut definitions)), [_], true) =
+            (watched, selected, errors.is_empty())
+        else {
+            return Ok(failed(errors));
         };
-        follow(options, cluster, one, &shape, widths, &version).await?;
+        // Without anything before them, the headings come with the first row.
+        let mut headings = !printed && !options.no_headers;
+        follow(options, cluster, one, &version, TABLE, |object| {
+            // Upstream's server says what the columns are only in the first event of a watch.
+            let mut object = object.clone();
+            match object["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()) {
+                true => definitions = object["columnDefinitions"].clone(),
+                false => object["columnDefinitions"] = definitions.clone(),
+            }
+            let mut rows = tables::rows(&object, &shape);
+            if std::mem::take(&mut headings) {
+                rows.insert(0, tables::headings(&object, &shape));
+            }
+            table::widen(&mut widths, &rows);
+            write(table::aligned_to(&widths, &rows).as_bytes())
+        })
+        .await?;
         return Ok(failed(errors));
     }
     let by_name = selected.iter().any(|one| !one.names.is_empty());
@@ -290,14 +318,14 @@ async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected
     Ok(failed(errors))
 }
 
-/// Prints rows as they change. A watch ends by itself after a while; then the next one goes on where it ended.
+/// Shows objects as they change. A watch ends by itself after a while; then the next one goes on where it ended.
 async fn follow(
     options: &GetOptions,
     cluster: &Cluster,
     one: &Selected,
-    shape: &Shape,
-    mut widths: Vec<usize>,
     version: &str,
+    accept: &str,
+    mut show: impl FnMut(&Value) -> Result<()>,
 ) -> Result<()> {
     let mut version = version.to_owned();
     let folder = folder(options, cluster, &one.resource);
@@ -311,7 +339,7 @@ async fn follow(
             "{folder}?watch=true&allowWatchBookmarks=true&resourceVersion={version}{names}{}",
             selectors(options)
         );
-        let request = http::Request::get(path).header(http::header::ACCEPT, TABLE).body(Vec::new())?;
+        let request = http::Request::get(path).header(http::header::ACCEPT, accept).body(Vec::new())?;
         let mut lines = cluster.client.request_stream(request).await.context("watch")?.lines();
         while let Some(line) = lines.try_next().await.context("watch")? {
             let event: Value = serde_json::from_str(&line).context("read the watch")?;
@@ -325,11 +353,45 @@ async fn follow(
                 version = newest.to_owned();
             }
             if event["type"] != "BOOKMARK" {
-                let rows = tables::rows(object, shape);
-                table::widen(&mut widths, &rows);
-                write(table::aligned_to(&widths, &rows).as_bytes())?;
+                show(object)?;
             }
         }
+    }
+}
+
+/// Prints objects one by one, as they come out of a watch.
+struct OneByOne<'o> {
+    options: &'o GetOptions,
+    format: &'o Format,
+    columns: Option<formats::Columns>,
+    kind: String,
+    widths: Vec<usize>,
+    first: bool,
+}
+
+impl OneByOne<'_> {
+    fn show(&mut self, object: &Value) -> Result<()> {
+        let first = std::mem::take(&mut self.first);
+        if let Some(columns) = &self.columns {
+            let headings = (first && !self.options.no_headers).then(|| columns.headings());
+            let rows: Vec<Vec<String>> = headings.into_iter().chain([columns.row(object)?]).collect();
+            table::widen(&mut self.widths, &rows);
+            return write(table::aligned_to(&self.widths, &rows).as_bytes());
+        }
+        let mut object = object.clone();
+        if !self.options.show_managed_fields
+            && let Some(metadata) = object["metadata"].as_object_mut()
+        {
+            metadata.remove("managedFields");
+        }
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let text = match self.format {
+            Format::Name => format!("{}/{name}\n", self.kind),
+            Format::Json => yaml::json(&object)?,
+            Format::JsonPath(template) => Template::parse(template)?.fill(&object)?,
+            _ => format!("{}{}", if first { "" } else { "---\n" }, yaml::yaml(&object)?),
+        };
+        write(text.as_bytes())
     }
 }
 
@@ -341,9 +403,12 @@ async fn as_objects(
 ) -> Result<ExitCode> {
     let mut errors = Vec::new();
     let mut objects = Vec::new();
+    let mut version = String::new();
     for one in selected {
         let (found, failures) = answers(options, cluster, one, "application/json").await;
         errors.extend(failures);
+        let newest = found.last().and_then(|answer| answer["metadata"]["resourceVersion"].as_str());
+        version = newest.unwrap_or_default().to_owned();
         for mut answer in found {
             if one.names.is_empty() {
                 let items =
@@ -358,6 +423,27 @@ async fn as_objects(
                 objects.push((one, answer));
             }
         }
+    }
+    if let ([one], true) = (selected, options.watch || options.watch_only) {
+        let columns = match format {
+            Format::CustomColumns(text) => Some(formats::Columns::parse(text)?),
+            Format::CustomColumnsFile(text) => Some(formats::Columns::from_template(text)?),
+            _ => None,
+        };
+        let kind = one.resource.singular_with_group();
+        let mut each = OneByOne { options, format, columns, kind, widths: Vec::new(), first: true };
+        if !errors.is_empty() {
+            return Ok(failed(errors));
+        }
+        if let Some(columns) = &each.columns {
+            let rows = objects.iter().map(|(_, object)| columns.row(object)).collect::<Result<Vec<_>>>()?;
+            table::widen(&mut each.widths, &rows);
+        }
+        for (_, object) in objects.iter().filter(|_| !options.watch_only) {
+            each.show(object)?;
+        }
+        follow(options, cluster, one, &version, "application/json", |object| each.show(object)).await?;
+        return Ok(ExitCode::SUCCESS);
     }
     if let Some(path) = &options.sort_by {
         formats::sort(&mut objects, path, |(_, object)| object)?;

@@ -21,6 +21,7 @@ mod storage_driver;
 mod storage_sidecars;
 mod streams;
 mod sync;
+mod verbs;
 mod workloads;
 
 use std::time::Duration;
