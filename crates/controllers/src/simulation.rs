@@ -18,6 +18,7 @@ mod extenders;
 mod machines;
 mod nodes;
 mod objects;
+mod policies;
 mod server;
 mod tokens;
 mod workloads;
