@@ -111,7 +111,20 @@ impl Life {
 
 /// Tries a scenario with many seeds.
 pub fn simulate(scenario: &Scenario) {
-    seeds().for_each(|seed| run(scenario, seed));
+    for seed in seeds() {
+        run(scenario, seed);
+        tell(seed);
+    }
+}
+
+/// Says every hundred seeds how far a test has come, past what the test harness keeps back.
+fn tell(seed: u64) {
+    use std::io::Write as _;
+    if (seed + 1).is_multiple_of(100) {
+        let test = std::thread::current().name().unwrap_or_default().to_owned();
+        // Nobody to tell is no failure.
+        drop(writeln!(std::io::stderr(), "{test}: {} seeds", seed + 1));
+    }
 }
 
 /// The seeds that are tried.
