@@ -69,6 +69,16 @@ fn unmount(path: &str) -> Result<(), Status> {
     Ok(())
 }
 
+/// A device file where a pod is to find it: of the first loop device, which nobody opens.
+fn device_at(target: &str) -> Result<(), Status> {
+    use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+    if Path::new(target).exists() {
+        return Ok(());
+    }
+    let made = mknod(target, SFlag::S_IFBLK, Mode::S_IRUSR | Mode::S_IWUSR, makedev(7, 0));
+    made.map_err(|error| Status::internal(format!("make {target}: {error}")))
+}
+
 impl Calls {
     fn note(&self, words: String) {
         let mut asked = self.0.asked.lock().expect("not poisoned");
@@ -150,6 +160,9 @@ impl Calls {
             }
             "/csi.v1.Node/NodeStageVolume" => {
                 let request: NodeStageVolumeRequest = decode(message)?;
+                if request.volume_capability.is_some_and(|usage| usage.block.is_some()) {
+                    return done;
+                }
                 if !is_mounted(&request.staging_target_path) {
                     let slot = request.publish_context.get("slot").cloned().unwrap_or_default();
                     let made = request.volume_context.get("made").cloned().unwrap_or_default();
@@ -160,6 +173,10 @@ impl Calls {
             }
             "/csi.v1.Node/NodePublishVolume" => {
                 let request: NodePublishVolumeRequest = decode(message)?;
+                if request.volume_capability.is_some_and(|usage| usage.block.is_some()) {
+                    self.note(format!("publish device {}", request.volume_id));
+                    return device_at(&request.target_path).map(|()| encode(&Nothing {}));
+                }
                 if !is_mounted(&request.target_path) {
                     mount_at(Some(&request.staging_target_path), &request.target_path)?;
                 }
@@ -174,6 +191,10 @@ impl Calls {
             "/csi.v1.Node/NodeUnpublishVolume" => {
                 let request: NodeUnpublishVolumeRequest = decode(message)?;
                 unmount(&request.target_path)?;
+                if request.target_path.ends_with("/device") && Path::new(&request.target_path).exists() {
+                    self.note(format!("unpublish device {}", request.volume_id));
+                    std::fs::remove_file(&request.target_path).map_err(|error| Status::internal(error.to_string()))?;
+                }
                 done
             }
             "/csi.v1.Node/NodeUnstageVolume" => {
@@ -315,5 +336,38 @@ fn a_driver_without_sidecars_is_served_whole() {
     });
     let asked = memory.asked.lock().unwrap().clone();
     assert_eq!(asked[5..], ["unstage handle-40", "detach handle-40 from host-7", "delete handle-40 with swordfish"]);
+
+    // A claim for a device gets one.
+    cluster.apply(DEVICE);
+    wait_for(&cluster, &["pod", "raw"], ".status.phase", "Running");
+    assert!(cluster.kubectl(["exec", "raw", "--", "ls", "-l", "/dev/raw"]).unwrap().ok().starts_with('b'));
+    cluster.kubectl(["delete", "pod", "raw", "--timeout=60s"]).unwrap().ok();
+    // A pod without a grace period is gone before its volumes are.
+    eventually("the device is given back", SETTLE, || {
+        let asked = memory.asked.lock().expect("not poisoned").clone();
+        let wanted = ["publish device handle-40", "unpublish device handle-40", "unstage handle-40"];
+        let all = wanted.iter().all(|words| asked.iter().skip(8).any(|known| known == words));
+        if all { Ok(()) } else { Err(format!("{asked:?}")) }
+    });
     drop(driver);
 }
+
+const DEVICE: &str = r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: raw}
+spec: {accessModes: [ReadWriteOnce], volumeMode: Block, storageClassName: shelf, resources: {requests: {storage: 1Mi}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: raw}
+spec:
+  terminationGracePeriodSeconds: 0
+  containers:
+    - name: main
+      image: kobune.local/kobune
+      imagePullPolicy: IfNotPresent
+      command: [sleep, infinity]
+      volumeDevices: [{name: raw, devicePath: /dev/raw}]
+  volumes: [{name: raw, persistentVolumeClaim: {claimName: raw}}]
+"#;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{CSIPersistentVolumeSource, CSIVolumeSource, PersistentVolumeSpec, Pod, Secret};
@@ -46,6 +46,9 @@ pub struct CsiVolume {
     options: Vec<String>,
     mode: i32,
     single_writer: bool,
+    /// Whether it is a block device.
+    #[serde(default)]
+    block: bool,
     stage_secret: Option<SecretName>,
     publish_secret: Option<SecretName>,
 }
@@ -87,6 +90,7 @@ impl CsiVolume {
             options: spec.mount_options.clone().unwrap_or_default(),
             mode: access_mode(modes),
             single_writer: modes.iter().all(|mode| mode.starts_with("ReadWriteOnce")),
+            block: spec.volume_mode.as_deref() == Some("Block"),
             stage_secret: secret(&source.node_stage_secret_ref),
             publish_secret: secret(&source.node_publish_secret_ref),
         }
@@ -103,6 +107,7 @@ impl CsiVolume {
             options: Vec::new(),
             mode: 1,
             single_writer: true,
+            block: false,
             stage_secret: None,
             publish_secret: source.node_publish_secret_ref.as_ref().map(|reference| SecretName {
                 namespace: pod::namespace(owner).to_owned(),
@@ -118,13 +123,14 @@ impl CsiVolume {
     }
 
     fn capability(&self, group: Option<u32>) -> VolumeCapability {
+        let mount = MountVolume {
+            fs_type: self.fs_type.clone(),
+            mount_flags: self.options.clone(),
+            volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
+        };
         VolumeCapability {
-            block: None,
-            mount: Some(MountVolume {
-                fs_type: self.fs_type.clone(),
-                mount_flags: self.options.clone(),
-                volume_mount_group: group.map(|group| group.to_string()).unwrap_or_default(),
-            }),
+            block: self.block.then_some(Nothing {}),
+            mount: (!self.block).then_some(mount),
             access_mode: Some(AccessMode { mode: self.mode }),
         }
     }
@@ -136,8 +142,8 @@ impl CsiVolume {
 }
 
 /// Where a pod's containers find the volume. `name` is that of the persistent volume, or of the pod's volume.
-pub fn target(pod_dir: &Path, name: &str) -> PathBuf {
-    pod_dir.join("volumes/kubernetes.io~csi").join(name).join("mount")
+pub fn target(pod_dir: &Path, name: &str, block: bool) -> PathBuf {
+    pod_dir.join("volumes/kubernetes.io~csi").join(name).join(if block { "device" } else { "mount" })
 }
 
 fn folder(path: &Path) -> Result<(), String> {
@@ -207,6 +213,7 @@ pub async fn set_up(context: &Context, owner: &Pod, volume: &CsiVolume, found: &
     let wanted = security.and_then(|security| security.fs_group).and_then(|group| u32::try_from(group).ok());
     let policy = about.as_ref().and_then(|about| about.fs_group_policy.as_deref()).unwrap_or("ReadWriteOnceWithFSType");
     let group = wanted.filter(|_| match policy {
+        _ if volume.block => false,
         "None" => false,
         "File" => true,
         _ => !volume.fs_type.is_empty() && volume.single_writer,
@@ -253,8 +260,11 @@ pub async fn set_up(context: &Context, owner: &Pod, volume: &CsiVolume, found: &
         volume_context,
     };
     work(&driver, "/csi.v1.Node/NodePublishVolume", "MountVolume.SetUp", request).await?;
-    if !found.path.is_dir() {
-        return Err(format!("the driver says that it has mounted {}, which is not there", found.path.display()));
+    let there = fs::metadata(&found.path)
+        .is_ok_and(|about| if volume.block { about.file_type().is_block_device() } else { about.is_dir() });
+    if !there {
+        let what = if volume.block { "a device" } else { "a folder" };
+        return Err(format!("the driver says that it has mounted {}, which is not {what}", found.path.display()));
     }
     Ok(by_node)
 }
@@ -307,9 +317,11 @@ pub async fn tear_down(context: &Context, pod_dir: &Path) -> Result<(), String> 
     Ok(())
 }
 
-/// Removes a folder that nothing is mounted on any more. It has to be empty: what a driver left mounted is never deleted.
+/// Removes a folder, or a device's file, that nothing is mounted on any more. It has to be empty: what a driver left mounted is
+/// never deleted.
 fn remove_empty(path: &Path) -> Result<(), String> {
-    match fs::remove_dir(path) {
+    let is_empty_file = fs::symlink_metadata(path).is_ok_and(|about| about.is_file() && about.len() == 0);
+    match if is_empty_file { fs::remove_file(path) } else { fs::remove_dir(path) } {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(format!("the driver has left something at {}: {error}", path.display()))
         }
@@ -347,6 +359,9 @@ mod tests {
         assert_eq!((volume.mode, volume.single_writer, volume.ephemeral), (1, true, false));
         assert_eq!(volume.stage_secret, Some(SecretName { namespace: "ns".to_owned(), name: "s".to_owned() }));
         assert_eq!(volume.capability(Some(7)).mount.expect("a file system").volume_mount_group, "7");
+        let device = PersistentVolumeSpec { volume_mode: Some("Block".to_owned()), ..spec.clone() };
+        let device = CsiVolume::persistent(spec.csi.as_ref().expect("a source"), &device).capability(Some(7));
+        assert!(device.block.is_some() && device.mount.is_none());
         assert_eq!(volume.attachment("n"), format!("csi-{}", hash(&["hdn"])));
         let owner: Pod = serde_json::from_value(
             json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": []}}),

@@ -154,9 +154,6 @@ fn interpret(
         let bytes = capacity.map(Amount::of).map_or(0, Amount::value);
         Source::Own { name: own.volume_handle.clone(), bytes: u64::try_from(bytes).unwrap_or(0) }
     } else if let Some(csi) = &spec.csi {
-        if spec.volume_mode.as_deref() == Some("Block") {
-            return Err("block volumes of CSI drivers are not available on this node".to_owned());
-        }
         Source::Csi(CsiVolume::persistent(csi, spec))
     } else {
         return Err(format!("no volume plugin matched for volume {name}"));
@@ -386,10 +383,6 @@ mod tests {
         check(
             json!({"csi": {"driver": "local.kobune.dev", "volumeHandle": "pvc-1", "volumeAttributes": {"node": "m"}}}),
             Err("MountVolume.NodeAffinity check failed for volume \"v\": it is on node \"m\""),
-        );
-        check(
-            json!({"csi": {"driver": "x", "volumeHandle": "h"}, "volumeMode": "Block"}),
-            Err("block volumes of CSI drivers are not available on this node"),
         );
         check(
             json!({"hostPath": {"path": "/a"}, "claimRef": {"uid": "other"}}),

@@ -130,7 +130,7 @@ async fn mount_by_driver(
     found: &mut Found,
 ) -> Result<(), String> {
     let pod_dir = context.pod_dir(pod::uid(owner));
-    found.path = csi::mount::target(&pod_dir, &found.volume);
+    found.path = csi::mount::target(&pod_dir, &found.volume, found.block);
     let (kept, name) = (found.clone(), name.to_owned());
     let keep = tokio::task::spawn_blocking(move || volumes::claims::keep(&pod_dir, &name, &kept)).await;
     keep.map_err(|error| error.to_string())?.map_err(|error| format!("what is known of it can't be kept: {error}"))?;
