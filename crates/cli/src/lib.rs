@@ -44,6 +44,9 @@ pub use verbs::{
     explain, get, kubeconfig, logs, scale, version,
 };
 pub use verbs::{AttachOptions, CpOptions, ExecOptions, PortForwardOptions, attach, cp, exec, port_forward};
+pub use verbs::{
+    CordonOptions, DrainOptions, MarkOptions, PatchOptions, annotate, cordon, drain, label, patch, uncordon,
+};
 pub use verbs::{EventsOptions, TopCommand, events, top};
 pub use verbs::{RolloutCommand, WaitOptions, rollout, wait};
 

@@ -103,6 +103,18 @@ pub enum Command {
     /// Print what pods and nodes use
     #[command(subcommand)]
     Top(kobune_cli::TopCommand),
+    /// Set and remove labels
+    Label(kobune_cli::MarkOptions),
+    /// Set and remove annotations
+    Annotate(kobune_cli::MarkOptions),
+    /// Change fields of objects
+    Patch(kobune_cli::PatchOptions),
+    /// Keep new pods away from nodes
+    Cordon(kobune_cli::CordonOptions),
+    /// Let pods come to nodes again
+    Uncordon(kobune_cli::CordonOptions),
+    /// Take a node's pods away, before somebody works on it
+    Drain(kobune_cli::DrainOptions),
     /// Set how many pods a workload has
     Scale(kobune_cli::ScaleOptions),
     /// Ask what the user may do

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kobune_testbed::{Cluster, Finished, Running, eventually};
 
-use crate::{SETTLE, cluster, sleeper};
+use crate::{SETTLE, cluster, sleeper, wait_for};
 
 /// Runs kubectl and kobune with the same arguments and compares all that a caller sees; answers with it.
 #[track_caller]
@@ -69,6 +69,8 @@ fn streams_rollouts_and_waiting() {
     forwarding(&cluster);
     rollouts(&cluster);
     usage_and_events(&cluster);
+    marks_and_patches(&cluster);
+    nodes_without_pods(&cluster);
     a_server_that_goes_away(cluster);
 }
 
@@ -323,6 +325,89 @@ fn usage_and_events(cluster: &Cluster) {
     eventually("the events of a new pod are printed", SETTLE, || {
         if watch.stdout().contains("Started container main") { Ok(()) } else { Err(watch.stdout()) }
     });
+}
+
+fn marks_and_patches(cluster: &Cluster) {
+    for arguments in [
+        &["label", "pod", "two", "app=two"] as &[&str],
+        &["label", "pod", "two", "none-"],
+        &["label", "pods", "two", "new", "colour=blue", "app-", "--dry-run=client"],
+        &["label", "pods", "-l", "app=two", "colour=blue", "app-", "--dry-run=server"],
+        &["label", "pods", "--all", "--overwrite", "app=x", "--dry-run=server"],
+        &["label", "pod", "two", "--list"],
+        &["annotate", "pod/two", "note=one=two", "--dry-run=server"],
+        &["annotate", "pod/two", "note=one=two"],
+        &["annotate", "pod/two", "note=one=two", "none-"],
+        &["patch", "pod", "two", "-p", "metadata: {annotations: {note: other}}", "--dry-run=server"],
+        &["patch", "pod/two", "--type=merge", "-p", r#"{"metadata": {"annotations": {"note": "one=two"}}}"#],
+        &["patch", "deploy/web", "--subresource=scale", "--type=merge", "-p", r#"{"spec": {"replicas": 2}}"#],
+    ] {
+        assert!(same(cluster, arguments).status.success());
+    }
+    for arguments in [
+        &["label", "pod", "two", "app=x"] as &[&str],
+        &["label", "pod", "two"],
+        &["label", "app=x"],
+        &["label", "pod", "none", "app=x"],
+        &["label", "pod", "two", "app=x", "new"],
+        &["label", "pod", "two", "app=a b"],
+        &["label", "pod", "two", "app=x", "app-"],
+        &["label", "pod", "two", "colour=x", "--resource-version=1"],
+        &["annotate", "pod", "two", "note=other"],
+        &["annotate", "pod", "two"],
+        &["annotate", "pod"],
+        &["patch", "pod", "two"],
+        &["patch", "pod", "none", "-p", "{}"],
+        &["patch", "deploy/web", "-p", r#"{"spec": {"replicas": -1}}"#],
+        &["patch", "deploy/web", "--type=json", "-p", r#"[{"op": "test", "path": "/spec/replicas", "value": 7}]"#],
+    ] {
+        assert!(!same(cluster, arguments).status.success());
+    }
+    assert_eq!(kobune(cluster, &["label", "pod", "two", "app-", "colour=blue"]).ok(), "pod/two modified\n");
+    assert_eq!(kobune(cluster, &["label", "pod", "two", "app=two", "--overwrite"]).ok(), "pod/two labeled\n");
+    let patched = kobune(cluster, &["patch", "pod/two", "-p", r#"{"metadata": {"labels": {"colour": null}}}"#]);
+    assert_eq!(patched.ok(), "pod/two patched\n");
+    let labels = cluster.kubectl(["get", "pod", "two", "-o", "jsonpath={.metadata.labels}"]).unwrap().ok();
+    assert_eq!(labels, r#"{"app":"two"}"#);
+}
+
+fn nodes_without_pods(cluster: &Cluster) {
+    let node = cluster.kubectl(["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]).unwrap().ok();
+    assert_eq!(kobune(cluster, &["cordon", &node]).ok(), format!("node/{node} cordoned\n"));
+    for arguments in [
+        &["cordon", &node] as &[&str],
+        &["uncordon", &node, "--dry-run=server"],
+        &["drain", &node, "--dry-run=client", "--pod-selector=app=set"],
+        &["drain", &node, "--ignore-daemonsets", "--pod-selector=app=each"],
+    ] {
+        assert!(same(cluster, arguments).status.success());
+    }
+    for arguments in [
+        &["cordon", "none"] as &[&str],
+        &["drain", &node, "--force", "--pod-selector=app in (each,web)"],
+        &["drain", &node, "--pod-selector=app=two"],
+    ] {
+        assert!(!same(cluster, arguments).status.success());
+    }
+    let budget = r#"{"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "set"},
+        "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "set"}}}}"#;
+    cluster.apply(budget);
+    wait_for(cluster, &["pdb", "set"], ".status.currentHealthy", "1");
+    let kept = kobune(cluster, &["drain", &node, "--pod-selector=app=set", "--timeout=500ms"]);
+    assert_eq!(kept.status.code(), Some(1));
+    for words in [
+        "(will retry after 5s): Cannot evict pod",
+        "global timeout reached: 500ms",
+        "There are pending nodes to be drained:",
+    ] {
+        assert!(kept.stderr.contains(words), "{}", kept.stderr);
+    }
+    let drained = kobune(cluster, &["drain", &node, "--pod-selector=app=set", "--disable-eviction"]).ok();
+    assert_eq!(drained, format!("node/{node} already cordoned\npod/set-0 deleted\nnode/{node} drained\n"));
+    let drained = kobune(cluster, &["drain", &node, "--pod-selector=app=web"]).ok();
+    assert!(drained.contains(" evicted\n") && drained.ends_with(" drained\n"), "{drained}");
+    assert_eq!(kobune(cluster, &["uncordon", &node]).ok(), format!("node/{node} uncordoned\n"));
+    assert!(same(cluster, &["uncordon", &node]).status.success());
 }
 
 /// Whoever holds a stream learns that the server has gone, and ends.
