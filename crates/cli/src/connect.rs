@@ -102,7 +102,17 @@ impl ConnectOptions {
 
     /// A client of that cluster.
     pub async fn connect(&self) -> Result<Cluster> {
-        let (config, context, namespace) = self.config().await?;
+        self.connect_with(true).await
+    }
+
+    /// The same, which tries nothing again by itself: for whoever has to know of a refusal that may pass.
+    pub async fn connect_once(&self) -> Result<Cluster> {
+        self.connect_with(false).await
+    }
+
+    async fn connect_with(&self, again: bool) -> Result<Cluster> {
+        let (mut config, context, namespace) = self.config().await?;
+        config.default_retry = again;
         let url = config.cluster_url.to_string();
         let client = kube::Client::try_from(config).context("make a client of the cluster")?;
         Ok(Cluster { client, url: url.trim_end_matches('/').to_owned(), context, namespace })

@@ -49,6 +49,7 @@ pub use verbs::{
 };
 pub use verbs::{EventsOptions, TopCommand, events, top};
 pub use verbs::{RolloutCommand, WaitOptions, rollout, wait};
+pub use verbs::{RunOptions, SetCommand, TaintOptions, run, set, taint};
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.
 async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {

@@ -115,6 +115,13 @@ pub enum Command {
     Uncordon(kobune_cli::CordonOptions),
     /// Take a node's pods away, before somebody works on it
     Drain(kobune_cli::DrainOptions),
+    /// Set and remove taints of nodes
+    Taint(kobune_cli::TaintOptions),
+    /// Run an image in a pod at once
+    Run(kobune_cli::RunOptions),
+    /// Set one thing of objects
+    #[command(subcommand)]
+    Set(kobune_cli::SetCommand),
     /// Set how many pods a workload has
     Scale(kobune_cli::ScaleOptions),
     /// Ask what the user may do

@@ -219,7 +219,13 @@ fn save_config(object: &mut Value) -> Result<()> {
     Ok(())
 }
 
-async fn send(cluster: &Cluster, path: &str, common: &Common, object: &Value) -> Result<Value, request::RequestError> {
+/// Sends an object to be made.
+pub(super) async fn send(
+    cluster: &Cluster,
+    path: &str,
+    common: &Common,
+    object: &Value,
+) -> Result<Value, request::RequestError> {
     let validation = match common.validate.as_str() {
         "warn" => "Warn",
         "false" | "ignore" => "Ignore",
@@ -235,7 +241,7 @@ async fn send(cluster: &Cluster, path: &str, common: &Common, object: &Value) ->
 
 impl Common {
     /// What is printed of an object that was made.
-    fn shown(&self, mut object: Value) -> Result<String> {
+    pub(super) fn shown(&self, mut object: Value) -> Result<String> {
         let named = || {
             let found = ObjectRef::of(&object);
             let group = if found.group().is_empty() { String::new() } else { format!(".{}", found.group()) };

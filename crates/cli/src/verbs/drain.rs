@@ -96,7 +96,7 @@ async fn nodes(options: &CordonOptions, verb: &str) -> Result<(Cluster, Vec<Chos
     if !options.nodes.is_empty() && options.selector.is_some() {
         bail!("cannot specify both a node name and a --selector option\nSee 'kobune {verb} -h' for help and examples");
     }
-    let cluster = options.place.connect.connect().await?;
+    let cluster = options.place.connect.connect_once().await?;
     let arguments: Vec<String> = match options.nodes.is_empty() {
         true => vec!["nodes".to_owned()],
         false => options
@@ -165,10 +165,7 @@ async fn drain_all(options: &DrainOptions) -> Result<()> {
     }
     eprintln!("There are pending nodes to be drained:");
     left.iter().for_each(|(name, _)| eprintln!(" {name}"));
-    let mut lines: Vec<String> = left.into_iter().flat_map(|(_, errors)| errors).collect();
-    if let [line] = lines.as_mut_slice() {
-        line.insert_str(0, "error: ");
-    }
+    let lines: Vec<String> = left.into_iter().flat_map(|(_, errors)| errors).collect();
     Err(Failure { words: lines.join("\n"), code: 1 }.into())
 }
 

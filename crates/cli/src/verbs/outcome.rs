@@ -107,8 +107,13 @@ pub fn check_paths(paths: &[PathBuf]) -> Result<()> {
 
 /// Writes to standard output; whoever reads may have read enough.
 pub fn write(text: &str) -> Result<()> {
+    write_bytes(text.as_bytes())
+}
+
+/// The same with what may be no text.
+pub fn write_bytes(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result.context("write to standard output"),
     }

@@ -90,7 +90,8 @@ async fn run(options: &PatchOptions) -> Result<()> {
     }
     for one in &found {
         match patch_one(options, &cluster, one, &body, dry).await {
-            Ok(line) => println!("{line}{}", chosen::suffix(options.dry_run)),
+            // kubectl does not say here that it was only tried.
+            Ok(line) => println!("{line}"),
             Err(error) => errors.push(error),
         }
     }
