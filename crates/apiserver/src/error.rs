@@ -237,6 +237,11 @@ impl ApiError {
             .causes(causes)
     }
 
+    /// The same where upstream knows no object to name: `"" is invalid: ...`.
+    pub(crate) fn nameless(errors: &[FieldError]) -> Self {
+        Self::invalid_kind("", "", "", errors)
+    }
+
     pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();

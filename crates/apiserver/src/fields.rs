@@ -25,13 +25,19 @@ pub(crate) fn track(old: Option<&Value>, new: &mut Value, call: &Call) -> Answer
 }
 
 /// Server-side apply of a configuration to an object, or to nothing.
-pub(crate) fn apply(live: Option<&Value>, configuration: &Value, call: &Call, force: bool) -> Answer<Value> {
+pub(crate) fn apply(
+    live: Option<&Value>,
+    configuration: &Value,
+    named: &str,
+    call: &Call,
+    force: bool,
+) -> Answer<Value> {
     kobune_merge::apply(live, configuration, call.kind.schema(), &call.manager, force, call.subresource(), now())
-        .map_err(|error| refused(error, configuration, call))
+        .map_err(|error| refused(error, named))
 }
 
 /// Upstream knows no status for a configuration that does not fit its type, so that it is an internal error there.
-pub(crate) fn refused(error: ApplyError, configuration: &Value, call: &Call) -> ApiError {
+pub(crate) fn refused(error: ApplyError, named: &str) -> ApiError {
     let message = error.to_string();
     match error {
         ApplyError::Conflicts { conflicts } => {
@@ -39,14 +45,19 @@ pub(crate) fn refused(error: ApplyError, configuration: &Value, call: &Call) -> 
             ApiError::apply_conflict(message, causes)
         }
         ApplyError::Untyped { .. } | ApplyError::Atomic { .. } => {
-            untyped("failed to create typed patch object", &format!(": {message}"), configuration, call)
+            untyped("failed to create typed patch object", named, &format!(": {message}"))
         }
     }
 }
 
-/// An error about a configuration as a whole, in upstream's words: `what (namespace/name; version, Kind=kind): problem`.
-pub(crate) fn untyped(what: &str, problem: &str, configuration: &Value, call: &Call) -> ApiError {
+/// How errors name a configuration, by what it says itself: `namespace/name; group/version, Kind=kind`.
+pub(crate) fn named(call: &Call, configuration: &Value) -> String {
     let (namespace, name) = (meta(configuration, "namespace"), meta(configuration, "name"));
     let (group, version, kind) = (&*call.kind.group, &*call.kind.version, &*call.kind.kind);
-    ApiError::new(500, "", format!("{what} ({namespace}/{name}; {group}/{version}, Kind={kind}){problem}"))
+    format!("{namespace}/{name}; {group}/{version}, Kind={kind}")
+}
+
+/// An error about a configuration as a whole, in upstream's words.
+pub(crate) fn untyped(what: &str, named: &str, problem: &str) -> ApiError {
+    ApiError::new(500, "", format!("{what} ({named}){problem}"))
 }

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use jiff::Timestamp;
-use kobune_kinds::{DecodeError, FieldValidation, Media, Yaml};
+use kobune_kinds::{DecodeError, FieldError, FieldValidation, Media, Yaml};
 use serde_json::{Value, json};
 
 use crate::{
@@ -116,7 +116,8 @@ impl ApiServer {
             patch => {
                 self.change(call, |current, _| {
                     let mut object = patch.onto(call, current)?;
-                    let warnings = check(call, &mut object)?;
+                    let warnings =
+                        check(call, &mut object).or_else(|error| Err(misfit(&patch, call, current, error)?))?;
                     Ok(Changed { warnings, ..Changed::new(object) })
                 })
                 .await
@@ -128,16 +129,8 @@ impl ApiServer {
     async fn apply(&self, call: &Call, mut configuration: Value, problem: Option<String>, force: bool) -> Answer<Made> {
         let kind = &call.kind;
         let name = call.name();
-        let mut warnings = kind
-            .check_configuration(&mut configuration, FieldValidation::Warn)
-            .map_err(|error| ApiError::bad_request(error.to_string()))?;
-        // Fields that the schema does not name are always an error here, as nobody could own them.
-        let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));
-        let unknown: Vec<String> = unknown.map(|field| format!(".{field}: field not declared in schema")).collect();
-        if !unknown.is_empty() {
-            let error = kobune_merge::ApplyError::Untyped { problems: unknown };
-            return Err(fields::refused(error, &configuration, call));
-        }
+        let named = fields::named(call, &configuration);
+        let mut warnings = fits(call, &mut configuration, &named)?;
         match (call.validation, problem) {
             (FieldValidation::Strict, Some(problem)) => {
                 return Err(ApiError::bad_request(format!("error strict decoding YAML: {problem}")));
@@ -167,8 +160,8 @@ impl ApiServer {
             if self.read(&call.key()).await?.is_some() {
                 let changed = self
                     .change(call, |current, _| {
-                        let mut object = fields::apply(Some(current), &configuration, call, force)?;
-                        shape(call, &mut object, &configuration)?;
+                        let mut object = fields::apply(Some(current), &configuration, &named, call, force)?;
+                        shape(call, &mut object, &named)?;
                         let warnings = warnings.clone();
                         Ok(Changed { ownership: Ownership::Applied, warnings, ..Changed::new(object) })
                     })
@@ -195,8 +188,8 @@ impl ApiServer {
                 return Err(ApiError::not_found(kind, name));
             }
             self.allowed_to_create(call).await?;
-            let mut object = fields::apply(None, &configuration, call, force)?;
-            shape(call, &mut object, &configuration)?;
+            let mut object = fields::apply(None, &configuration, &named, call, force)?;
+            shape(call, &mut object, &named)?;
             match self.create_object(call, object, Ownership::Applied).await {
                 Err(error) if error.code() == 409 => {}
                 Err(error) => return Err(error),
@@ -207,8 +200,35 @@ impl ApiServer {
     }
 }
 
+/// Checks a configuration against its type. Fields that the schema does not name are always an error here, as nobody could
+/// own them.
+fn fits(call: &Call, configuration: &mut Value, named: &str) -> Answer<Vec<String>> {
+    let mut problems = kobune_merge::mistakes(configuration, call.kind.schema());
+    let checked = call.kind.check_configuration(configuration, FieldValidation::Warn);
+    let warnings = match checked {
+        Err(error) if problems.is_empty() => return Err(ApiError::bad_request(error.to_string())),
+        checked => checked.unwrap_or_default(),
+    };
+    let unknown = warnings.iter().filter_map(|found| found.strip_prefix("unknown field \"")?.strip_suffix('"'));
+    for field in unknown {
+        // What is in a value of a wrong type is not looked at.
+        let is_below = |problem: &String| {
+            let place = problem.split(": ").next().unwrap_or_default();
+            field.strip_prefix(place.trim_start_matches('.')).is_some_and(|rest| rest.starts_with(['.', '[']))
+        };
+        if !problems.iter().any(is_below) {
+            problems.push(format!(".{field}: field not declared in schema"));
+        }
+    }
+    if problems.is_empty() {
+        return Ok(warnings);
+    }
+    problems.sort();
+    Err(fields::refused(kobune_merge::ApplyError::Untyped { problems }, named))
+}
+
 /// Gives what an apply has made its shape: a configuration's values are merged as they are written.
-fn shape(call: &Call, object: &mut Value, configuration: &Value) -> Answer<()> {
+fn shape(call: &Call, object: &mut Value, named: &str) -> Answer<()> {
     let kind = &call.kind;
     if kind.custom().is_none() {
         kind.check_shape(object, FieldValidation::Ignore).map_err(|error| {
@@ -218,7 +238,7 @@ fn shape(call: &Call, object: &mut Value, configuration: &Value) -> Answer<()> {
             };
             let version = format!("{}/{}, Kind={}", kind.group, kind.version, kind.kind);
             let problem = format!(" to proper version: unable to convert unstructured object to {version}: {problem}");
-            fields::untyped("failed to convert new object", &problem, configuration, call)
+            fields::untyped("failed to convert new object", named, &problem)
         })?;
     }
     kind.default(object);
@@ -226,16 +246,24 @@ fn shape(call: &Call, object: &mut Value, configuration: &Value) -> Answer<()> {
 }
 
 /// Checks what a patch has made, as a body of a PUT is checked.
-pub(crate) fn check(call: &Call, object: &mut Value) -> Answer<Vec<String>> {
-    let warnings = call.kind.check_shape(object, call.validation).map_err(|error| {
-        ApiError::new(
-            422,
-            "Invalid",
-            format!("{} \"{}\" is invalid: patch: Invalid value: {error}", call.kind.kind, call.name()),
-        )
-    })?;
+pub(crate) fn check(call: &Call, object: &mut Value) -> Result<Vec<String>, DecodeError> {
+    let warnings = call.kind.check_shape(object, call.validation)?;
     call.kind.default(object);
     Ok(warnings)
+}
+
+/// What upstream says of a patch after which an object does not fit its type: it shows the patched object, or the patch
+/// where that is a strategic one.
+fn misfit(patch: &Patch, call: &Call, current: &Value, error: DecodeError) -> Answer<ApiError> {
+    let shown = match patch {
+        Patch::Strategic(patch) => kobune_merge::printed(patch),
+        patch => patch.onto(call, current)?.to_string(),
+    };
+    let problem = match error {
+        DecodeError::Content { message, .. } => message,
+        error => error.to_string(),
+    };
+    Ok(ApiError::nameless(&[FieldError::invalid("patch", shown, problem)]))
 }
 
 /// The time that managed fields carry.

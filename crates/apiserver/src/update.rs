@@ -165,11 +165,11 @@ impl ApiServer {
             return Err(uid_conflict(kind, name, given, meta(&old, "uid")).into());
         }
         if meta(&object, "name") != name {
-            return Err(ApiError::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({name})",
-                meta(&object, "name")
-            ))
-            .into());
+            let problem = match meta(&object, "name") {
+                "" => format!("the name of the object ({name} based on URL) was undeterminable: name must be provided"),
+                other => format!("the name of the object ({other}) does not match the name on the URL ({name})"),
+            };
+            return Err(ApiError::bad_request(problem).into());
         }
         settle_namespace(kind, &mut object, call.namespace())?;
         keep_system_fields(&mut object, &old);

@@ -7,6 +7,7 @@ mod prune;
 mod typed;
 
 pub use configuration::merge_configuration;
+pub use typed::{mistakes, printed};
 
 use jiff::Timestamp;
 use kobune_kinds::SchemaRef;
@@ -39,7 +40,7 @@ pub fn apply(
 ) -> Result<Value, ApplyError> {
     let lens = Lens::new(Some(schema));
     let api_version = configuration.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-    typed::check(configuration, lens)?;
+    typed::check(configuration, schema)?;
     let mut set = merge::set_of(configuration, lens);
     compare::untrack(&mut set, subresource);
 

@@ -16,7 +16,7 @@ mod strategic;
 mod structure;
 mod track;
 
-pub use apply::{apply, merge_configuration};
+pub use apply::{apply, merge_configuration, mistakes, printed};
 pub use conflict::Conflict;
 pub use error::{ApplyError, PatchError};
 pub use json_patch::{json_patch, merge_patch};

@@ -27,7 +27,7 @@ pub(super) fn allowed(live: Option<&Value>, manager: &str, schema: SchemaRef<'_>
         // An annotation that is no configuration allows nothing: the conflict is told instead.
         let configuration: Value = serde_json::from_str(last_applied(live)?).ok()?;
         let lens = Lens::new(Some(schema));
-        typed::check(&configuration, lens).ok()?;
+        typed::check(&configuration, schema).ok()?;
         let mut set = merge::set_of(&configuration, lens);
         // What somebody has changed since is not kubectl's any more, though the annotation still names it.
         let mut since = compare::objects(Some(&configuration), live?, lens, Some(""));

@@ -13,7 +13,7 @@ use crate::structure::{Form, Lens};
 /// replace it.
 pub fn merge_configuration(object: &Value, configuration: &Value, schema: SchemaRef<'_>) -> Result<Value, ApplyError> {
     let lens = Lens::new(Some(schema));
-    typed::check(configuration, lens)?;
+    typed::check(configuration, schema)?;
     let mut atomic = Vec::new();
     find_atomic(configuration, lens, "", &mut atomic);
     if !atomic.is_empty() {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use kobune_kinds::Shape;
+use kobune_kinds::{SchemaRef, Shape};
 use serde_json::Value;
 
 use crate::element;
@@ -15,10 +15,16 @@ use crate::structure::{Form, Lens};
 /// No more mistakes than these are told.
 const MOST: usize = 100;
 
-/// Finds values of wrong types, fields that the schema does not name, and items that cannot be told apart.
-pub(super) fn check(configuration: &Value, lens: Lens<'_>) -> Result<(), ApplyError> {
+/// What does not fit the type in a configuration: values of wrong types, fields that the schema of a built-in kind does
+/// not name, and items that cannot be told apart. Each begins with its place, `.spec: expected map, got &{1}`.
+pub fn mistakes(configuration: &Value, schema: SchemaRef<'_>) -> Vec<String> {
     let mut problems = Vec::new();
-    walk(configuration, lens, &mut String::new(), &mut problems);
+    walk(configuration, Lens::new(Some(schema)), &mut String::new(), &mut problems);
+    problems
+}
+
+pub(super) fn check(configuration: &Value, schema: SchemaRef<'_>) -> Result<(), ApplyError> {
+    let problems = mistakes(configuration, schema);
     if problems.is_empty() { Ok(()) } else { Err(ApplyError::Untyped { problems }) }
 }
 
@@ -39,19 +45,19 @@ fn walk(value: &Value, lens: Lens<'_>, path: &mut String, problems: &mut Vec<Str
                 path.truncate(length);
             }
         }
-        (Shape::Object | Shape::Map, _) => wrong("map", format!("&{{{}}}", plain(value))),
+        (Shape::Object | Shape::Map, _) => wrong("map", format!("&{{{}}}", printed(value))),
         (Shape::List, Value::Array(items)) => walk_items(items, value, lens, path, problems),
-        (Shape::List, _) => wrong("list", format!("&{{{}}}", plain(value))),
+        (Shape::List, _) => wrong("list", format!("&{{{}}}", printed(value))),
         (Shape::String | Shape::Bytes, Value::String(_))
         | (Shape::Boolean, Value::Bool(_))
         | (Shape::Integer | Shape::Long | Shape::Number, Value::Number(_)) => {}
         (Shape::String | Shape::Bytes, _) => {
             wrong("string", format!("&value.valueUnstructured{{Value:{}}}", in_go(value)));
         }
-        (Shape::Boolean, _) => wrong("boolean", format!("&{{{}}}", plain(value))),
+        (Shape::Boolean, _) => wrong("boolean", format!("&{{{}}}", printed(value))),
         (Shape::Integer | Shape::Long | Shape::Number, _) => wrong("numeric (int or float)", go_type(value).to_owned()),
         (Shape::Quantity | Shape::Time | Shape::MicroTime | Shape::IntOrString, Value::Object(_) | Value::Array(_)) => {
-            wrong("any scalar", format!("&{{{}}}", plain(value)));
+            wrong("any scalar", format!("&{{{}}}", printed(value)));
         }
         _ => {}
     }
@@ -99,14 +105,14 @@ fn why_no_element(item: &Value, form: Form, lens: Lens<'_>) -> String {
     }
 }
 
-/// A value as Go's `%v` prints it.
-fn plain(value: &Value) -> String {
+/// A value as Go's `%v` prints it, such as `map[a:1 b:[x <nil>]]`.
+pub fn printed(value: &Value) -> String {
     match value {
         Value::Null => "<nil>".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Array(items) => format!("[{}]", items.iter().map(plain).collect::<Vec<_>>().join(" ")),
+        Value::Array(items) => format!("[{}]", items.iter().map(printed).collect::<Vec<_>>().join(" ")),
         Value::Object(fields) => {
-            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", plain(value))).collect();
+            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", printed(value))).collect();
             format!("map[{}]", fields.join(" "))
         }
         scalar => scalar.to_string(),
@@ -152,7 +158,7 @@ mod tests {
     fn mistakes_have_their_places() {
         let check = |spec: Value, expected: &str| {
             let schema = Types::builtin().named("io.k8s.api.core.v1.Pod").expect("pods are built in");
-            let found = check(&json!({"spec": spec}), Lens::new(Some(schema)));
+            let found = check(&json!({"spec": spec}), schema);
             assert_eq!(found.err().map(|error| error.to_string()).unwrap_or_default(), expected, "{spec}");
         };
         let container = |with: Value| {
