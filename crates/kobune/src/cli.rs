@@ -441,10 +441,10 @@ pub enum ImageCommand {
 #[derive(Debug, Subcommand)]
 pub enum ConfigCommand {
     /// Print what would be in force for `kobune up` with these flags and this environment
-    Show(UpOptions),
+    Show(Box<UpOptions>),
     /// What kubectl does with kubeconfigs.
     #[command(flatten)]
-    Kubeconfig(kobune_cli::KubeconfigCommand),
+    Kubeconfig(Box<kobune_cli::KubeconfigCommand>),
 }
 
 /// An inclusive range of ports.

@@ -111,8 +111,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Down(options) => down::run(&options),
         Command::Snapshot { command } => process::offline(snapshot::run(command)),
         Command::Image { command } => image::run(command),
-        Command::Config { command: ConfigCommand::Show(options) } => settings::show(options),
-        Command::Config { command: ConfigCommand::Kubeconfig(command) } => return Ok(kobune_cli::kubeconfig(command)),
+        Command::Config { command: ConfigCommand::Show(options) } => settings::show(*options),
+        Command::Config { command: ConfigCommand::Kubeconfig(command) } => return Ok(kobune_cli::kubeconfig(*command)),
         Command::Shim | Command::Tool => unreachable!("handled before the command line is read"),
     };
     done.map(|()| ExitCode::SUCCESS)
