@@ -6,6 +6,8 @@ use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 
+use crate::proxy::settle_proxy;
+
 /// The flags that choose a cluster and a user, spelled as kubectl spells them.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Cluster")]
@@ -96,7 +98,9 @@ impl ConnectOptions {
         }
         let options =
             KubeConfigOptions { context: self.context.clone(), cluster: self.cluster.clone(), user: self.user.clone() };
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")?;
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &options).await.context("use the kubeconfig")?;
+        settle_proxy(&mut config);
         Ok((config, context, namespace))
     }
 

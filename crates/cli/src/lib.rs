@@ -16,6 +16,7 @@ mod namespace;
 mod object;
 mod order;
 mod plan;
+mod proxy;
 mod readiness;
 mod request;
 mod style;
@@ -35,6 +36,7 @@ pub use build::{BuildOptions, build};
 pub use connect::ConnectOptions;
 pub use history::{HistoryOptions, RollbackOptions, history, rollback};
 pub use plan::{PlanOptions, plan};
+pub use proxy::settle_proxy;
 pub use sync::{Account, Connect, SyncOptions, SyncSettings, connect_in_process, run as run_sync, sync};
 pub use token::{TokenCommand, token};
 pub use verbs::{
@@ -53,14 +55,16 @@ pub use verbs::{RunOptions, SetCommand, TaintOptions, run, set, taint};
 
 /// The settings of a kubeconfig, or of the place where kubectl would look.
 async fn config(kubeconfig: Option<&Path>) -> Result<kube::Config> {
-    match kubeconfig {
+    let mut config = match kubeconfig {
         Some(path) => {
             let kubeconfig =
                 kube::config::Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-            Ok(kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?)
+            kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default()).await?
         }
-        None => kube::Config::infer().await.context("find a kubeconfig: set KUBECONFIG or give --kubeconfig"),
-    }
+        None => kube::Config::infer().await.context("find a kubeconfig: set KUBECONFIG or give --kubeconfig")?,
+    };
+    settle_proxy(&mut config);
+    Ok(config)
 }
 
 /// A client of the cluster that a kubeconfig names.

@@ -48,6 +48,7 @@ async fn client(path: &Path, part: &str) -> Result<(kube::Client, String)> {
     let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
         .await
         .with_context(|| format!("use {}", path.display()))?;
+    kobune_cli::settle_proxy(&mut config);
     config.headers.push((http::header::USER_AGENT, user_agent::of_part(part)));
     let root = config.root_cert.as_ref().and_then(|roots| roots.first());
     let authority = root.map(|root| kobune_pki::certificate_pem(root)).unwrap_or_default();

@@ -283,9 +283,10 @@ async fn introduction(options: &AgentOptions) -> Result<(String, String, kube::C
     if let Some(path) = &options.kubeconfig {
         let kubeconfig =
             kube::config::Kubeconfig::read_from(path).with_context(|| format!("read {}", path.display()))?;
-        let config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
+        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &Default::default())
             .await
             .with_context(|| format!("use {}", path.display()))?;
+        kobune_cli::settle_proxy(&mut config);
         let root = config.root_cert.as_ref().and_then(|roots| roots.first());
         let authority = kobune_pki::certificate_pem(root.context("the kubeconfig names no certificate authority")?);
         let server = config.cluster_url.to_string().trim_end_matches('/').to_owned();

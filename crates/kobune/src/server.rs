@@ -162,7 +162,9 @@ impl Server {
             let connected = async move {
                 let text = kubeconfig(&format!("https://{server}"), &authority, &pair?);
                 let config = kube::config::Kubeconfig::from_yaml(&text)?;
-                let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
+                let mut config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
+                // Servers of one cluster reach each other.
+                config.proxy_url = None;
                 Ok(kube::Client::try_from(config)?)
             };
             connected.boxed()

@@ -135,7 +135,7 @@ async fn applied_yaml_is_checked() {
         let reply = cluster.patch(&format!("{path}&fieldValidation={mode}"), apply, unknown).await;
         assert_eq!(
             reply.failure(500).1,
-            "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): errors:\n  .date: field not declared in \
+            "failed to create typed patch object (/a; /v1, Kind=ConfigMap): errors:\n  .date: field not declared in \
              schema\n  .metadata.unknownMeta: field not declared in schema"
         );
     }
