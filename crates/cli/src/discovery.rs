@@ -36,6 +36,23 @@ pub struct Resource {
 }
 
 impl Resource {
+    /// A kind of `apps/v1`, as far as tests need it.
+    #[cfg(test)]
+    pub(crate) fn of_apps(kind: &str) -> Resource {
+        Resource {
+            group: "apps".to_owned(),
+            version: "v1".to_owned(),
+            kind: kind.to_owned(),
+            plural: String::new(),
+            singular: String::new(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            namespaced: true,
+            verbs: Vec::new(),
+            subresources: Vec::new(),
+        }
+    }
+
     /// The `apiVersion` of its objects.
     pub fn api_version(&self) -> String {
         match self.group.as_str() {

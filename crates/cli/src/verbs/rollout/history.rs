@@ -168,18 +168,7 @@ mod tests {
     use crate::discovery::Resource;
 
     fn workload(kind: &str, template: Value) -> Chosen {
-        let resource = Resource {
-            group: "apps".to_owned(),
-            version: "v1".to_owned(),
-            kind: kind.to_owned(),
-            plural: String::new(),
-            singular: String::new(),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            namespaced: true,
-            verbs: Vec::new(),
-            subresources: Vec::new(),
-        };
+        let resource = Resource::of_apps(kind);
         let object = json!({"metadata": {"annotations": {REVISION: "2", "own": "x"}}, "spec": {"template": template}});
         Chosen { resource, namespace: Some("n".to_owned()), name: "web".to_owned(), object }
     }

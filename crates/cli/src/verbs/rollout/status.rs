@@ -139,18 +139,7 @@ mod tests {
     use serde_json::json;
 
     fn check(kind: &str, object: Value, revision: i64, expected: Result<(&str, bool), &str>) {
-        let resource = Resource {
-            group: "apps".to_owned(),
-            version: "v1".to_owned(),
-            kind: kind.to_owned(),
-            plural: String::new(),
-            singular: String::new(),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            namespaced: true,
-            verbs: Vec::new(),
-            subresources: Vec::new(),
-        };
+        let resource = Resource::of_apps(kind);
         match (of(&resource, &object, revision), expected) {
             (Ok(got), Ok((words, done))) => {
                 assert_eq!((got.words.as_str(), got.done), (format!("{words}\n").as_str(), done))
