@@ -40,9 +40,10 @@ done
 sed -n 's/.*\(kobune [0-9.]* answers at\)/\1/p' "$log"
 
 # Where a proxy leads out of the house, the cluster is still in it.
-host=$(sed -nE 's|.*server: https://\[?([^]]*)\]?:[0-9]+$|\1|p' "$KUBECONFIG" | head -n 1)
+host=$(grep -m 1 'server: ' "$KUBECONFIG" | tr -d '"[]' | sed -E 's|.*https://(.*):[0-9]+$|\1|')
 NO_PROXY="${NO_PROXY:-${no_proxy:-}}"
-export NO_PROXY="${NO_PROXY:+$NO_PROXY,}$host" no_proxy="${NO_PROXY:+$NO_PROXY,}$host"
+NO_PROXY="${NO_PROXY:+$NO_PROXY,}$host"
+export NO_PROXY no_proxy="$NO_PROXY"
 
 echo "applying examples/hello"
 "$kobune" apply --filename examples/hello --timeout 120 || died
