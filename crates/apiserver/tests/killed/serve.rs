@@ -119,7 +119,7 @@ impl Client {
 
     /// Checks that the kind of a definition is served with the definition's schema: every field that it has is a text.
     async fn check_schema(&self, path: &str) {
-        let (_, definition) = self.send("GET", path, "application/json", &Value::Null).await;
+        let definition = self.established(path).await;
         let plural = definition["spec"]["names"]["plural"].as_str().expect("it is a definition");
         let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
         let fields = schema["properties"]["spec"]["properties"].as_object().expect("it has fields");
@@ -133,6 +133,19 @@ impl Client {
             if status != expected {
                 wrong(format_args!("{path} {body}: {status} where {expected} should be: {answer}"));
             }
+        }
+    }
+
+    /// A definition, once it says that its kind is served: the write of one is acknowledged before that.
+    async fn established(&self, path: &str) -> Value {
+        loop {
+            let (_, definition) = self.send("GET", path, "application/json", &Value::Null).await;
+            let conditions = definition["status"]["conditions"].as_array().map_or(&[][..], Vec::as_slice);
+            if conditions.iter().any(|it| it["type"] == "Established" && it["status"] == "True") {
+                return definition;
+            }
+            // One that is never established keeps every writer of its objects silent, and the one who kills waiting.
+            tokio::time::sleep(std::time::Duration::from_micros(100)).await;
         }
     }
 
@@ -238,11 +251,13 @@ async fn write_custom(client: Arc<Client>, writer: u64, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed * 100 + writer);
     for count in 0u64.. {
         let plural = format!("w{}", random.random_range(0..OBJECTS));
-        if client.number(&format!("{SCHEMAS}/{plural}.killed.example.com")).await == "-" {
+        let definition = format!("{SCHEMAS}/{plural}.killed.example.com");
+        if client.number(&definition).await == "-" {
             // Only in the first life: nobody deletes definitions.
             tokio::task::yield_now().await;
             continue;
         }
+        client.established(&definition).await;
         let name = format!("c{writer}-{}", count % OBJECTS);
         let collection = custom_collection(&plural);
         let path = format!("{collection}/{name}");
