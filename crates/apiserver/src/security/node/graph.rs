@@ -5,23 +5,14 @@ use std::sync::Arc;
 
 use kobune_store::{At, Event, EventKind, Range, Record, Store, StoreError, Watch, WatchError};
 use parking_lot::RwLock;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
+
+use super::references::{Referred, references_in};
 
 const PODS: &str = "core/pods";
 const VOLUMES: &str = "core/persistentvolumes";
 const ATTACHMENTS: &str = "storage.k8s.io/volumeattachments";
-
-/// A kind of object that pods refer to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum Referred {
-    Secret,
-    ConfigMap,
-    Claim,
-    ServiceAccount,
-    ResourceClaim,
-}
 
 type Target = (Referred, String, String);
 
@@ -183,10 +174,8 @@ impl NodeGraph {
 
     fn count_pod(&self, record: &Record, step: i32) {
         let Some(node) = record.facets.field("spec.nodeName").filter(|node| !node.is_empty()) else { return };
-        match serde_json::from_slice::<Content>(&record.value) {
-            Ok(pod) => {
-                self.count(node, &record.key.namespace, references_of(&record.key.name, &pod.spec, &pod.status), step)
-            }
+        match references_in(&record.key.name, &record.value) {
+            Ok(references) => self.count(node, &record.key.namespace, references, step),
             Err(error) => tracing::error!(key = %record.key, %error, "a stored pod is unreadable"),
         }
     }
@@ -254,83 +243,6 @@ fn secrets_of(volume: &Value) -> Vec<(String, String)> {
     named.collect()
 }
 
-/// What a stored pod says beside its metadata, which is skipped, not built.
-#[derive(Deserialize)]
-struct Content {
-    #[serde(default)]
-    spec: Value,
-    #[serde(default)]
-    status: Value,
-}
-
-/// The objects of its namespace that a pod refers to, each once.
-pub(crate) fn references(pod: &Value) -> Vec<(Referred, String)> {
-    let name = pod["metadata"]["name"].as_str().unwrap_or_default();
-    references_of(name, &pod["spec"], &pod["status"])
-}
-
-/// The same by a pod's name, spec and status.
-fn references_of(pod: &str, spec: &Value, status: &Value) -> Vec<(Referred, String)> {
-    fn list<'v>(parent: &'v Value, key: &str) -> impl Iterator<Item = &'v Value> + use<'v> {
-        parent.get(key).and_then(Value::as_array).into_iter().flatten()
-    }
-    let mut found = Vec::new();
-    let mut note = |kind: Referred, name: Option<&Value>| {
-        if let Some(name) = name.and_then(Value::as_str).filter(|name| !name.is_empty()) {
-            found.push((kind, name.to_owned()));
-        }
-    };
-    note(Referred::ServiceAccount, spec.get("serviceAccountName"));
-    for secret in list(spec, "imagePullSecrets") {
-        note(Referred::Secret, secret.get("name"));
-    }
-    for volume in list(spec, "volumes").filter(|volume| volume.get("ephemeral").is_some()) {
-        let claim = format!("{pod}-{}", volume["name"].as_str().unwrap_or_default());
-        note(Referred::Claim, Some(&Value::from(claim)));
-    }
-    for claim in list(spec, "resourceClaims") {
-        note(Referred::ResourceClaim, claim.get("resourceClaimName"));
-    }
-    // Those made from templates have their names before the pod is bound.
-    for claim in list(status, "resourceClaimStatuses") {
-        note(Referred::ResourceClaim, claim.get("resourceClaimName"));
-    }
-    for key in ["volumes", "containers", "initContainers", "ephemeralContainers"] {
-        if let Some(part) = spec.get(key) {
-            walk(part, &mut found);
-        }
-    }
-    found.sort();
-    found.dedup();
-    found
-}
-
-/// Finds references by the names of the fields, which are the same in all kinds of volumes and environments.
-fn walk(value: &Value, found: &mut Vec<(Referred, String)>) {
-    match value {
-        Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
-        Value::Object(fields) => {
-            for (key, field) in fields {
-                let (kind, name) = match key.as_str() {
-                    "secretRef" | "secretKeyRef" | "nodePublishSecretRef" => (Referred::Secret, field.get("name")),
-                    "secret" => (Referred::Secret, field.get("secretName").or_else(|| field.get("name"))),
-                    "azureFile" => (Referred::Secret, field.get("secretName")),
-                    "configMap" | "configMapRef" | "configMapKeyRef" => (Referred::ConfigMap, field.get("name")),
-                    "persistentVolumeClaim" => (Referred::Claim, field.get("claimName")),
-                    _ => {
-                        walk(field, found);
-                        continue;
-                    }
-                };
-                if let Some(name) = name.and_then(Value::as_str) {
-                    found.push((kind, name.to_owned()));
-                }
-            }
-        }
-        _ => {}
-    }
-}
-
 #[cfg(test)]
 impl NodeGraph {
     /// Adds a volume that is bound to a claim and needs a secret, and an attachment.
@@ -353,7 +265,7 @@ impl NodeGraph {
     pub(crate) fn of(pods: &[(&str, &str, Value)]) -> NodeGraph {
         let graph = NodeGraph::default();
         for (node, namespace, pod) in pods {
-            graph.count(node, namespace, references(pod), 1);
+            graph.count(node, namespace, super::references(pod), 1);
         }
         graph
     }
@@ -363,53 +275,11 @@ impl NodeGraph {
 mod tests {
     use serde_json::json;
 
+    use super::super::references;
     use super::*;
 
     fn pod() -> Value {
-        json!({
-            "metadata": {"name": "web"},
-            "spec": {
-                "serviceAccountName": "bot",
-                "imagePullSecrets": [{"name": "registry"}],
-                "volumes": [
-                    {"name": "a", "secret": {"secretName": "tls"}},
-                    {"name": "b", "configMap": {"name": "settings"}},
-                    {"name": "c", "persistentVolumeClaim": {"claimName": "data"}},
-                    {"name": "d", "ephemeral": {"volumeClaimTemplate": {}}},
-                    {"name": "e", "projected": {"sources": [
-                        {"secret": {"name": "s1"}}, {"configMap": {"name": "kube-root-ca.crt"}},
-                        {"serviceAccountToken": {"path": "token"}},
-                    ]}},
-                    {"name": "f", "csi": {"driver": "x", "nodePublishSecretRef": {"name": "s2"}}},
-                ],
-                "containers": [{
-                    "env": [{"name": "X", "valueFrom": {"secretKeyRef": {"name": "s3", "key": "k"}}}],
-                    "envFrom": [{"configMapRef": {"name": "env"}}, {"secretRef": {"name": "s3"}}],
-                }],
-            },
-        })
-    }
-
-    #[test]
-    fn everything_a_pod_names() {
-        let mut expected: Vec<(Referred, String)> = [
-            (Referred::ServiceAccount, "bot"),
-            (Referred::Secret, "registry"),
-            (Referred::Secret, "tls"),
-            (Referred::Secret, "s1"),
-            (Referred::Secret, "s2"),
-            (Referred::Secret, "s3"),
-            (Referred::ConfigMap, "settings"),
-            (Referred::ConfigMap, "kube-root-ca.crt"),
-            (Referred::ConfigMap, "env"),
-            (Referred::Claim, "data"),
-            (Referred::Claim, "web-d"),
-        ]
-        .into_iter()
-        .map(|(kind, name)| (kind, name.to_owned()))
-        .collect();
-        expected.sort();
-        assert_eq!(references(&pod()), expected);
+        json!({"spec": {"volumes": [{"name": "a", "secret": {"secretName": "tls"}}]}})
     }
 
     #[test]

@@ -3,10 +3,12 @@
 //! Facts: upstream's `plugin/pkg/auth/authorizer/node/node_authorizer.go` and the node rules of its bootstrap policy.
 
 mod graph;
+mod references;
 
 use super::attributes::{Attributes, Decision};
 
-pub(crate) use graph::{NodeGraph, Referred, references};
+pub(crate) use graph::NodeGraph;
+pub(crate) use references::{Referred, references};
 
 /// What a node agent may do whatever its pods are: verbs, group, resources.
 const RULES: &[(&[&str], &str, &[&str])] = &[
