@@ -140,6 +140,7 @@ pub async fn start(
         max_pods: settings.max_pods,
         pod_cidrs: settings.pod_cidrs.iter().map(ToString::to_string).collect(),
         eviction: settings.eviction.clone(),
+        placement: settings.placement.clone(),
         eviction_period: EVICTION_PERIOD,
         offline_after: OFFLINE_AFTER,
         offline_records: settings.offline_records,
@@ -169,12 +170,14 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
     let facts = membership.network();
     let or = |given: Vec<ipnet::IpNet>, known: &[ipnet::IpNet]| if given.is_empty() { known.to_vec() } else { given };
     let eviction = settings::eviction(&options.node)?;
+    let placement = options.node.placement.resolve()?;
     let runtime_handlers = settings::runtime_handlers(&options.node);
     let static_pods = settings::static_pods(&options.node, &names.data_dir);
     let credential_providers = settings::credential_providers(&options.node);
     let settings = NodeSettings {
         name,
         eviction,
+        placement,
         runtime_handlers,
         static_pods,
         credential_providers,

@@ -10,6 +10,7 @@ use kobune_network::dns::{Stub, dns64};
 use crate::alone::{ControllersOptions, SchedulerAloneOptions};
 use crate::api_options::ApiOptions;
 use crate::csi::CsiOptions;
+use crate::placement_options::PlacementOptions;
 use crate::scheduler_options::SchedulerOptions;
 use crate::simulate::SimulateOptions;
 use crate::snapshot::SnapshotCommand;
@@ -328,6 +329,8 @@ pub struct NodeOptions {
     /// OCI runtimes for RuntimeClasses, NAME=PATH [default: runc, crun and youki where they are installed]
     #[arg(long, value_name = "NAME=PATH", env = "KOBUNE_RUNTIME_HANDLERS", value_delimiter = ',', value_parser = parse_handler)]
     pub runtime_handler: Vec<(String, PathBuf)>,
+    #[command(flatten)]
+    pub placement: PlacementOptions,
     /// Below what pods are evicted at once, such as memory.available<100Mi,nodefs.available<5%; "" for never [default:
     /// memory.available<100Mi, and 5 % of nodefs.available, nodefs.inodesFree and pid.available]
     #[arg(long, value_name = "THRESHOLDS", env = "KOBUNE_EVICTION_HARD")]

@@ -16,6 +16,7 @@ mod image_folder;
 mod instance;
 mod join;
 mod metrics;
+mod placement_options;
 mod process;
 mod scheduler_options;
 mod server;

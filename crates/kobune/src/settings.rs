@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv6Net};
 use kobune_network::dns::Stub;
-use kobune_node::Threshold;
+use kobune_node::{PlacementSettings, Threshold};
 use sha2::{Digest, Sha256};
 
 use crate::api_options::ApiOptions;
@@ -94,6 +94,8 @@ pub struct NodeSettings {
     pub cluster_cidrs: Vec<IpNet>,
     pub pod_cidrs: Vec<IpNet>,
     pub eviction: Vec<Threshold>,
+    /// What is kept from pods, and which CPUs containers get.
+    pub placement: PlacementSettings,
     pub runtime_handlers: BTreeMap<String, PathBuf>,
     pub static_pods: PathBuf,
     /// The kubelet's configuration of credential providers, and the folder of the programs.
@@ -139,6 +141,10 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         mistakes.push(format!("{error:#}"));
         Vec::new()
     });
+    let placement = options.node.placement.resolve().unwrap_or_else(|error| {
+        mistakes.push(format!("{error:#}"));
+        PlacementSettings::default()
+    });
     if !mistakes.is_empty() {
         bail!("{}", mistakes.join("; "));
     }
@@ -171,6 +177,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         cluster_cidrs: options.cluster_cidr.clone(),
         pod_cidrs,
         eviction,
+        placement,
         runtime_handlers: runtime_handlers(&options.node),
         static_pods: static_pods(&options.node, &server.names.data_dir),
         credential_providers: credential_providers(&options.node),
@@ -312,6 +319,9 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("pod-cidr: {}", texts(&node.pod_cidrs));
     let handlers = node.runtime_handlers.iter().map(|(name, path)| format!("{name}={}", path.display()));
     println!("runtime-handler: [{}]", handlers.collect::<Vec<_>>().join(", "));
+    for (key, value) in options.node.placement.show() {
+        println!("{key}: {value}");
+    }
     println!("eviction: [{}]", node.eviction.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "));
     Ok(())
 }

@@ -11,6 +11,7 @@ use kobune_runtime::Runtime;
 
 use crate::credential_provider::CredentialProviders;
 use crate::eviction::Threshold;
+use crate::placement::PlacementSettings;
 
 /// Everything a node needs from the program around it.
 #[derive(Clone)]
@@ -41,6 +42,8 @@ pub struct Config {
     pub pod_cidrs: Vec<String>,
     /// When pods are evicted because the machine runs short.
     pub eviction: Vec<Threshold>,
+    /// What is kept from pods, and which CPUs containers get.
+    pub placement: PlacementSettings,
     /// How often the machine is looked at for that.
     pub eviction_period: Duration,
     /// After this long without an answer of the API server, pods are started from what is on disk.

@@ -18,6 +18,7 @@ use crate::eviction::Pressure;
 use crate::ledger::Ledger;
 use crate::machine::Machine;
 use crate::offline::Offline;
+use crate::placement::Placement;
 use crate::pod;
 use crate::probe_counts::ProbeCounts;
 use crate::quantity::Amount;
@@ -62,6 +63,8 @@ pub struct Context {
     pub devices: Devices,
     /// Devices of claims.
     pub dra: Dra,
+    /// Which CPUs containers run on.
+    pub placement: Placement,
     /// Users of pods that have their own.
     pub users: UserRanges,
 }
@@ -94,15 +97,16 @@ impl Context {
     /// What the node can give to pods, by resource.
     pub fn allocatable(&self) -> BTreeMap<String, Amount> {
         let mut allocatable = BTreeMap::new();
-        if let Some(cpus) = Amount::parse(&self.machine.cpus.to_string()) {
+        let reserved = self.config.placement.reserved();
+        if let Some(cpus) = Amount::parse(&format!("{}m", self.machine.milli_cpus(reserved.cpu))) {
             allocatable.insert("cpu".to_owned(), cpus);
         }
-        let memory = self.machine.memory - self.machine.hugepages.values().sum::<i64>();
+        let memory = self.machine.free_memory(reserved.memory);
         if let Some(memory) = Amount::parse(&memory.to_string()) {
             allocatable.insert("memory".to_owned(), memory);
         }
-        if let Some(disk) =
-            crate::machine::disk(&self.config.data_dir).and_then(|disk| Amount::parse(&disk.size.to_string()))
+        if let Some(disk) = crate::machine::disk(&self.config.data_dir)
+            .and_then(|disk| Amount::parse(&disk.less(reserved.storage).to_string()))
         {
             allocatable.insert("ephemeral-storage".to_owned(), disk);
         }

@@ -34,6 +34,7 @@ mod log;
 mod machine;
 mod node;
 mod offline;
+mod placement;
 mod plan;
 mod pod;
 mod pods;
@@ -61,5 +62,8 @@ pub use csi::local::{LocalDriver, ServeError, serve as serve_local_driver, socke
 pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
 pub use folder_watch::FolderWatch;
 pub use node::{Node, NodeError};
+pub use placement::{
+    CpuOptions, CpuOptionsError, CpuSet, CpuSetError, PlacementError, PlacementSettings, Reserved, ReservedError,
+};
 pub use user_namespaces::UsersError;
 pub use volumes::local::{LocalError, LocalVolumes};

@@ -31,6 +31,20 @@ pub struct Machine {
     pub architecture: String,
 }
 
+impl Machine {
+    /// Thousandths of CPUs beside those that are reserved.
+    pub fn milli_cpus(&self, reserved: i64) -> i64 {
+        i64::try_from(self.cpus).unwrap_or(1).saturating_mul(1000).saturating_sub(reserved).max(0)
+    }
+
+    /// Bytes of memory beside huge pages and what is reserved.
+    pub fn free_memory(&self, reserved: i64) -> i64 {
+        // What is set aside is no memory for anything else.
+        let set_aside: i64 = self.hugepages.values().sum();
+        self.memory.saturating_sub(set_aside).saturating_sub(reserved).max(0)
+    }
+}
+
 fn read(path: &str) -> String {
     fs::read_to_string(path).map(|text| text.trim().to_owned()).unwrap_or_default()
 }
@@ -42,7 +56,7 @@ fn meminfo(text: &str, key: &str) -> Option<i64> {
 }
 
 /// What the machine has set aside as huge pages, also sizes of which there are none.
-fn hugepages(folder: &Path) -> BTreeMap<String, i64> {
+pub fn hugepages(folder: &Path) -> BTreeMap<String, i64> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name().into_string().unwrap_or_default();
@@ -106,6 +120,13 @@ pub struct Disk {
     pub inodes: u64,
     /// Inodes free.
     pub inodes_free: u64,
+}
+
+impl Disk {
+    /// Bytes in all beside those that are reserved.
+    pub fn less(&self, reserved: i64) -> u64 {
+        self.size.saturating_sub(u64::try_from(reserved).unwrap_or(0))
+    }
 }
 
 /// Looks at the file system of a path.

@@ -21,6 +21,7 @@ use crate::http::Server;
 use crate::ledger::{Ledger, Totals};
 use crate::machine::read_machine;
 use crate::offline::Offline;
+use crate::placement::{self, Placement, PlacementError};
 use crate::pods::{self, Pods};
 use crate::references::References;
 use crate::services::Services;
@@ -60,6 +61,12 @@ pub enum NodeError {
         /// The cause.
         source: UsersError,
     },
+    /// Containers can't be placed as the node was told to.
+    #[error("CPUs of containers")]
+    Placement {
+        /// The cause.
+        source: PlacementError,
+    },
     /// A part of the node panicked; the others went on until the end.
     #[error("{part} panicked")]
     Panicked {
@@ -93,11 +100,14 @@ impl Node {
         let (recorder, writer) = events::channel();
         let machine = read_machine();
         let disk = crate::machine::disk(&config.data_dir).unwrap_or_default();
+        let reserved = config.placement.reserved();
         let capacity = Totals {
-            cpu: i64::try_from(machine.cpus).unwrap_or(1).saturating_mul(1000),
-            memory: machine.memory - machine.hugepages.values().sum::<i64>(),
-            storage: i64::try_from(disk.size).unwrap_or(i64::MAX),
+            cpu: machine.milli_cpus(reserved.cpu),
+            memory: machine.free_memory(reserved.memory),
+            storage: i64::try_from(disk.less(reserved.storage)).unwrap_or(i64::MAX),
         };
+        let placement = Placement::open(&config.placement, &config.node_dir());
+        let placement = placement.map_err(|source| NodeError::Placement { source })?;
         let offline = Offline::new(config.offline_records.then(|| config.node_dir().join("offline")));
         let locals = Arc::new(LocalVolumes::of(&config.data_dir));
         let local_driver = LocalDriver::new(Arc::clone(&locals), config.name.clone(), &config.node_dir());
@@ -115,6 +125,7 @@ impl Node {
             locals,
             local_driver: Arc::new(local_driver),
             drivers: Drivers::default(),
+            placement,
             dra: Default::default(),
             users: UserRanges::open(&config.node_dir().join("pods"), config.max_pods)
                 .map_err(|source| NodeError::Users { source })?,
@@ -155,6 +166,7 @@ impl Node {
             ("the driver of local volumes", tokio::spawn(local_driver::serve_in_node(socket, driver, token.clone()))),
             ("the registration of storage drivers", tokio::spawn(drivers::run(Arc::clone(context), token.clone()))),
             ("the sweep of resource slices", tokio::spawn(sweep_slices(Arc::clone(context), token.clone()))),
+            ("the placement of containers", tokio::spawn(placement::run(Arc::clone(context), token.clone()))),
             ("device plugins", tokio::spawn(devices::plugin::run(Arc::clone(context), token.clone()))),
             (
                 "the pod resources API",

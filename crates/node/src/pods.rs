@@ -349,6 +349,7 @@ impl Source {
     fn remove_orphans(&mut self, listed: &HashSet<String>) {
         let known: HashSet<String> = self.pods.entries.lock().keys().cloned().collect();
         let context = Arc::clone(&self.context);
+        context.placement.keep_only(&listed.union(&known).cloned().collect());
         let pods = self.pods.all();
         let listed = listed.clone();
         self.workers.spawn(async move {

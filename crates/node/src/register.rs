@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::events::Severity;
+use crate::ledger::Totals;
 use crate::machine::{self, Disk, Machine};
 use crate::status::time;
 
@@ -74,6 +75,7 @@ struct Facts<'a> {
     max_pods: u32,
     version: &'a str,
     machine: &'a Machine,
+    reserved: Totals,
     handlers: &'a [String],
 }
 
@@ -104,9 +106,17 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
     .map(|(key, value)| (key.to_owned(), quantity(value)))
     .collect();
     let (mut capacity, mut allocatable) = (resources.clone(), resources);
-    // What is set aside is no memory for anything else.
-    let set_aside: i64 = node.machine.hugepages.values().sum();
-    allocatable.insert("memory".to_owned(), quantity(format!("{}Ki", (node.machine.memory - set_aside).max(0) / 1024)));
+    let memory = format!("{}Ki", node.machine.free_memory(node.reserved.memory) / 1024);
+    allocatable.insert("memory".to_owned(), quantity(memory));
+    if node.reserved.cpu > 0 {
+        let milli = node.machine.milli_cpus(node.reserved.cpu);
+        let cpus = if milli % 1000 == 0 { (milli / 1000).to_string() } else { format!("{milli}m") };
+        allocatable.insert("cpu".to_owned(), quantity(cpus));
+    }
+    if node.reserved.storage > 0 {
+        let disk = look.disk.less(node.reserved.storage) >> 20 << 20;
+        allocatable.insert("ephemeral-storage".to_owned(), quantity(disk.to_string()));
+    }
     for (resource, bytes) in &node.machine.hugepages {
         let amount = if bytes % 1024 == 0 && *bytes > 0 { format!("{}Ki", bytes / 1024) } else { bytes.to_string() };
         capacity.insert(resource.clone(), quantity(amount.clone()));
@@ -324,6 +334,7 @@ async fn pass(
             max_pods: config.max_pods,
             version: &config.version,
             machine: &context.machine,
+            reserved: context.config.placement.reserved(),
             handlers: &handlers,
         };
         node_status(&facts, &look, old)
@@ -522,6 +533,7 @@ mod tests {
             max_pods: 110,
             version: "v1.36.0",
             machine: &machine,
+            reserved: Totals::default(),
             handlers: &[],
         };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");

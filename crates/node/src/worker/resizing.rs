@@ -11,14 +11,14 @@ use tokio::time::Instant;
 
 use super::{Progress, Retry, Worker};
 use crate::admission;
-use crate::allocation::{self, Allocation, Book, Record};
+use crate::allocation::{self, Allocation, Book, Record, changed};
 use crate::app_armor;
 use crate::errors::chain;
 use crate::events::Severity;
 use crate::ledger::{Answer, Claim, Rank, Rejection};
 use crate::pod;
 use crate::resize::{self, Plan};
-use crate::resources::{qos_class, requests};
+use crate::resources::{QosClass, qos_class, requests};
 use crate::status::ResizeState;
 
 /// So long a status waits for new limits to be in force, which takes a millisecond or two.
@@ -87,6 +87,10 @@ impl Worker {
         }
         if !is_new || runs || self.pod.metadata.deletion_timestamp.is_some() {
             self.context.ledger.adopt(&uid, claim(&self.granted), &self.wake);
+            if let Err(Rejection { message, .. }) = self.context.placement.enter(&self.granted) {
+                // It goes on with the CPUs that everybody shares.
+                tracing::warn!(pod = pod::full_name(&self.pod), message, "a pod's CPUs were not found again");
+            }
             if let Err(Rejection { message, .. }) =
                 self.context.devices.enter(&self.granted, &self.context.pod_dir(&uid))
             {
@@ -105,8 +109,12 @@ impl Worker {
         admission::admit(&self.granted, &self.context.machine)?;
         app_armor::admit(&self.granted, app_armor::Host::look)?;
         self.context.ledger.admit(uid, claim(&self.granted), &self.wake)?;
-        let devices = self.context.devices.enter(&self.granted, &self.context.pod_dir(uid));
-        devices.inspect_err(|_| self.context.ledger.release(uid))
+        let placed = self.context.placement.enter(&self.granted);
+        let placed = placed.and_then(|()| self.context.devices.enter(&self.granted, &self.context.pod_dir(uid)));
+        placed.inspect_err(|_| {
+            self.context.placement.leave(uid);
+            self.context.ledger.release(uid);
+        })
     }
 
     fn reject(&mut self, Rejection { reason, message }: Rejection) {
@@ -119,6 +127,7 @@ impl Worker {
     pub(super) fn leave(&self) {
         self.context.ledger.release(pod::uid(&self.pod));
         self.context.devices.leave(pod::uid(&self.pod));
+        self.context.placement.leave(pod::uid(&self.pod));
     }
 
     /// Looks at the pod with the eyes of what it was granted.
@@ -183,6 +192,10 @@ impl Worker {
             return;
         }
         let since = self.resizing.pending.as_ref().map_or(now, |(_, _, since)| *since);
+        if let Some(message) = self.not_resizable(&wanted) {
+            self.not_granted("Infeasible", message, since);
+            return;
+        }
         let rank = Rank::new(pod::spec(&self.pod).priority.unwrap_or(0), qos_class(&self.pod), since);
         match self.context.ledger.resize(pod::uid(&self.pod), requests(&self.pod), rank) {
             Answer::Granted => {
@@ -197,6 +210,21 @@ impl Worker {
             Answer::Deferred(message) => self.not_granted("Deferred", message, since),
             Answer::Infeasible(message) => self.not_granted("Infeasible", message, since),
         }
+    }
+
+    /// Why the node never grants this, whatever room there is: what a pod has for itself does not change.
+    ///
+    /// Source: `canResizePod` in `pkg/kubelet/allocation/allocation_manager.go`.
+    fn not_resizable(&self, wanted: &Allocation) -> Option<String> {
+        let allocated = self.book.record().allocated;
+        let changes = |resource: &str| {
+            let mut changed = wanted.containers.iter().filter_map(|(name, resources)| {
+                allocated.containers.get(name).map(|before| changed(before, resources).contains(&resource))
+            });
+            changed.any(|changed| changed)
+        };
+        (qos_class(&self.pod) == QosClass::Guaranteed && self.context.placement.pins_cpus() && changes("cpu"))
+            .then(|| "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"".to_owned())
     }
 
     fn not_granted(&mut self, reason: &'static str, message: String, since: Timestamp) {

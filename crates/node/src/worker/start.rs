@@ -98,6 +98,8 @@ impl Starter {
             failure("CreateContainerError", message)
         })?;
         self.event(member, Severity::Normal, "Created", format!("Created container: {}", member.container.name));
+        // Somebody may have come or gone since its limits were made.
+        self.context.placement.settle(runtime, &id).await;
         runtime.start_container(&id).await.map_err(|error| {
             let message = chain(&error);
             self.event(member, Severity::Warning, "Failed", format!("Error: {message}"));
@@ -283,6 +285,8 @@ impl Starter {
             let list = list.as_ref().filter(|list| !list.is_empty())?;
             Some(list.iter().map(|word| crate::env::expand(word, lookup)).collect())
         };
+        let mut resources = container_resources(&self.pod, container, self.context.machine.memory);
+        self.context.placement.confine(uid, &container.name, &mut resources);
         let mut annotations = BTreeMap::new();
         annotations.insert(IMAGE_ANNOTATION.to_owned(), container.image.clone().unwrap_or_default());
         let log = self.context.log_dir(&self.pod).join(&container.name);
@@ -312,7 +316,7 @@ impl Starter {
             tty: container.tty.unwrap_or(false),
             stdin: container.stdin.unwrap_or(false),
             stdin_once: container.stdin_once.unwrap_or(false),
-            resources: container_resources(&self.pod, container, self.context.machine.memory),
+            resources,
             security,
             stop_signal: container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone()),
             process_target: self.process_target(&container.name)?,

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::claims::devices_of_claims;
 use crate::devices::devices_of_plugins;
+use crate::placement::has_a_cpu_of_its_own;
 use crate::static_pods::run_from_files;
 use crate::user_namespaces::runs_among_users_of_its_own;
 use crate::world::{World, condition};
@@ -89,6 +90,7 @@ async fn all(filter: Option<&str>) -> Result<usize> {
         restarts_all_containers_together,
         resizes_in_place,
         resizes_wait_for_room,
+        has_a_cpu_of_its_own,
         evicts_when_the_machine_runs_short,
         says_what_is_wrong,
         runs_among_users_of_its_own,

@@ -7,6 +7,7 @@ mod api;
 mod cases;
 mod claims;
 mod devices;
+mod placement;
 mod plugins;
 mod static_pods;
 mod tool;

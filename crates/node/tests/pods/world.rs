@@ -30,6 +30,8 @@ pub struct World {
     tls: Tls,
     /// For the next start.
     pub eviction: Vec<kobune_node::Threshold>,
+    /// For the next start.
+    pub placement: kobune_node::PlacementSettings,
 }
 
 struct Running {
@@ -104,6 +106,7 @@ impl World {
             running: None,
             tls: tls()?,
             eviction: Vec::new(),
+            placement: Default::default(),
         };
         world.start().await?;
         Ok(world)
@@ -129,6 +132,7 @@ impl World {
             max_pods: 110,
             pod_cidrs: vec!["10.244.0.0/24".to_owned()],
             eviction: self.eviction.clone(),
+            placement: self.placement.clone(),
             eviction_period: Duration::from_millis(100),
             offline_after: Duration::from_millis(300),
             offline_records: true,

@@ -178,6 +178,23 @@ impl Runtime {
         Ok(())
     }
 
+    /// Has a container run on these CPUs from now on.
+    pub async fn confine(&self, id: &ContainerId, cpus: Option<String>) -> Result<()> {
+        let group = self.find(id)?.record.group;
+        let (cgroups, wanted) = (self.cgroups.clone(), Resources { cpuset_cpus: cpus, ..Resources::default() });
+        let limits = wanted.clone();
+        blocking(move || Ok(cgroups.apply(&group, &limits)?)).await?;
+        let record = {
+            let mut state = self.state.write();
+            let Some(known) = state.containers.get_mut(id) else { return Ok(()) };
+            known.record.config.resources.merge(wanted);
+            known.record.clone()
+        };
+        // After a power cut there is neither the pod nor what is written here.
+        let path = self.container_folder(&record.id).join("container.json");
+        disk::write_json(&path, &record, Durability::Relaxed).map_err(Error::io("write", &path))
+    }
+
     /// Puts the new limits on record.
     fn note_resize(
         &self,

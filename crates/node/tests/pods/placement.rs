@@ -1,0 +1,109 @@
+//! Containers that have CPUs for themselves.
+
+use anyhow::{Context, Result, ensure};
+use kobune_node::{CpuOptions, CpuSet, PlacementSettings};
+use serde_json::json;
+
+use crate::cases::exec;
+use crate::world::World;
+
+/// The CPUs that a pod's first process may run on.
+async fn cpus(world: &World, pod: &str) -> Result<CpuSet> {
+    let (text, status) = exec(world, pod, &["/kobune", "tool", "show", "/proc/1/status"]).await?;
+    ensure!(status["status"] == "Success", "{text} {status}");
+    allowed(&text)
+}
+
+fn allowed(status: &str) -> Result<CpuSet> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).context("a list of CPUs")?;
+    Ok(line.parse()?)
+}
+
+async fn until_on(world: &World, pod: &str, expected: &CpuSet) -> Result<()> {
+    world
+        .until(&format!("pod {pod} runs on CPUs {expected}"), async |world| match cpus(world, pod).await {
+            Ok(cpus) if cpus == *expected => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+}
+
+/// A Guaranteed pod that asks for one CPU has it for itself, whatever ran there before, until it ends.
+pub async fn has_a_cpu_of_its_own(world: &mut World) -> Result<()> {
+    let all = allowed(&std::fs::read_to_string("/proc/self/status")?)?;
+    let (Some(first), Some(second)) = (all.iter().next(), all.iter().nth(1)) else {
+        println!("SKIPPED: has_a_cpu_of_its_own (needs two CPUs)");
+        return Ok(());
+    };
+    let (first, second): (CpuSet, CpuSet) = ([first].into_iter().collect(), [second].into_iter().collect());
+    let one = json!({"limits": {"cpu": "1", "memory": "64Mi"}});
+    let hold = |resources: &serde_json::Value| json!({"name": "c", "run": "hold", "resources": resources});
+    world.create(
+        "shares",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [hold(&json!({"requests": {"memory": "1Mi"}}))]}),
+    );
+    world.ready("shares").await?;
+    ensure!(cpus(world, "shares").await? == all);
+
+    world.stop().await?;
+    world.placement =
+        PlacementSettings { cpus: Some(CpuOptions::default()), reserved_cpus: first.clone(), ..Default::default() };
+    world.start().await?;
+    let allocatable = (std::thread::available_parallelism()?.get() - 1).to_string();
+    world
+        .until("the reserved CPU is not allocatable", async |world| {
+            let node = world.api.get("/api/v1/nodes/n").unwrap_or_default();
+            if node["status"]["allocatable"]["cpu"] == allocatable { Ok(()) } else { Err(format!("{node:#}")) }
+        })
+        .await?;
+    let init = json!({"name": "i", "run": "show /proc/self/status", "resources": one});
+    world.create(
+        "owns",
+        json!({"terminationGracePeriodSeconds": 1, "initContainers": [init], "containers": [hold(&one)]}),
+    );
+    world.ready("owns").await?;
+    ensure!(cpus(world, "owns").await? == second);
+    let log = world.log("owns", "i").await?;
+    ensure!(allowed(&log)? == second, "the init container had the same CPU: {log}");
+    until_on(world, "shares", &all.without(&second)).await?;
+    world.create(
+        "late",
+        json!({"terminationGracePeriodSeconds": 1, "containers": [hold(&json!({"requests": {"memory": "1Mi"}}))]}),
+    );
+    world.ready("late").await?;
+    ensure!(cpus(world, "late").await? == all.without(&second), "who comes later shares the rest");
+
+    // What it has it keeps, over a new start of the node too, and does not change.
+    world.stop().await?;
+    world.start().await?;
+    world.resize("owns", json!({"limits": {"cpu": "500m", "memory": "64Mi"}}));
+    let refused = "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"";
+    world
+        .wait("owns", "refused", |pod| {
+            let conditions = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+            conditions.iter().any(|condition| {
+                condition["type"] == "PodResizePending"
+                    && condition["reason"] == "Infeasible"
+                    && condition["message"] == refused
+            })
+        })
+        .await?;
+    ensure!(cpus(world, "owns").await? == second);
+
+    world.delete("owns", 0);
+    world.gone("owns").await?;
+    until_on(world, "shares", &all).await?;
+    // Without the policy nobody is confined.
+    world.create("owns", json!({"terminationGracePeriodSeconds": 1, "containers": [hold(&one)]}));
+    world.ready("owns").await?;
+    world.stop().await?;
+    world.placement = PlacementSettings::default();
+    world.start().await?;
+    until_on(world, "owns", &all).await?;
+    until_on(world, "late", &all).await?;
+    for name in ["owns", "shares", "late"] {
+        world.delete(name, 0);
+        world.gone(name).await?;
+    }
+    Ok(())
+}
