@@ -10,7 +10,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as ApiQuantity;
 use kobune_kinds::quantity::Quantity;
-use kobune_kinds::quota::{Resources, measure, resources};
+use kobune_kinds::quota::{DEVICES_OF_CLASS, Resources, measure, resources};
 use kube::api::{Api, PostParams};
 use serde_json::Value;
 
@@ -72,6 +72,7 @@ fn kind_of(resource: &str) -> Counted {
         "services.nodeports" | "services.loadbalancers" => core("services"),
         "requests.storage" => core("persistentvolumeclaims"),
         _ if resource.contains(".storageclass.storage.k8s.io/") => core("persistentvolumeclaims"),
+        _ if resource.ends_with(DEVICES_OF_CLASS) => ("resource.k8s.io".to_owned(), "resourceclaims".to_owned()),
         _ => core("pods"),
     }
 }
@@ -167,6 +168,7 @@ mod tests {
         check("services.nodeports", "", "services");
         check("requests.storage", "", "persistentvolumeclaims");
         check("gold.storageclass.storage.k8s.io/requests.storage", "", "persistentvolumeclaims");
+        check("gpu.deviceclass.resource.k8s.io/devices", "resource.k8s.io", "resourceclaims");
         check("count/deployments.apps", "apps", "deployments");
         check("count/widgets.example.com", "example.com", "widgets");
         check("count/secrets", "", "secrets");

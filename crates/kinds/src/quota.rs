@@ -2,7 +2,7 @@
 //!
 //! Admission refuses by it, and the controller of quotas fills in their status by it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
@@ -77,13 +77,29 @@ pub fn pod_total(spec: &Value, field: &str) -> Resources {
 /// The resources that every container must name when a quota bounds them.
 const COMPUTE: [&str; 6] = ["cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
+/// What follows the name of a device class in the name of its resource.
+pub const DEVICES_OF_CLASS: &str = ".deviceclass.resource.k8s.io/devices";
+/// What a request for all devices counts: no claim is given more (`AllocationResultsMaxSize` of `resource.k8s.io`).
+const MOST_DEVICES: i64 = 32;
+
 /// An object's use of quotas.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Measured {
     /// How much of each resource it uses.
     pub used: Resources,
-    /// For a pod, what scopes ask for.
-    pod: Option<PodScopes>,
+    /// What scopes ask for.
+    scopes: Scopes,
+}
+
+/// What scopes ask of an object.
+#[derive(Debug, Clone, Default, PartialEq)]
+enum Scopes {
+    /// An object that no scope takes in.
+    #[default]
+    None,
+    Pod(PodScopes),
+    /// The volume attributes classes that a claim of storage has, had or is to have.
+    Claim(BTreeSet<String>),
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -102,23 +118,27 @@ pub fn measure(group: &str, resource: &str, object: &Value) -> Measured {
     let one = Quantity::from_milli(1000);
     let qualified = if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") };
     used.insert(format!("count/{qualified}"), one);
-    let mut pod = None;
+    let mut scopes = Scopes::None;
     match (group, resource) {
         ("", "pods") => {
             measure_pod(object, &mut used, one);
-            pod = Some(scopes_of(object));
+            scopes = Scopes::Pod(scopes_of(object));
         }
         ("", "services") => {
             used.insert("services".into(), one);
             measure_service(&object["spec"], &mut used, one);
         }
-        ("", "persistentvolumeclaims") => measure_claim(object, &mut used, one),
+        ("", "persistentvolumeclaims") => {
+            measure_claim(object, &mut used, one);
+            scopes = Scopes::Claim(attributes_classes(object));
+        }
+        ("resource.k8s.io", "resourceclaims") => measure_devices(object, &mut used),
         ("", "configmaps" | "secrets" | "replicationcontrollers" | "resourcequotas") => {
             used.insert(resource.into(), one);
         }
         _ => {}
     }
-    Measured { used, pod }
+    Measured { used, scopes }
 }
 
 fn measure_pod(pod: &Value, used: &mut Resources, one: Quantity) {
@@ -163,7 +183,13 @@ fn measure_claim(claim: &Value, used: &mut Resources, one: Quantity) {
         .pointer("/metadata/annotations/volume.beta.kubernetes.io~1storage-class")
         .and_then(Value::as_str)
         .unwrap_or_else(|| text(&claim["spec"], "storageClassName"));
-    let storage = resources(claim.pointer("/spec/resources/requests")).get("storage").copied();
+    // Storage is counted in whole bytes, and an enlargement that was called off while it was under way still has its room.
+    let storage = |pointer: &str| resources(claim.pointer(pointer)).get("storage").copied();
+    let allocated = storage("/status/allocatedResources");
+    let storage = storage("/spec/resources/requests").map(|asked| {
+        let most = allocated.map_or(asked, |allocated| asked.max(allocated));
+        if most.is_integer() { most } else { Quantity::from_milli(most.value().saturating_mul(1000)) }
+    });
     used.insert("persistentvolumeclaims".into(), one);
     if let Some(storage) = storage {
         used.insert("requests.storage".into(), storage);
@@ -176,6 +202,39 @@ fn measure_claim(claim: &Value, used: &mut Resources, one: Quantity) {
     }
 }
 
+/// The classes that count for a claim: the one it asks for, the one it has, and the one it is being changed to.
+fn attributes_classes(claim: &Value) -> BTreeSet<String> {
+    let status = &claim["status"];
+    let names = [
+        text(&claim["spec"], "volumeAttributesClassName"),
+        text(status, "currentVolumeAttributesClassName"),
+        text(&status["modifyVolumeStatus"], "targetVolumeAttributesClassName"),
+    ];
+    names.into_iter().filter(|name| !name.is_empty()).map(str::to_owned).collect()
+}
+
+/// Devices by class; of requests that can be met one way or another, the most that any way takes of a class.
+///
+/// Upstream: <https://github.com/kubernetes/kubernetes/blob/master/pkg/quota/v1/evaluator/core/resource_claims.go>.
+fn measure_devices(claim: &Value, used: &mut Resources) {
+    for request in items(&claim["spec"]["devices"], "requests") {
+        let exactly = request.get("exactly").filter(|exactly| !exactly.is_null()).map(std::slice::from_ref);
+        let mut most: BTreeMap<&str, i64> = BTreeMap::new();
+        for way in exactly.unwrap_or_else(|| items(request, "firstAvailable")) {
+            let devices = match text(way, "allocationMode") {
+                "All" => MOST_DEVICES,
+                _ => way.get("count").and_then(Value::as_i64).unwrap_or(1),
+            };
+            let of_class = most.entry(text(way, "deviceClassName")).or_default();
+            *of_class = devices.max(*of_class);
+        }
+        for (class, devices) in most.into_iter().filter(|(class, _)| !class.is_empty()) {
+            let sum = used.entry(format!("{class}{DEVICES_OF_CLASS}")).or_insert_with(|| Quantity::from_milli(0));
+            *sum = *sum + Quantity::from_milli(devices.saturating_mul(1000));
+        }
+    }
+}
+
 fn scopes_of(pod: &Value) -> PodScopes {
     let spec = &pod["spec"];
     let mut scopes = PodScopes {
@@ -184,13 +243,23 @@ fn scopes_of(pod: &Value) -> PodScopes {
         priority_class: text(spec, "priorityClassName").to_owned(),
         ..PodScopes::default()
     };
+    // Resources of the pod itself stand for those of its containers, which then need not name any.
+    let of_pod = ["requests", "limits"].into_iter().map(|field| resources(spec["resources"].get(field)));
+    let of_pod: Vec<Resources> = of_pod.collect();
+    let whole_pod = of_pod.iter().flatten().any(|(name, _)| is_compute(name));
+    if of_pod.iter().flatten().any(|(name, quantity)| is_compute(name) && !quantity.is_zero()) {
+        scopes.best_effort = false;
+    }
     for container in items(spec, "containers").iter().chain(items(spec, "initContainers")) {
         let own = container.get("resources").unwrap_or(&Value::Null);
         for (field, prefixes) in [("requests", ["", "requests."].as_slice()), ("limits", &["limits."])] {
+            let named = resources(own.get(field));
             for name in ["cpu", "memory"] {
-                let set = own.get(field).is_some_and(|own| is_set(own, name));
-                if set {
+                // Nothing of a resource is as good as no word about it, but it is a word.
+                if !whole_pod && named.get(name).is_some_and(|quantity| !quantity.is_zero()) {
                     scopes.best_effort = false;
+                }
+                if whole_pod || named.contains_key(name) {
                     continue;
                 }
                 for prefix in prefixes {
@@ -212,38 +281,25 @@ fn scopes_of(pod: &Value) -> PodScopes {
 }
 
 impl Measured {
-    /// Whether a quota's scopes take the object in. Only pods fall under quotas with scopes.
+    /// Whether a quota's scopes take the object in. Only pods and claims of storage fall under quotas with scopes.
     pub fn in_scope(&self, quota: &Value) -> bool {
         let spec = &quota["spec"];
         let plain = items(spec, "scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
         let chosen = items(&spec["scopeSelector"], "matchExpressions").iter().map(|expression| {
             (text(expression, "scopeName"), text(expression, "operator"), items(expression, "values"))
         });
-        plain.chain(chosen).all(|(scope, operator, values)| {
-            let Some(pod) = &self.pod else { return false };
-            match scope {
-                "Terminating" => pod.terminating,
-                "NotTerminating" => !pod.terminating,
-                "BestEffort" => pod.best_effort,
-                "NotBestEffort" => !pod.best_effort,
-                "CrossNamespacePodAffinity" => pod.cross_namespace_affinity,
-                "PriorityClass" => {
-                    let listed = values.iter().any(|value| value.as_str() == Some(&pod.priority_class));
-                    match operator {
-                        "In" => listed,
-                        "NotIn" => !listed,
-                        "DoesNotExist" => pod.priority_class.is_empty(),
-                        _ => !pod.priority_class.is_empty(),
-                    }
-                }
-                _ => false,
-            }
+        plain.chain(chosen).all(|(scope, operator, values)| match &self.scopes {
+            Scopes::None => false,
+            Scopes::Pod(pod) => pod.is_in(scope, operator, values),
+            Scopes::Claim(_) if scope != "VolumeAttributesClass" => false,
+            Scopes::Claim(classes) if classes.is_empty() => named("", operator, values),
+            Scopes::Claim(classes) => classes.iter().any(|class| named(class, operator, values)),
         })
     }
 
     /// The compute resources that a quota bounds and some containers do not name, as upstream's message lists them.
     pub fn unspecified(&self, hard: &Resources) -> Option<String> {
-        let pod = self.pod.as_ref()?;
+        let Scopes::Pod(pod) = &self.scopes else { return None };
         let mut parts: Vec<String> = Vec::new();
         for name in COMPUTE.iter().filter(|name| hard.contains_key(**name)) {
             if let Some(containers) = pod.silent.get(*name) {
@@ -256,6 +312,35 @@ impl Measured {
         parts.sort();
         (!parts.is_empty()).then(|| parts.join("; "))
     }
+}
+
+impl PodScopes {
+    fn is_in(&self, scope: &str, operator: &str, values: &[Value]) -> bool {
+        match scope {
+            "Terminating" => self.terminating,
+            "NotTerminating" => !self.terminating,
+            "BestEffort" => self.best_effort,
+            "NotBestEffort" => !self.best_effort,
+            "CrossNamespacePodAffinity" => self.cross_namespace_affinity,
+            "PriorityClass" => named(&self.priority_class, operator, values),
+            _ => false,
+        }
+    }
+}
+
+/// Whether an operator of a scope's selector takes a name in; the empty text is no name.
+fn named(name: &str, operator: &str, values: &[Value]) -> bool {
+    let listed = values.iter().any(|value| value.as_str() == Some(name));
+    match operator {
+        "In" => listed,
+        "NotIn" => !listed,
+        "DoesNotExist" => name.is_empty(),
+        _ => !name.is_empty(),
+    }
+}
+
+fn is_compute(resource: &str) -> bool {
+    matches!(resource, "cpu" | "memory")
 }
 
 /// A text field, or the empty text.
@@ -332,6 +417,81 @@ mod tests {
     }
 
     #[test]
+    fn devices_are_counted_by_class() {
+        let exactly = |class: &str, more: Value| {
+            let mut request = json!({ "deviceClassName": class });
+            more.as_object().expect("an object").iter().for_each(|(key, value)| request[key] = value.clone());
+            request
+        };
+        let requests = json!([
+            { "name": "a", "exactly": exactly("gpu", json!({ "allocationMode": "ExactCount", "count": 2 })) },
+            { "name": "b", "exactly": exactly("nic", json!({ "allocationMode": "All" })) },
+            { "name": "c", "firstAvailable": [
+                exactly("gpu", json!({ "count": 1 })), exactly("gpu", json!({ "count": 3 })), exactly("tpu", json!({})),
+            ] },
+        ]);
+        check(
+            "resource.k8s.io",
+            "resourceclaims",
+            json!({ "spec": { "devices": { "requests": requests } } }),
+            &[
+                ("count/resourceclaims.resource.k8s.io", "1"),
+                ("gpu.deviceclass.resource.k8s.io/devices", "5"),
+                ("nic.deviceclass.resource.k8s.io/devices", "32"),
+                ("tpu.deviceclass.resource.k8s.io/devices", "1"),
+            ],
+        );
+    }
+
+    #[test]
+    fn storage_is_counted_whole_and_as_allocated() {
+        let check = |asked: &str, allocated: Option<&str>, expected: &str| {
+            let claim = json!({
+                "spec": { "resources": { "requests": { "storage": asked } } },
+                "status": { "allocatedResources": { "storage": allocated } },
+            });
+            let used = measure("", "persistentvolumeclaims", &claim).used;
+            assert_eq!(used["requests.storage"].to_string(), expected, "{asked} {allocated:?}");
+        };
+        check("5Gi", None, "5Gi");
+        check("1500m", None, "2");
+        check("5Gi", Some("8Gi"), "8Gi");
+        check("5Gi", Some("2Gi"), "5Gi");
+    }
+
+    #[test]
+    fn claims_are_in_scope_by_the_classes_they_touch() {
+        let silver = json!({ "spec": { "volumeAttributesClassName": "silver" } });
+        let changing = json!({
+            "spec": { "volumeAttributesClassName": "gold" },
+            "status": { "currentVolumeAttributesClassName": "silver",
+                "modifyVolumeStatus": { "targetVolumeAttributesClassName": "copper" } },
+        });
+        let check = |claim: &Value, operator: &str, values: Value, expected: bool| {
+            let quota = json!({ "spec": { "scopeSelector": { "matchExpressions": [
+                { "scopeName": "VolumeAttributesClass", "operator": operator, "values": values },
+            ] } } });
+            let found = measure("", "persistentvolumeclaims", claim).in_scope(&quota);
+            assert_eq!(found, expected, "{claim} {operator} {values}");
+        };
+        check(&silver, "In", json!(["silver"]), true);
+        check(&silver, "In", json!(["gold"]), false);
+        check(&silver, "NotIn", json!(["gold"]), true);
+        check(&silver, "Exists", json!([]), true);
+        check(&json!({ "spec": {} }), "Exists", json!([]), false);
+        check(&json!({ "spec": {} }), "DoesNotExist", json!([]), true);
+        check(&json!({ "spec": {} }), "NotIn", json!(["gold"]), true);
+        for class in ["gold", "silver", "copper"] {
+            check(&changing, "In", json!([class]), true);
+        }
+        let plain = json!({ "spec": { "scopes": ["VolumeAttributesClass"] } });
+        assert!(measure("", "persistentvolumeclaims", &silver).in_scope(&plain));
+        assert!(!measure("", "pods", &pod(json!({}))).in_scope(&plain));
+        let pods_only = json!({ "spec": { "scopes": ["NotTerminating"] } });
+        assert!(!measure("", "persistentvolumeclaims", &silver).in_scope(&pods_only));
+    }
+
+    #[test]
     fn scopes() {
         let quota = |scope: &str| json!({ "spec": { "scopes": [scope] } });
         let check = |object: &Value, scope: &str, expected: bool| {
@@ -343,6 +503,11 @@ mod tests {
         check(&best_effort, "NotBestEffort", false);
         check(&burstable, "NotBestEffort", true);
         check(&burstable, "NotTerminating", true);
+        // Nothing asked for is nothing, and what the pod itself asks for counts for its containers.
+        check(&pod(json!({ "requests": { "cpu": "0" } })), "BestEffort", true);
+        let mut whole = best_effort.clone();
+        whole["spec"]["resources"] = json!({ "requests": { "memory": "1Gi" } });
+        check(&whole, "BestEffort", false);
         let mut urgent = burstable;
         urgent["spec"]["priorityClassName"] = "high".into();
         let classes = |operator: &str, values: Value| {
@@ -366,6 +531,9 @@ mod tests {
         check(pod(json!({})), Some("cpu for: a; limits.memory for: a"));
         check(pod(json!({ "requests": { "cpu": "1" } })), Some("limits.memory for: a"));
         check(pod(json!({ "requests": { "cpu": "1" }, "limits": { "memory": "1Gi" } })), None);
+        let mut whole = pod(json!({}));
+        whole["spec"]["resources"] = json!({ "limits": { "cpu": "1" } });
+        check(whole, None);
     }
 
     #[test]
