@@ -11,12 +11,7 @@ use kobune_kinds::{FieldValidation, Kind};
 use kobune_store::Key;
 
 use crate::{
-    accept::Accept,
-    audit::Trail,
-    error::{Answer, ApiError},
-    path::Target,
-    query::Query,
-    security::User,
+    accept::Accept, audit::Trail, error::Answer, options::WriteOptions, path::Target, query::Query, security::User,
 };
 
 /// How long a request may take before it is given up: upstream's bound for everything but watches and connections.
@@ -50,7 +45,7 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Reads the parameters that writes share.
+    /// Reads the parameters that writes share, where the verb is one that writes.
     pub(crate) fn read(
         user: Arc<User>,
         target: Target,
@@ -58,7 +53,7 @@ impl Call {
         query: Query,
         accept: Accept,
         headers: &HeaderMap,
-        writes: bool,
+        verb: Option<&str>,
     ) -> Answer<Self> {
         let mut call = Self {
             user,
@@ -73,31 +68,10 @@ impl Call {
             deadline: Instant::now() + TIMEOUT,
             trail: None,
         };
-        if !writes {
-            return Ok(call);
-        }
+        let Some(verb) = verb else { return Ok(call) };
         call.content_type = header(headers, "content-type").unwrap_or_default().to_owned();
-        call.manager = manager(&call.query, headers)?;
-        for value in call.query.all("dryRun") {
-            match value {
-                "All" => call.dry_run = true,
-                other => {
-                    return Err(ApiError::bad_request(format!(
-                        "dryRun: Unsupported value: \"{other}\": supported values: \"All\""
-                    )));
-                }
-            }
-        }
-        call.validation = match call.query.get("fieldValidation") {
-            None | Some("Warn") => FieldValidation::Warn,
-            Some("Strict") => FieldValidation::Strict,
-            Some("Ignore") => FieldValidation::Ignore,
-            Some(other) => {
-                return Err(ApiError::bad_request(format!(
-                    "fieldValidation: Unsupported value: \"{other}\": supported values: \"Ignore\", \"Strict\", \"Warn\""
-                )));
-            }
-        };
+        let WriteOptions { manager, dry_run, validation } = WriteOptions::read(verb, &call.query, headers)?;
+        (call.manager, call.dry_run, call.validation) = (manager, dry_run, validation);
         Ok(call)
     }
 
@@ -130,23 +104,6 @@ pub(crate) fn key(kind: &Kind, namespace: &str, name: &str) -> Key {
 /// A header as text.
 pub(crate) fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
-}
-
-/// `fieldManager`, or what the user agent begins with.
-fn manager(query: &Query, headers: &HeaderMap) -> Answer<String> {
-    if let Some(manager) = query.get("fieldManager") {
-        if manager.chars().count() > 128 {
-            return Err(ApiError::bad_request("fieldManager: Invalid value: may not be more than 128 bytes"));
-        }
-        if manager.chars().any(char::is_control) {
-            return Err(ApiError::bad_request("fieldManager: Invalid value: should only contain printable characters"));
-        }
-        return Ok(manager.to_owned());
-    }
-    let agent = header(headers, "user-agent").unwrap_or_default();
-    let prefix = agent.split('/').next().unwrap_or_default();
-    let name: String = prefix.chars().filter(|character| !character.is_control()).take(128).collect();
-    Ok(if name.is_empty() { "unknown".to_owned() } else { name })
 }
 
 /// Now, as objects carry it: whole seconds.

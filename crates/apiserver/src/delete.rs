@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use kobune_kinds::{Kind, protobuf, schema::Types};
+use kobune_kinds::{FieldError, Kind, protobuf, schema::Types};
 use kobune_store::{At, CommitError, Op, Record, Write};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ use crate::{
     create::{durability, meta, metadata},
     decode, encode,
     error::{Answer, ApiError},
-    list,
+    list, options,
     query::Query,
     respond::{self, Made, Produced},
 };
@@ -26,6 +26,9 @@ const AT_ONCE: usize = 256;
 
 /// How often a deletion is tried again when the object changes meanwhile.
 const ATTEMPTS: usize = 8;
+
+/// What upstream calls the options.
+const KIND: &str = "DeleteOptions";
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -94,12 +97,10 @@ impl Options {
             version: text("/preconditions/resourceVersion"),
             dry_run: false,
         };
-        for value in object.get("dryRun").and_then(Value::as_array).into_iter().flatten() {
-            if value != "All" {
-                return Err(invalid_options(&format!("dryRun: Unsupported value: {value}: supported values: \"All\"")));
-            }
-            options.dry_run = true;
-        }
+        let values = object.get("dryRun").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let values: Vec<&str> = values.iter().map(|value| value.as_str().unwrap_or_default()).collect();
+        options::refuse(KIND, options::dry_runs(&values).as_slice())?;
+        options.dry_run = !values.is_empty();
         Ok(options)
     }
 
@@ -127,17 +128,17 @@ impl Options {
     }
 
     fn check(&self) -> Answer<()> {
-        if self.orphan.is_some() && self.policy.is_some() {
-            return Err(invalid_options(
-                "propagationPolicy: Invalid value: orphanDependents and deletionPropagation cannot be both set",
-            ));
+        let Some(policy) = self.policy.as_deref() else { return Ok(()) };
+        let mut errors = Vec::new();
+        if self.orphan.is_some() {
+            let detail = "orphanDependents and deletionPropagation cannot be both set";
+            errors.push(FieldError::invalid("propagationPolicy", policy, detail));
         }
-        match self.policy.as_deref() {
-            None | Some("Orphan" | "Background" | "Foreground") => Ok(()),
-            Some(other) => Err(invalid_options(&format!(
-                "propagationPolicy: Unsupported value: \"{other}\": supported values: \"Background\", \"Foreground\", \"Orphan\", \"nil\""
-            ))),
+        if !["Orphan", "Background", "Foreground"].contains(&policy) {
+            let known = ["Foreground", "Background", "Orphan", "nil"];
+            errors.push(FieldError::not_supported("propagationPolicy", policy, &known));
         }
+        options::refuse(KIND, &errors)
     }
 
     fn orphans(&self, kind: &Kind, finalizers: &[String]) -> bool {
@@ -158,10 +159,6 @@ impl Options {
             }
         }
     }
-}
-
-fn invalid_options(problem: &str) -> ApiError {
-    ApiError::new(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {problem}"))
 }
 
 /// The finalizers of an object.

@@ -41,6 +41,7 @@ mod list;
 mod listener;
 mod metrics;
 mod observe;
+mod options;
 mod outgoing;
 mod patch;
 mod path;

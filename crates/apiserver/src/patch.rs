@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply.
 
 use jiff::Timestamp;
-use kobune_kinds::{DecodeError, FieldError, FieldValidation, Media, Yaml};
+use kobune_kinds::{DecodeError, FieldError, FieldValidation, Kind, Media, Yaml};
 use serde_json::{Value, json};
 
 use crate::{
@@ -59,13 +59,6 @@ impl Patch {
                 Ok(Self::Strategic(object(decode::any(body, Media::Json)?)?))
             }
             "application/apply-patch+yaml" => {
-                if !call.query.has("fieldManager") {
-                    return Err(ApiError::new(
-                        422,
-                        "Invalid",
-                        "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch",
-                    ));
-                }
                 let yaml = Yaml::parse(body)
                     .map_err(|error| ApiError::bad_request(format!("error decoding YAML: {error}")))?;
                 let problem = yaml.problem().map(|problem| format!("error converting YAML to JSON: {problem}"));
@@ -130,6 +123,7 @@ impl ApiServer {
         let kind = &call.kind;
         let name = call.name();
         let named = fields::named(call, &configuration);
+        is_of_kind(kind, &configuration, &named)?;
         let mut warnings = fits(call, &mut configuration, &named)?;
         match (call.validation, problem) {
             (FieldValidation::Strict, Some(problem)) => {
@@ -198,6 +192,22 @@ impl ApiServer {
         }
         Err(ApiError::stale(kind, name))
     }
+}
+
+/// Who applies says of which version and kind the configuration is, which nobody else can know.
+fn is_of_kind(kind: &Kind, configuration: &Value, named: &str) -> Answer<()> {
+    let text = |field: &str| configuration.get(field).and_then(Value::as_str).unwrap_or_default();
+    let (found, expected) = (text("apiVersion"), kind.api_version());
+    if found != expected {
+        return Err(ApiError::bad_request(format!(
+            "Incorrect version specified in apply patch. Specified patch version: {found}, expected: {expected}"
+        )));
+    }
+    if text("kind").is_empty() {
+        let problem = format!(": no corresponding type for {}/{}, Kind=", kind.group, kind.version);
+        return Err(fields::untyped("failed to create typed patch object", named, &problem));
+    }
+    Ok(())
 }
 
 /// Checks a configuration against its type. Fields that the schema does not name are always an error here, as nobody could

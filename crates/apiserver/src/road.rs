@@ -405,7 +405,7 @@ impl ApiServer {
         }
         if is_connection(target.subresource.as_deref()) {
             let accept = Accept::JSON;
-            let mut call = Call::read(user, target, kind, query, accept, request.headers(), false)?;
+            let mut call = Call::read(user, target, kind, query, accept, request.headers(), None)?;
             call.trail = request.extensions().get().cloned();
             return self.connect(call, verb, request).await;
         }
@@ -415,7 +415,7 @@ impl ApiServer {
         };
         accept.pretty = pretty(&request);
         let writes = !matches!(verb, "get" | "list" | "watch");
-        let mut call = Call::read(user, target, kind, query, accept, request.headers(), writes)?;
+        let mut call = Call::read(user, target, kind, query, accept, request.headers(), writes.then_some(verb))?;
         call.trail = request.extensions().get().cloned();
         let body = if writes { decode::collect(request.into_body()).await? } else { bytes::Bytes::new() };
         call.show_body(&body, verb);

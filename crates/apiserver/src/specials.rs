@@ -13,7 +13,7 @@ use crate::{
     admit::Operation,
     binding,
     call::Call,
-    create::{meta, metadata},
+    create::meta,
     decode,
     error::{Answer, ApiError},
     eviction,
@@ -99,7 +99,6 @@ async fn review(server: &ApiServer, call: &Call, verb: &str, body: &Bytes) -> An
     if call.kind.namespaced {
         crate::create::settle_namespace(&call.kind, &mut decoded.object, call.namespace())?;
     }
-    metadata(&mut decoded.object).entry("creationTimestamp").or_insert(Value::Null);
     let warnings = server.review(call, Operation::Create, "", Some(&decoded.object), None).await?;
     let answer = server.security.review(&call.user, &call.kind.plural, call.namespace(), decoded.object).await?;
     Ok(Made::created(Produced::Object(answer)).with_warnings(decoded.warnings).with_warnings(warnings))
@@ -110,7 +109,7 @@ fn component_statuses(call: &Call, verb: &str) -> Answer<Made> {
     let warning = vec!["v1 ComponentStatus is deprecated in v1.19+".to_owned()];
     let component = |name: &str| {
         json!({
-            "kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name, "creationTimestamp": null},
+            "kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name},
             "conditions": [{"type": "Healthy", "status": "True", "message": "ok"}],
         })
     };

@@ -279,7 +279,7 @@ impl Lines {
     }
 
     fn bookmark(&self, out: &mut Vec<u8>, revision: Revision, initial_end: bool) -> Answer<()> {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }

@@ -1,10 +1,11 @@
 //! Which cluster a command speaks to: kubectl's flags over the kubeconfig that kubectl would read.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 
 use crate::proxy::settle_proxy;
 
@@ -58,7 +59,12 @@ impl ConnectOptions {
             Some(path) => {
                 Some(Kubeconfig::read_from(path).with_context(|| format!("read the kubeconfig {}", path.display()))?)
             }
-            None => Kubeconfig::read().ok(),
+            None => match Kubeconfig::read() {
+                Ok(kubeconfig) => Some(kubeconfig),
+                Err(KubeconfigError::FindPath) => None,
+                Err(KubeconfigError::ReadConfig(error, _)) if error.kind() == ErrorKind::NotFound => None,
+                Err(error) => return Err(error).context("read the kubeconfig"),
+            },
         };
         let Some(mut kubeconfig) = kubeconfig else {
             let mut config = match &self.server {

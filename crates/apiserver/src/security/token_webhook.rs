@@ -104,7 +104,7 @@ impl TokenWebhook {
     async fn ask(&self, token: &str, wanted: &[String]) -> Result<Verdict, String> {
         let review = json!({
             "kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1",
-            "metadata": {"creationTimestamp": null}, "spec": {"token": token, "audiences": wanted}, "status": {"user": {}},
+            "metadata": {}, "spec": {"token": token, "audiences": wanted}, "status": {"user": {}},
         });
         let mut pause = FIRST_PAUSE;
         for attempt in 1.. {

@@ -3,6 +3,8 @@
 use crate::{Cluster, config_map, pod};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+const APPLIED: &str = "/api/v1/namespaces/default/configmaps/a?fieldManager=me";
+const APPLY: &str = "application/apply-patch+yaml";
 
 #[tokio::test]
 async fn codes_and_reasons() {
@@ -41,6 +43,17 @@ async fn codes_and_reasons() {
         ("GET", "/api/v1/pods?resourceVersion=x", "", "", 400, "BadRequest"),
         ("GET", "/api/v1/pods?resourceVersion=999999999", "", "", 504, "Timeout"),
         ("GET", "/api/v1/pods?resourceVersionMatch=Exact", "", "", 422, "Invalid"),
+        ("POST", "/api/v1/namespaces/default/configmaps?dryRun=Some", json, "{}", 422, "Invalid"),
+        (
+            "PATCH",
+            "/api/v1/namespaces/default/configmaps/a?force=true",
+            "application/merge-patch+json",
+            "{}",
+            422,
+            "Invalid",
+        ),
+        ("PATCH", APPLIED, APPLY, r#"{"apiVersion":"v2","kind":"ConfigMap"}"#, 400, "BadRequest"),
+        ("PATCH", APPLIED, APPLY, r#"{"apiVersion":"v1"}"#, 500, ""),
         (
             "DELETE",
             "/api/v1/namespaces/default/configmaps/a",
@@ -60,7 +73,7 @@ async fn codes_and_reasons() {
             &body[..body.len().min(80)],
             String::from_utf8_lossy(&reply.bytes)
         );
-        assert_eq!(reply.json()["reason"], *reason, "{method} {path}");
+        assert_eq!(reply.json()["reason"].as_str().unwrap_or_default(), *reason, "{method} {path}");
     }
     let reply = cluster.send("GET", "/api/v1/pods", &[("accept", "application/cbor")], "").await;
     assert_eq!(reply.failure(406).0, "NotAcceptable");

@@ -128,7 +128,7 @@ async fn dry_runs_keep_nothing() {
     assert_eq!(patched["data"]["k"], "2");
     cluster.delete(&format!("{MAPS}/a?dryRun=All"), "").await.expect(200);
     assert_eq!(cluster.get(&format!("{MAPS}/a")).await.expect(200)["data"]["k"], "1");
-    cluster.post(&format!("{MAPS}?dryRun=Some"), &config_map("b", "{}")).await.failure(400);
+    cluster.post(&format!("{MAPS}?dryRun=Some"), &config_map("b", "{}")).await.failure(422);
     cluster.stop().await;
 }
 
