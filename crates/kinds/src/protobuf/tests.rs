@@ -1,5 +1,7 @@
 //! Both directions over every kind, and what damaged bodies do.
 
+use std::collections::BTreeSet;
+
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -93,11 +95,44 @@ fn encoded(kind: &crate::Kind, object: &Value) -> Vec<u8> {
     out
 }
 
+/// Notes the places of fields that have no number, each type once.
+fn unnumbered(schema: SchemaRef<'_>, path: &str, seen: &mut BTreeSet<String>, found: &mut Vec<String>) {
+    let Some(inner) = schema.item().or((schema.shape() == Shape::Object).then_some(schema)) else { return };
+    if inner.shape() != Shape::Object {
+        return unnumbered(inner, path, seen, found);
+    }
+    let fields: Vec<(&str, SchemaRef<'_>)> = inner.fields().collect();
+    if !seen.insert(format!("{:?}", fields.iter().map(|(name, _)| name).collect::<Vec<_>>())) {
+        return;
+    }
+    for (name, field) in fields {
+        let path = format!("{path}.{name}");
+        if field.number().is_none() {
+            found.push(path.clone());
+        }
+        unnumbered(field, &path, seen, found);
+    }
+}
+
 #[test]
-fn every_kind_has_a_form() {
+fn every_field_has_a_number() {
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
     for kind in Catalogue::builtin().kinds() {
         assert!(kind.schema().has_numbers(), "{}", kind.kind);
+        for (name, field) in kind.schema().fields().filter(|(name, _)| !["apiVersion", "kind"].contains(name)) {
+            let path = format!("{}.{name}", kind.kind);
+            if field.number().is_none() {
+                found.push(path.clone());
+            }
+            unnumbered(field, &path, &mut seen, &mut found);
+        }
     }
+    // Upstream has what an embedded object says of itself in JSON only.
+    assert_eq!(
+        found,
+        ["StatefulSet.spec.volumeClaimTemplates.apiVersion", "StatefulSet.spec.volumeClaimTemplates.kind"]
+    );
 }
 
 proptest! {
