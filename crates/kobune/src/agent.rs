@@ -48,6 +48,10 @@ impl Machine {
             Backend::Vxlan => kobune_network::Backend::Overlay,
             Backend::None => kobune_network::Backend::None,
         };
+        config.plugins.clone_from(&node.plugins);
+        if config.plugins.is_some() {
+            config.backend = kobune_network::Backend::None;
+        }
         let network = Network::start(config).await.context("start the pod network")?;
         let ips = match node.ips.as_slice() {
             [] => network.node_addresses().await.context("find the node's address; give one with --node-ip")?,
@@ -56,6 +60,13 @@ impl Machine {
         let mut config = names.runtime();
         config.handlers.clone_from(&node.runtime_handlers);
         let runtime = Runtime::open(config).await.context("open the container runtime")?;
+        // Who attaches pods has changed: those of before begin anew.
+        for sandbox in runtime.pod_sandboxes() {
+            if network.dropped().contains(&sandbox.config.uid) {
+                let stopped = runtime.stop_pod_sandbox(&sandbox.id).await;
+                stopped.with_context(|| format!("stop pod sandbox {}, which has lost its network", sandbox.id))?;
+            }
+        }
         Ok(Self { runtime, network, ips })
     }
 }
@@ -174,6 +185,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
     let runtime_handlers = settings::runtime_handlers(&options.node);
     let static_pods = settings::static_pods(&options.node, &names.data_dir);
     let credential_providers = settings::credential_providers(&options.node);
+    let plugins = settings::plugins(&options.node);
     let settings = NodeSettings {
         name,
         eviction,
@@ -184,6 +196,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         offline_records: true,
         ips: options.node.node_ip,
         backend: options.node.backend,
+        plugins,
         dns_stubs: options.node.dns_stub_domain,
         dns64: options.node.dns64_prefix,
         bind_address: options.bind_address,

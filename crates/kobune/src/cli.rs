@@ -290,6 +290,21 @@ pub struct NodeOptions {
     /// such route; or by what somebody else sets up
     #[arg(long, value_name = "BACKEND", env = "KOBUNE_BACKEND", default_value = "host-gw")]
     pub backend: Backend,
+    /// Who attaches pods: kobune itself, or CNI plug-ins, whose business routes between nodes and network policies are then
+    #[arg(long, value_name = "NETWORK", env = "KOBUNE_NETWORK", default_value = "kobune")]
+    pub network: PodNetwork,
+    /// The folder of CNI network configurations; the first by name counts, and it is followed
+    #[arg(long, value_name = "DIR", env = "KOBUNE_CNI_CONF_DIR", default_value = "/etc/cni/net.d")]
+    pub cni_conf_dir: PathBuf,
+    /// The folders of CNI plug-ins
+    #[arg(
+        long,
+        value_name = "DIR[,DIR...]",
+        env = "KOBUNE_CNI_BIN_DIR",
+        value_delimiter = ',',
+        default_value = "/opt/cni/bin"
+    )]
+    pub cni_bin_dir: Vec<PathBuf>,
     /// A domain that other resolvers than the host's know about: names in it are asked of these
     #[arg(long, value_name = "DOMAIN=ADDRESS[,ADDRESS...]", env = "KOBUNE_DNS_STUB_DOMAIN", value_delimiter = ';')]
     pub dns_stub_domain: Vec<Stub>,
@@ -378,6 +393,15 @@ pub struct AgentOptions {
     pub cluster_domain: Option<String>,
     #[command(flatten)]
     pub node: NodeOptions,
+}
+
+/// Who attaches pods to the network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum PodNetwork {
+    /// kobune itself.
+    Kobune,
+    /// CNI plug-ins.
+    Cni,
 }
 
 /// How pods of other nodes are reached.

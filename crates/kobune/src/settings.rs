@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ipnet::{IpNet, Ipv6Net};
+use kobune_network::cni::Folders;
 use kobune_network::dns::Stub;
 use kobune_node::{PlacementSettings, Threshold};
 use sha2::{Digest, Sha256};
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::api_options::ApiOptions;
 use clap::ValueEnum;
 
-use crate::cli::{Backend, NodeOptions, Part, PortRange, UpOptions};
+use crate::cli::{Backend, NodeOptions, Part, PodNetwork, PortRange, UpOptions};
 use crate::scheduler_options::SchedulerOptions;
 use crate::storage::StorageOptions;
 
@@ -84,6 +85,8 @@ pub struct NodeSettings {
     /// The node's addresses, the first one being its own; empty to find them.
     pub ips: Vec<IpAddr>,
     pub backend: Backend,
+    /// Where CNI plug-ins are, if these attach pods.
+    pub plugins: Option<Folders>,
     pub dns_stubs: Vec<Stub>,
     pub dns64: Option<Ipv6Net>,
     pub bind_address: Option<IpAddr>,
@@ -167,6 +170,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         name,
         ips: options.node.node_ip.clone(),
         backend: options.node.backend,
+        plugins: plugins(&options.node),
         dns_stubs: options.node.dns_stub_domain.clone(),
         dns64: options.node.dns64_prefix,
         bind_address: options.bind_address,
@@ -241,6 +245,12 @@ pub fn credential_providers(options: &NodeOptions) -> Option<(PathBuf, PathBuf)>
     options.image_credential_provider_config.clone().zip(options.image_credential_provider_bin_dir.clone())
 }
 
+/// Where CNI plug-ins are, if these attach pods.
+pub fn plugins(options: &NodeOptions) -> Option<Folders> {
+    (options.network == PodNetwork::Cni)
+        .then(|| Folders { configurations: options.cni_conf_dir.clone(), programs: options.cni_bin_dir.clone() })
+}
+
 /// When pods are evicted because the machine runs short.
 pub fn eviction(options: &NodeOptions) -> Result<Vec<Threshold>> {
     let read = |flag: &str, text: &str, grace: Option<Duration>| -> Result<Vec<Threshold>> {
@@ -302,7 +312,15 @@ pub fn show(options: UpOptions) -> Result<()> {
             ips => ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
         }
     );
-    println!("backend: {}", backend_name(node.backend));
+    match &node.plugins {
+        None => println!("backend: {}", backend_name(node.backend)),
+        Some(folders) => {
+            let programs: Vec<_> = folders.programs.iter().map(|folder| folder.display().to_string()).collect();
+            println!("network: cni");
+            println!("cni-conf-dir: {}", folders.configurations.display());
+            println!("cni-bin-dir: [{}]", programs.join(", "));
+        }
+    }
     let stubs = node.dns_stubs.iter().map(|stub| {
         let servers: Vec<String> = stub.servers.iter().map(ToString::to_string).collect();
         format!("{}={}", stub.domain, servers.join(","))

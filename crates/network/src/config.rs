@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use crate::network::NetworkError;
+use crate::{cni::Folders, network::NetworkError};
 
 /// What an instance's network looks like.
 #[derive(Clone, Debug)]
@@ -31,6 +31,8 @@ pub struct Config {
     pub mtu: Option<u32>,
     /// How pods of other nodes are reached.
     pub backend: Backend,
+    /// Where CNI plug-ins are, if these attach pods.
+    pub plugins: Option<Folders>,
 }
 
 /// How pods of other nodes are reached.
@@ -64,6 +66,7 @@ impl Config {
             table: name,
             mtu: None,
             backend: Backend::default(),
+            plugins: None,
         }
     }
 

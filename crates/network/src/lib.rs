@@ -7,6 +7,8 @@
 //! - `node_routes` keeps a route to the pods of each other node, `overlay` leads where no link does.
 //! - [`dns`] answers `cluster.local` from memory and forwards every other question.
 //!
+//! Or plug-ins of others attach pods ([`cni`]).
+//!
 //! [`run`] starts all but the first.
 //!
 //! Every pod hangs on a point-to-point link that the host routes; nothing is bridged. See [`network`] for why.
@@ -14,6 +16,7 @@
 mod addresses;
 mod bandwidth;
 pub mod cluster;
+pub mod cni;
 mod config;
 pub mod dns;
 mod links;
@@ -31,7 +34,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use bandwidth::Bandwidth;
 pub use config::Backend;
-pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol};
+pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol, Wanted};
 
 /// Keeps service rules and DNS current until `token` is cancelled, both fed by `cluster`.
 ///

@@ -37,6 +37,34 @@ pub(crate) struct Pair {
     pub users: Option<Range<u32>>,
 }
 
+/// Makes a namespace at `path` that nothing leads to, with its loopback link up.
+pub(crate) fn create_apart(path: &Path, users: Option<Range<u32>>) -> Result<(), NetworkError> {
+    let path = path.to_owned();
+    let work = move || -> Result<(), NetworkError> {
+        enter_new(&path, users.as_ref())?;
+        let mut inside = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+        let up = links::index("lo").and_then(|lo| links::set_up(&mut inside, lo));
+        up.map_err(Step::ConfigurePod.failed())
+    };
+    thread::Builder::new()
+        .name("netns".to_owned())
+        .spawn(work)
+        .map_err(Step::MakeNamespace.failed())?
+        .join()
+        .expect("the thread does not panic: it only makes system calls and returns their errors")
+}
+
+/// Moves the calling thread into a new network namespace that is found at `path`.
+fn enter_new(path: &Path, users: Option<&Range<u32>>) -> Result<(), NetworkError> {
+    match users {
+        None => unshare(CloneFlags::CLONE_NEWNET).map_err(Step::MakeNamespace.failed())?,
+        Some(users) => enter_owned(users).map_err(Step::MakeNamespace.failed())?,
+    }
+    pin(path).map_err(Step::MakeNamespace.failed())?;
+    settings();
+    Ok(())
+}
+
 /// Makes a namespace at `path` that is joined to the calling thread's by `pair`, ready for use.
 ///
 /// Works on a thread of its own: `unshare` moves only the thread that calls it, and the thread ends afterwards, so no
@@ -53,12 +81,7 @@ pub(crate) fn create(path: &Path, pair: Pair) -> Result<(), NetworkError> {
 
 fn create_here(path: &Path, pair: &Pair) -> Result<(), NetworkError> {
     let mut host = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-    match &pair.users {
-        None => unshare(CloneFlags::CLONE_NEWNET).map_err(Step::MakeNamespace.failed())?,
-        Some(users) => enter_owned(users).map_err(Step::MakeNamespace.failed())?,
-    }
-    pin(path).map_err(Step::MakeNamespace.failed())?;
-    settings();
+    enter_new(path, pair.users.as_ref())?;
     let mut pod = Netlink::open().map_err(Step::OpenNetlink.failed())?;
     let namespace = fs::File::open(path).map_err(Step::MakeNamespace.failed())?;
     links::add_pair(&mut host, &pair.host_link, pair.host_mac, pair.pod_mac, pair.mtu, namespace.as_fd())

@@ -16,13 +16,21 @@
 //! Routed, every packet passes the rules exactly once, a pod that talks to itself through a service needs no special
 //! link, and pods cannot take each other's address.
 //!
+//! Where the configuration names CNI plug-ins, these attach pods in place of all that (`by_plugins`); the bridge then carries
+//! the DNS addresses alone.
+//!
 //! What is attached is known from the kernel: a link of the right name and a namespace at the right path. A small
 //! record beside them holds what the kernel does not (the uid, host ports). After a power cut links and mounts are
 //! gone, so leftover files mean nothing and are removed; therefore records need no fsync.
 
+mod by_plugins;
+mod errors;
+mod routes;
+mod start;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fmt, fs, io,
+    collections::HashMap,
+    fs, io,
     net::IpAddr,
     ops::Range,
     path::{Path, PathBuf},
@@ -30,29 +38,26 @@ use std::{
     time::Duration,
 };
 
-use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use crate::config::Config;
+pub use errors::{NetworkError, Step};
+pub(crate) use routes::NodeRoute;
+
 use crate::{
     addresses::Pool,
     bandwidth::{self, Bandwidth},
-    config::Backend,
+    cni::{Plugins, Told},
     links::{self, Target},
     namespace::{self, Pair},
     netlink::Netlink,
-    overlay,
     policy::objects::PodFacts,
-    services::nft,
 };
 
 /// The host's end of every pod link has the same hardware address: the other end is alone with it.
 const HOST_MAC: [u8; 6] = [0xee; 6];
-
-/// The default route's link says how large packets may be; without one, Ethernet's usual size.
-const USUAL_MTU: u32 = 1500;
 
 /// How long a pod waits for the rules that isolate it. They take milliseconds, unless the kernel refuses them.
 const RULES_WITHIN: Duration = Duration::from_secs(10);
@@ -118,6 +123,20 @@ pub struct HostPort {
     pub protocol: Protocol,
 }
 
+/// What a pod wants of the network.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Ports on the node.
+    pub host_ports: Vec<HostPort>,
+    /// What policies select the pod by.
+    pub facts: Option<PodFacts>,
+    /// The host's users that those of the pod, from 0 on, are: its namespace then belongs to a user namespace of them. A
+    /// namespace that is there already stays as it was made.
+    pub users: Option<Range<u32>>,
+    /// What plug-ins are told, where they attach pods.
+    pub told: Told,
+}
+
 /// A pod's place in the network.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
@@ -125,130 +144,14 @@ pub struct Attachment {
     pub netns: PathBuf,
     /// The pod's addresses, in the order of `Config::pod_cidrs`.
     pub ips: Vec<IpAddr>,
-    /// The hardware address of the pod's `eth0`.
+    /// The hardware address of the pod's `eth0`; zeros where a plug-in did not say.
     pub mac: [u8; 6],
-}
-
-/// Why a network operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum NetworkError {
-    /// A call to the kernel failed.
-    #[error("{step}")]
-    Kernel {
-        /// What was attempted.
-        step: Step,
-        /// The cause.
-        source: io::Error,
-    },
-    /// A file could not be read, written or removed.
-    #[error("{action} {}", path.display())]
-    File {
-        /// What was attempted.
-        action: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The cause.
-        source: io::Error,
-    },
-    /// The configuration contradicts itself.
-    #[error("network configuration: {problem}")]
-    Config {
-        /// What is wrong.
-        problem: String,
-    },
-    /// Another link has an address that this instance needs.
-    #[error("address {address} is already on link {link}; instances on one machine need different ranges")]
-    AddressInUse {
-        /// The address.
-        address: IpAddr,
-        /// The link that has it.
-        link: String,
-    },
-    /// No address is free.
-    #[error("no free pod address in {range}")]
-    AddressesExhausted {
-        /// The range that is full.
-        range: String,
-    },
-    /// The pod's uid cannot be a file name.
-    #[error("pod uid {uid:?} is not letters, digits, hyphens, dots and underscores")]
-    Uid {
-        /// The uid.
-        uid: String,
-    },
-    /// The rules that NetworkPolicies ask for are not in force for the pod.
-    #[error("the rules of network policies did not come into force within {} s", RULES_WITHIN.as_secs())]
-    Rules,
-    /// The program that applies rules failed.
-    #[error("remove nftables table {table}")]
-    Table {
-        /// The table's name.
-        table: String,
-        /// The cause.
-        source: nft::NftError,
-    },
-}
-
-/// What was attempted when the kernel refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Open a netlink socket.
-    OpenNetlink,
-    /// List links, addresses or routes.
-    List,
-    /// Make or change the bridge.
-    MakeBridge,
-    /// Let the machine forward packets.
-    EnableForwarding,
-    /// Make a route of the node.
-    MakeRoute,
-    /// Make and mount a network namespace.
-    MakeNamespace,
-    /// Unmount a network namespace.
-    RemoveNamespace,
-    /// Make a pod's pair of links.
-    MakeLink,
-    /// Set addresses and routes inside the pod.
-    ConfigurePod,
-    /// Limit what a pod sends and receives.
-    LimitBandwidth,
-    /// Remove a link.
-    RemoveLink,
-    /// Find an address to be reached by.
-    FindAddress,
-    /// Make the link that encapsulates, or what leads to it.
-    MakeOverlay,
-}
-
-impl Step {
-    pub(crate) fn failed<E: Into<io::Error>>(self) -> impl FnOnce(E) -> NetworkError {
-        move |source| NetworkError::Kernel { step: self, source: source.into() }
-    }
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Step::OpenNetlink => "open a netlink socket",
-            Step::List => "list links, addresses and routes",
-            Step::MakeBridge => "make the bridge",
-            Step::EnableForwarding => "enable forwarding of packets",
-            Step::MakeRoute => "make a route",
-            Step::MakeNamespace => "make a network namespace",
-            Step::RemoveNamespace => "remove a network namespace",
-            Step::MakeLink => "make a pod's links",
-            Step::ConfigurePod => "set addresses and routes in a pod's network namespace",
-            Step::LimitBandwidth => "limit a pod's bandwidth",
-            Step::RemoveLink => "remove a link",
-            Step::FindAddress => "find the node's address",
-            Step::MakeOverlay => "make the VXLAN link",
-        })
-    }
 }
 
 /// What is kept about an attached pod across restarts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Record {
+    /// The host's end of the pod's link; empty where plug-ins made it.
     link: String,
     ips: Vec<IpAddr>,
     mac: [u8; 6],
@@ -279,6 +182,12 @@ struct State {
 pub struct Network {
     config: Config,
     gateways: Vec<IpAddr>,
+    /// What the node's own programs send to Services from: the gateways, or the node's addresses.
+    sources: Vec<IpAddr>,
+    /// What attaches pods, unless this does.
+    plugins: Option<Plugins>,
+    /// Pods whose links were taken away at the start.
+    dropped: Vec<String>,
     mtu: u32,
     /// The link that encapsulates, where there is one.
     overlay: Option<u32>,
@@ -307,56 +216,8 @@ impl Network {
     /// Makes the bridge and its routes, adopts what an earlier run left running and clears what is stale.
     pub async fn start(config: Config) -> Result<Arc<Network>, NetworkError> {
         config.check()?;
+        start::prepare(&config).await;
         blocking(move || Network::start_here(config)).await
-    }
-
-    fn start_here(config: Config) -> Result<Arc<Network>, NetworkError> {
-        for folder in [config.namespaces(), config.records()] {
-            fs::create_dir_all(&folder).map_err(file("make folder", &folder))?;
-        }
-        let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-        let links = links::list(&mut netlink).map_err(Step::List.failed())?;
-        let route = links::default_route(&mut netlink).map_err(Step::List.failed())?;
-        let of_route = route.and_then(|route| links.iter().find(|link| link.index == route.index));
-        let outside = of_route.map_or(USUAL_MTU, |link| link.mtu.clamp(1280, 65_535));
-        // Nodes reach each other by IPv4 where this one has a way out by it.
-        let v4 = links::default_route_of(&mut netlink, true).map_err(Step::List.failed())?.is_some();
-        let underlay_v6 = !v4 && route.is_some();
-        let mtu = match (config.mtu, config.backend) {
-            (Some(mtu), _) => mtu,
-            (None, Backend::Overlay) => outside - overlay::overhead(underlay_v6),
-            (None, Backend::Routes | Backend::None) => outside,
-        };
-        let mut pools: Vec<Pool> = config.pod_cidrs.iter().map(|range| Pool::new(*range)).collect();
-        let gateways: Vec<IpAddr> = pools.iter().map(Pool::gateway).collect();
-        // A network namespace begins with its loopback link down, and then nothing on the host reaches the host.
-        let lo = links::index("lo").map_err(Step::List.failed())?;
-        links::set_up(&mut netlink, lo).map_err(Step::MakeBridge.failed())?;
-        forward_packets(&config)?;
-        make_bridge(&mut netlink, &config, &links, &gateways, mtu)?;
-        let pods = adopt(&mut netlink, &config, &links, &mut pools)?;
-        let name = config.overlay_name();
-        let overlay = match config.backend {
-            Backend::Overlay => {
-                let made = overlay::make(&mut netlink, &name, &gateways, underlay_v6, mtu);
-                Some(made.map_err(Step::MakeOverlay.failed())?)
-            }
-            // One that an earlier run made would lead traffic to nowhere.
-            Backend::Routes | Backend::None => {
-                links::delete(&mut netlink, &name).map_err(Step::RemoveLink.failed())?;
-                None
-            }
-        };
-        Ok(Arc::new(Network {
-            config,
-            gateways,
-            mtu,
-            overlay,
-            state: Mutex::new(State { pods, pools }),
-            busy: Mutex::new(HashMap::new()),
-            pods_changed: watch::channel(1).0,
-            in_force: watch::channel(InForce::default()).0,
-        }))
     }
 
     /// The configuration in force.
@@ -364,8 +225,20 @@ impl Network {
         &self.config
     }
 
+    /// Other people's plug-ins, where these attach pods.
+    pub fn plugins(&self) -> Option<&Plugins> {
+        self.plugins.as_ref()
+    }
+
+    /// Pods, by uid, that an earlier run attached in the other way, by plug-ins or without: their links are no more, and
+    /// what runs in them has no network.
+    pub fn dropped(&self) -> &[String] {
+        &self.dropped
+    }
+
     /// The addresses on the bridge that are the pods' gateways, one for each of `Config::pod_cidrs`. A host program
-    /// that listens there is reachable from every pod, also on a machine with no other address.
+    /// that listens there is reachable from every pod, also on a machine with no other address. None where plug-ins attach
+    /// pods.
     pub fn gateways(&self) -> &[IpAddr] {
         &self.gateways
     }
@@ -379,32 +252,10 @@ impl Network {
     /// else the first of another link than loopback and kobune's own, else the gateway. A second family that the machine
     /// has no address of is left out.
     pub async fn node_addresses(&self) -> Result<Vec<IpAddr>, NetworkError> {
-        let own = [self.config.bridge.clone(), self.config.overlay_name()];
-        let gateways = self.gateways.clone();
+        let (config, gateways) = (self.config.clone(), self.gateways.clone());
         blocking(move || {
-            let find = || -> io::Result<Vec<IpAddr>> {
-                let mut netlink = Netlink::open()?;
-                let links = links::list(&mut netlink)?;
-                let addresses = links::addresses(&mut netlink)?;
-                let mut found = Vec::new();
-                for v4 in gateways.iter().map(IpAddr::is_ipv4) {
-                    let route = links::default_route_of(&mut netlink, v4)?;
-                    let of_link = |index: u32| {
-                        let mut all = addresses.iter().filter(|(_, address)| address.is_ipv4() == v4);
-                        all.find(|(link, _)| *link == index).map(|(_, found)| *found)
-                    };
-                    let is_own = |index: u32| links.iter().any(|link| link.index == index && own.contains(&link.name));
-                    let other = || {
-                        let mut all = addresses.iter().filter(|(_, address)| address.is_ipv4() == v4);
-                        let other = all.find(|(link, address)| !is_own(*link) && !address.is_loopback());
-                        other.map(|(_, address)| *address)
-                    };
-                    let source = route.and_then(|route| route.source.or_else(|| of_link(route.index)));
-                    found.extend(source.or_else(other));
-                }
-                Ok(if found.is_empty() { gateways.iter().take(1).copied().collect() } else { found })
-            };
-            let found = find().map_err(Step::FindAddress.failed())?;
+            let found = start::find_addresses(&config).map_err(Step::FindAddress.failed())?;
+            let found = if found.is_empty() { gateways.into_iter().take(1).collect() } else { found };
             if found.is_empty() {
                 let missing = io::Error::new(io::ErrorKind::AddrNotAvailable, "no link has an address");
                 return Err(Step::FindAddress.failed()(missing));
@@ -424,40 +275,38 @@ impl Network {
         host_ports: &[HostPort],
         facts: Option<PodFacts>,
     ) -> Result<Attachment, NetworkError> {
-        self.attach_as(uid, host_ports, facts, None).await
+        self.attach_as(uid, Wanted { host_ports: host_ports.to_vec(), facts, ..Wanted::default() }).await
     }
 
-    /// As [`Network::attach`], with a namespace that belongs to a user namespace in which these users of the host are the
-    /// pod's, from 0 on. A namespace that is there already stays as it was made.
-    pub async fn attach_as(
-        self: &Arc<Self>,
-        uid: &str,
-        host_ports: &[HostPort],
-        facts: Option<PodFacts>,
-        users: Option<Range<u32>>,
-    ) -> Result<Attachment, NetworkError> {
+    /// As [`Network::attach`], with all that a pod may want.
+    pub async fn attach_as(self: &Arc<Self>, uid: &str, wanted: Wanted) -> Result<Attachment, NetworkError> {
         let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
         if uid.is_empty() || uid.len() > 200 || uid.starts_with('.') || !uid.bytes().all(valid) {
             return Err(NetworkError::Uid { uid: uid.to_owned() });
         }
         let lock = self.lock(uid);
         let guard = lock.lock().await;
-        let network = Arc::clone(self);
-        let (uid_here, ports) = (uid.to_owned(), host_ports.to_vec());
-        let mut result = blocking(move || network.attach_here(&uid_here, ports, facts, users)).await;
-        if result.is_ok()
-            && let Err(error) = self.isolated().await
-        {
-            result = Err(error);
-        }
+        let result = match &self.plugins {
+            Some(plugins) => self.attach_by(plugins, uid, wanted).await,
+            None => self.attach_alone(uid, wanted).await,
+        };
         drop(guard);
         self.unlock(uid, lock);
         result
     }
 
-    /// Limits what an attached pod sends and receives. Without limits nothing is changed: links begin without any.
+    async fn attach_alone(self: &Arc<Self>, uid: &str, wanted: Wanted) -> Result<Attachment, NetworkError> {
+        let (network, uid) = (Arc::clone(self), uid.to_owned());
+        let attached =
+            blocking(move || network.attach_here(&uid, wanted.host_ports, wanted.facts, wanted.users)).await?;
+        self.isolated().await?;
+        Ok(attached)
+    }
+
+    /// Limits what an attached pod sends and receives. Without limits nothing is changed: links begin without any. Plug-ins
+    /// were told when they attached the pod.
     pub async fn limit(self: &Arc<Self>, uid: &str, bandwidth: Bandwidth) -> Result<(), NetworkError> {
-        if bandwidth == Bandwidth::default() {
+        if bandwidth == Bandwidth::default() || self.plugins.is_some() {
             return Ok(());
         }
         let lock = self.lock(uid);
@@ -621,25 +470,31 @@ impl Network {
     pub async fn detach(self: &Arc<Self>, uid: &str) -> Result<(), NetworkError> {
         let lock = self.lock(uid);
         let guard = lock.lock().await;
-        let network = Arc::clone(self);
-        let uid_here = uid.to_owned();
-        let result = blocking(move || {
-            let Some(record) = network.state.lock().pods.get(&uid_here).cloned() else { return Ok(()) };
-            network.tear_down(&uid_here, &record.link)?;
-            network.state.lock().pods.remove(&uid_here);
-            network.release(&record.ips);
-            network.pods_changed();
-            Ok(())
-        })
-        .await;
+        let result = self.detach_here(uid).await;
         drop(guard);
         self.unlock(uid, lock);
         result
     }
 
+    async fn detach_here(self: &Arc<Self>, uid: &str) -> Result<(), NetworkError> {
+        self.detach_by_plugins(uid).await?;
+        let (network, uid) = (Arc::clone(self), uid.to_owned());
+        blocking(move || {
+            let Some(record) = network.state.lock().pods.get(&uid).cloned() else { return Ok(()) };
+            network.tear_down(&uid, &record.link)?;
+            network.state.lock().pods.remove(&uid);
+            network.release(&record.ips);
+            network.pods_changed();
+            Ok(())
+        })
+        .await
+    }
+
     fn tear_down(&self, uid: &str, link: &str) -> Result<(), NetworkError> {
-        let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-        links::delete(&mut netlink, link).map_err(Step::RemoveLink.failed())?;
+        if !link.is_empty() {
+            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
+            links::delete(&mut netlink, link).map_err(Step::RemoveLink.failed())?;
+        }
         namespace::remove(&self.config.namespaces().join(uid)).map_err(Step::RemoveNamespace.failed())?;
         remove_file(&self.config.records().join(uid))
     }
@@ -680,120 +535,6 @@ impl Network {
     /// Somebody makes rules from now on: pods wait for the first.
     pub(crate) fn expect_rules(&self) {
         self.in_force.send_modify(|rules| rules.expected = true);
-    }
-
-    /// Leads the ranges of Services to the bridge, where they end: an address that no rule takes must not leave the
-    /// machine, and a machine without any other route must still find its Services.
-    pub(crate) async fn set_service_routes(
-        self: &Arc<Self>,
-        before: &BTreeSet<IpNet>,
-        wanted: &BTreeSet<IpNet>,
-    ) -> Result<(), NetworkError> {
-        let gone: Vec<IpNet> = before.difference(wanted).copied().collect();
-        let fresh: Vec<IpNet> = wanted.difference(before).copied().collect();
-        let own = Arc::clone(self);
-        blocking(move || {
-            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-            let index = links::index(&own.config.bridge).map_err(Step::List.failed())?;
-            for range in gone {
-                links::delete_link_route(&mut netlink, range, index).map_err(Step::MakeRoute.failed())?;
-            }
-            for range in fresh {
-                let v4 = range.addr().is_ipv4();
-                let source = own.gateways.iter().find(|gateway| gateway.is_ipv4() == v4).copied();
-                let target = Target::Link { index, source };
-                links::add_route(&mut netlink, range, &target).map_err(Step::MakeRoute.failed())?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Makes the routes to the pods of other nodes what is given, and takes away those that are not wanted any more.
-    /// Gives back the ones that lead to machines on none of our links, where there is no overlay to lead there.
-    pub(crate) async fn set_node_routes(
-        self: &Arc<Self>,
-        wanted: &BTreeMap<IpNet, NodeRoute>,
-    ) -> Result<BTreeMap<IpNet, IpAddr>, NetworkError> {
-        if self.config.backend == Backend::None {
-            return Ok(BTreeMap::new());
-        }
-        let (own, wanted) = (Arc::clone(self), wanted.clone());
-        blocking(move || {
-            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-            let there = links::node_routes(&mut netlink).map_err(Step::List.failed())?;
-            for (range, gateway) in &there {
-                let ours = own.config.cluster_cidrs.iter().any(|cluster| cluster.contains(range));
-                let leads = wanted.get(range).is_some_and(|route| {
-                    route.node == Some(*gateway) || (own.overlay.is_some() && overlay::gateway(range) == *gateway)
-                });
-                if ours && !leads {
-                    links::delete_node_route(&mut netlink, *range, *gateway).map_err(Step::MakeRoute.failed())?;
-                }
-            }
-            let mut unreachable = BTreeMap::new();
-            for (range, route) in wanted {
-                let plain = match route.node {
-                    Some(gateway) if there.contains(&(range, gateway)) => Ok(()),
-                    Some(gateway) => links::add_route(&mut netlink, range, &Target::Node { gateway }),
-                    None => Err(io::Error::from_raw_os_error(libc::ENETUNREACH)),
-                };
-                match (plain, own.overlay) {
-                    (Ok(()), _) => {}
-                    (Err(error), overlay) if is_elsewhere(&error) => match overlay {
-                        Some(index) => {
-                            let v4 = range.network().is_ipv4();
-                            let source = own.gateways.iter().find(|gateway| gateway.is_ipv4() == v4).copied();
-                            overlay::add(&mut netlink, index, range, route.underlay, route.mac, source)
-                                .map_err(Step::MakeOverlay.failed())?;
-                        }
-                        None => {
-                            unreachable.insert(range, route.underlay);
-                        }
-                    },
-                    (Err(error), _) => return Err(Step::MakeRoute.failed()(error)),
-                }
-            }
-            Ok(unreachable)
-        })
-        .await
-    }
-
-    /// Removes everything an instance made: table, links, routes, namespaces, state files. Needs no running instance;
-    /// what is not there is fine. Forwarding of packets stays on: other programs may have come to need it.
-    pub async fn purge(config: &Config) -> Result<(), NetworkError> {
-        let here = config.clone();
-        blocking(move || {
-            let mut netlink = Netlink::open().map_err(Step::OpenNetlink.failed())?;
-            for folder in [here.namespaces(), here.records()] {
-                if !folder.exists() {
-                    continue;
-                }
-                for (_, path) in namespace::list(&folder).map_err(file("list", &folder))? {
-                    namespace::remove(&path).map_err(Step::RemoveNamespace.failed())?;
-                }
-                fs::remove_dir(&folder).map_err(file("remove folder", &folder))?;
-            }
-            let prefix = here.link_prefix();
-            for link in links::list(&mut netlink).map_err(Step::List.failed())? {
-                if [&here.bridge, &here.overlay_name()].contains(&&link.name) || is_pod_link(&link.name, &prefix) {
-                    links::delete(&mut netlink, &link.name).map_err(Step::RemoveLink.failed())?;
-                }
-            }
-            for (range, gateway) in links::node_routes(&mut netlink).map_err(Step::List.failed())? {
-                if here.cluster_cidrs.iter().any(|cluster| cluster.contains(&range)) {
-                    links::delete_node_route(&mut netlink, range, gateway).map_err(Step::MakeRoute.failed())?;
-                }
-            }
-            for range in &here.pod_cidrs {
-                links::delete_unreachable(&mut netlink, *range).map_err(Step::MakeRoute.failed())?;
-            }
-            Ok(())
-        })
-        .await?;
-        nft::remove_table(&config.table)
-            .await
-            .map_err(|source| NetworkError::Table { table: config.table.clone(), source })
     }
 
     fn lock(&self, uid: &str) -> Arc<tokio::sync::Mutex<()>> {
@@ -838,22 +579,6 @@ fn remove_file(path: &Path) -> Result<(), NetworkError> {
     }
 }
 
-/// How the pods of another node are reached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct NodeRoute {
-    /// The node's address of the same family as its pods', if it has one.
-    pub node: Option<IpAddr>,
-    /// The address that nodes reach each other by.
-    pub underlay: IpAddr,
-    /// The node's hardware address in the overlay.
-    pub mac: [u8; 6],
-}
-
-/// Whether the kernel says that a gateway is on no link of this machine.
-fn is_elsewhere(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::EINVAL))
-}
-
 /// Runs system calls on a thread that may wait for them.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetworkError> + Send + 'static,
@@ -865,125 +590,4 @@ async fn blocking<T: Send + 'static>(
             Err(error) => Err(Step::OpenNetlink.failed()(io::Error::other(error))),
         },
     }
-}
-
-/// Lets the machine pass packets between pods and links. Writes only when it must: IPv6's switch has side effects on
-/// how the machine learns its own routes.
-fn forward_packets(config: &Config) -> Result<(), NetworkError> {
-    let switch = |path: &str| -> Result<(), NetworkError> {
-        let current = fs::read_to_string(path).map_err(Step::EnableForwarding.failed())?;
-        if current.trim() == "1" {
-            return Ok(());
-        }
-        fs::write(path, "1").map_err(Step::EnableForwarding.failed())
-    };
-    let (mut v4, mut v6) = (false, false);
-    for range in &config.pod_cidrs {
-        v4 |= matches!(range, IpNet::V4(_));
-        v6 |= matches!(range, IpNet::V6(_));
-    }
-    if v4 {
-        switch("/proc/sys/net/ipv4/ip_forward")?;
-    }
-    if v6 {
-        switch("/proc/sys/net/ipv6/conf/all/forwarding")?;
-    }
-    Ok(())
-}
-
-fn make_bridge(
-    netlink: &mut Netlink,
-    config: &Config,
-    existing: &[links::Link],
-    gateways: &[IpAddr],
-    mtu: u32,
-) -> Result<(), NetworkError> {
-    let wanted: Vec<IpAddr> = gateways.iter().chain(&config.dns_addresses).copied().collect();
-    let addresses = links::addresses(netlink).map_err(Step::List.failed())?;
-    let own = existing.iter().find(|link| link.name == config.bridge).map(|link| link.index);
-    for (index, address) in &addresses {
-        if Some(*index) != own && wanted.contains(address) {
-            let link = existing.iter().find(|link| link.index == *index).map_or("?", |link| link.name.as_str());
-            return Err(NetworkError::AddressInUse { address: *address, link: link.to_owned() });
-        }
-    }
-    let index = match own {
-        Some(index) => index,
-        None => {
-            links::add_bridge(netlink, &config.bridge, mtu).map_err(Step::MakeBridge.failed())?;
-            links::index(&config.bridge).map_err(Step::MakeBridge.failed())?
-        }
-    };
-    let set = |netlink: &mut Netlink| -> io::Result<()> {
-        links::set_up(netlink, index)?;
-        for (link, address) in &addresses {
-            if *link == index && !wanted.contains(address) {
-                links::delete_address(netlink, index, *address)?;
-            }
-        }
-        for address in &wanted {
-            if !addresses.contains(&(index, *address)) {
-                links::add_address(netlink, index, *address)?;
-            }
-        }
-        Ok(())
-    };
-    set(netlink).map_err(Step::MakeBridge.failed())?;
-    let routes = |netlink: &mut Netlink| -> io::Result<()> {
-        for range in &config.pod_cidrs {
-            // A pod that is gone, or not there yet, is answered here and not by the world outside.
-            links::add_route(netlink, *range, &Target::Unreachable)?;
-        }
-        for range in &config.service_cidrs {
-            let source = gateways.iter().find(|gateway| gateway.is_ipv4() == range.addr().is_ipv4()).copied();
-            links::add_route(netlink, *range, &Target::Link { index, source })?;
-        }
-        Ok(())
-    };
-    routes(netlink).map_err(Step::MakeRoute.failed())
-}
-
-/// Takes over the pods of an earlier run and removes what is left of those that did not survive.
-fn adopt(
-    netlink: &mut Netlink,
-    config: &Config,
-    links: &[links::Link],
-    pools: &mut [Pool],
-) -> Result<HashMap<String, Record>, NetworkError> {
-    let mut pods: HashMap<String, Record> = HashMap::new();
-    let folder = config.records();
-    for (uid, path) in namespace::list(&folder).map_err(file("list", &folder))? {
-        match read_record(&path) {
-            Some(record)
-                if !uid.starts_with('.')
-                    && record.ips.len() == pools.len()
-                    && links.iter().any(|link| link.name == record.link)
-                    && namespace::is_pinned(&config.namespaces().join(&uid))
-                    && pods.values().all(|other| other.ips != record.ips)
-                    && record.ips.iter().zip(pools.iter_mut()).all(|(address, pool)| pool.adopt(*address)) =>
-            {
-                pods.insert(uid, record);
-            }
-            _ => remove_file(&path)?,
-        }
-    }
-    let folder = config.namespaces();
-    for (uid, path) in namespace::list(&folder).map_err(file("list", &folder))? {
-        if !pods.contains_key(&uid) {
-            namespace::remove(&path).map_err(Step::RemoveNamespace.failed())?;
-        }
-    }
-    let prefix = config.link_prefix();
-    for link in links {
-        if is_pod_link(&link.name, &prefix) && pods.values().all(|record| record.link != link.name) {
-            links::delete(netlink, &link.name).map_err(Step::RemoveLink.failed())?;
-        }
-    }
-    Ok(pods)
-}
-
-/// A record that cannot be read is one that a power cut left: its pod is gone as well.
-fn read_record(path: &Path) -> Option<Record> {
-    let text = fs::read(path).inspect_err(|error| tracing::warn!(path = %path.display(), %error, "unreadable record"));
-    serde_json::from_slice(&text.ok()?).ok()
 }

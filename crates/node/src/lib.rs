@@ -36,6 +36,7 @@ mod node;
 mod offline;
 mod placement;
 mod plan;
+mod plugins;
 mod pod;
 mod pods;
 mod probe_counts;

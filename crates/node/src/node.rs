@@ -22,6 +22,7 @@ use crate::ledger::{Ledger, Totals};
 use crate::machine::read_machine;
 use crate::offline::Offline;
 use crate::placement::{self, Placement, PlacementError};
+use crate::plugins;
 use crate::pods::{self, Pods};
 use crate::references::References;
 use crate::services::Services;
@@ -167,6 +168,7 @@ impl Node {
             ("the registration of storage drivers", tokio::spawn(drivers::run(Arc::clone(context), token.clone()))),
             ("the sweep of resource slices", tokio::spawn(sweep_slices(Arc::clone(context), token.clone()))),
             ("the placement of containers", tokio::spawn(placement::run(Arc::clone(context), token.clone()))),
+            ("network plug-ins", tokio::spawn(plugins::follow(Arc::clone(context), token.clone()))),
             ("device plugins", tokio::spawn(devices::plugin::run(Arc::clone(context), token.clone()))),
             (
                 "the pod resources API",

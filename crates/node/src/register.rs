@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference, Time};
+use kobune_network::cni::Plugins;
 use kobune_runtime::Image;
 use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
@@ -27,6 +28,7 @@ use crate::context::Context;
 use crate::events::Severity;
 use crate::ledger::Totals;
 use crate::machine::{self, Disk, Machine};
+use crate::plugins;
 use crate::status::time;
 
 /// How often the lease is renewed, upstream's figure for a lease of 40 s.
@@ -49,6 +51,8 @@ pub struct Look {
     pub disk: Disk,
     /// Conditions of pressure that hold.
     pub pressure: Vec<&'static str>,
+    /// Why pods cannot be attached to the network, if so.
+    pub network: Option<String>,
     /// Images in the store.
     pub images: Vec<Image>,
     /// Devices by resource: how many there are, and how many of them can be used.
@@ -61,6 +65,7 @@ fn look(context: &Context) -> Look {
     Look {
         disk: machine::disk(&context.config.data_dir).unwrap_or_default(),
         pressure: context.pressure.all(),
+        network: plugins::problem(context),
         images: context.config.runtime.images().list(),
         devices: context.devices.amounts(),
         now: Timestamp::now(),
@@ -160,7 +165,12 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
             "KubeletHasInsufficientPID",
             "kubelet has insufficient PID available",
         ),
-        ("Ready".to_owned(), "True", "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned()),
+        match &look.network {
+            None => {
+                ("Ready".to_owned(), "True", "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned())
+            }
+            Some(problem) => ("Ready".to_owned(), "False", "KubeletNotReady".to_owned(), problem.clone()),
+        },
     ];
     let known = |kind: &str| old.conditions.iter().flatten().find(|condition| condition.type_ == kind);
     let mut conditions: Vec<NodeCondition> = own
@@ -268,6 +278,7 @@ pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationTo
     let mut warned = false;
     let own = watcher::watch_object(api.clone(), &context.config.name).default_backoff();
     let mut own = std::pin::pin!(own);
+    let mut network = context.config.network.plugins().map(Plugins::status);
     loop {
         let result = pass(&context, &api, port, &mut written).await;
         let delay = match &result {
@@ -291,6 +302,7 @@ pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationTo
             () = token.cancelled() => return,
             () = context.pressure.changed() => {}
             () = context.devices.changed() => {}
+            () = plugins::changed(network.as_mut()) => {}
             () = changed_by_others(&mut own, &context) => written = None,
             () = tokio::time::sleep(delay) => {}
         }
@@ -538,7 +550,7 @@ mod tests {
         };
         let at = |second: i64| Timestamp::from_second(second).expect("a time");
         let disk = Disk { size: 100 << 30, available: 50 << 30, inodes: 100, inodes_free: 50 };
-        let look = Look { disk, pressure: Vec::new(), images: Vec::new(), devices: BTreeMap::new(), now: at(1000) };
+        let look = Look { disk, now: at(1000), ..Look::default() };
         let make = |look: &Look, old: &NodeStatus| node_status(&facts, look, old);
         let first = make(&look, &NodeStatus::default());
         let later = Look { now: at(2000), disk: Disk { available: 49 << 30, ..disk }, ..look.clone() };
@@ -562,5 +574,11 @@ mod tests {
         let ready =
             third.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").expect("the condition");
         assert_eq!(ready.last_transition_time, Some(time(at(1000))));
+        let cut_off = Look { network: Some("no network".to_owned()), ..short };
+        let fourth = make(&cut_off, &third);
+        let ready =
+            fourth.conditions.iter().flatten().find(|condition| condition.type_ == "Ready").expect("the condition");
+        let said = (ready.status.as_str(), ready.reason.as_deref(), ready.message.as_deref());
+        assert_eq!(said, ("False", Some("KubeletNotReady"), Some("no network")));
     }
 }

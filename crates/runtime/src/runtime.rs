@@ -485,9 +485,14 @@ impl Runtime {
     }
 
     fn pod_group(&self, config: &SandboxConfig) -> String {
+        self.cgroup_of_pod(&config.cgroup_qos, &config.uid)
+    }
+
+    /// The control group of the pod of a uid, in the group of its quality of service.
+    pub fn cgroup_of_pod(&self, qos: &str, uid: &str) -> String {
         let parent = self.config.cgroup_parent.trim_end_matches('/');
-        let qos = config.cgroup_qos.trim_matches('/');
-        if qos.is_empty() { format!("{parent}/pod{}", config.uid) } else { format!("{parent}/{qos}/pod{}", config.uid) }
+        let qos = qos.trim_matches('/');
+        if qos.is_empty() { format!("{parent}/pod{uid}") } else { format!("{parent}/{qos}/pod{uid}") }
     }
 
     fn sandbox_folder(&self, id: &SandboxId) -> PathBuf {

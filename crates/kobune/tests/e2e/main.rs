@@ -12,6 +12,7 @@ mod helm;
 mod kubectl;
 mod lives;
 mod network;
+mod plugins;
 mod pods;
 mod servers;
 mod simulation;

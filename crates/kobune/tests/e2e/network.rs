@@ -8,7 +8,7 @@ use kobune_testbed::{Cluster, eventually};
 use crate::{SETTLE, cluster, sleeper, wait_for};
 
 /// A pod that runs a tool, on a node.
-fn runner(name: &str, app: &str, node: Option<&str>, command: &str, more: &str) -> String {
+pub(crate) fn runner(name: &str, app: &str, node: Option<&str>, command: &str, more: &str) -> String {
     let node = node.map(|node| format!(r#""nodeName": "{node}", "#)).unwrap_or_default();
     sleeper(name, more)
         .replace(&format!(r#"{{"app": "{name}"}}"#), &format!(r#"{{"app": "{app}"}}"#))
@@ -16,31 +16,31 @@ fn runner(name: &str, app: &str, node: Option<&str>, command: &str, more: &str) 
         .replace(r#"["sleep", "infinity"]"#, command)
 }
 
-const WEB: &str = r#"["http-echo", "--listen", ":8080"]"#;
+pub(crate) const WEB: &str = r#"["http-echo", "--listen", ":8080"]"#;
 
-fn get(cluster: &Cluster, arguments: &[&str]) -> String {
+pub(crate) fn get(cluster: &Cluster, arguments: &[&str]) -> String {
     let all: Vec<&str> = ["get"].iter().chain(arguments).copied().collect();
     cluster.kubectl(all).expect("kubectl runs").ok()
 }
 
-fn field(cluster: &Cluster, object: &str, path: &str) -> String {
+pub(crate) fn field(cluster: &Cluster, object: &str, path: &str) -> String {
     get(cluster, &[object, "-o", &format!("jsonpath={{{path}}}")])
 }
 
 /// Whether a tool in a pod succeeds, with what it said.
-fn in_pod(cluster: &Cluster, pod: &str, command: &[&str]) -> Result<String, String> {
+pub(crate) fn in_pod(cluster: &Cluster, pod: &str, command: &[&str]) -> Result<String, String> {
     let all: Vec<&str> = ["exec", pod, "--"].iter().chain(command).copied().collect();
     let got = cluster.kubectl(all).map_err(|error| error.to_string())?;
     if got.status.success() { Ok(got.stdout) } else { Err(format!("{}{}", got.stdout, got.stderr)) }
 }
 
 #[track_caller]
-fn reaches(cluster: &Cluster, pod: &str, url: &str) {
+pub(crate) fn reaches(cluster: &Cluster, pod: &str, url: &str) {
     eventually(&format!("{pod} reaches {url}"), SETTLE, || in_pod(cluster, pod, &["http-get", url]).map(drop));
 }
 
 #[track_caller]
-fn reaches_not(cluster: &Cluster, pod: &str, url: &str) {
+pub(crate) fn reaches_not(cluster: &Cluster, pod: &str, url: &str) {
     eventually(&format!("{pod} does not reach {url}"), SETTLE, || {
         match in_pod(cluster, pod, &["http-get", "--timeout", "1", url]) {
             Ok(answer) => Err(answer),

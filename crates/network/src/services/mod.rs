@@ -83,6 +83,7 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
         dns_addresses: config.dns_addresses.clone(),
         gateways: network.gateways().to_vec(),
         link_prefix: config.link_prefix(),
+        plugins: config.plugins.is_some(),
     };
     let mut objects = cluster.changes();
     let mut pods = network.pod_changes();

@@ -51,6 +51,8 @@ pub struct Place {
     pub gateways: Vec<IpAddr>,
     /// What the names of pod links begin with.
     pub link_prefix: String,
+    /// CNI plug-ins attach pods: their links have any name, and what pods send to the world is theirs to translate.
+    pub plugins: bool,
 }
 
 /// A UDP service address and port, or only a port on every node address, and one endpoint behind it.
@@ -254,7 +256,12 @@ impl Build<'_> {
             let ranges = any_of(service_ranges.iter().filter(of_family));
             let gateway = place.gateways.iter().find(|gateway| Family::of(gateway) == family);
             let names = any_of(place.dns_addresses.iter().filter(|address| Family::of(address) == family));
-            let outside = format!("oifname != \"{}*\"", place.link_prefix);
+            let outside = if place.plugins {
+                // The addresses of this node's pods are known, each beside itself; their links are not.
+                format!("{ip} daddr . {ip} daddr != @hairpins{digit}")
+            } else {
+                format!("oifname != \"{}*\"", place.link_prefix)
+            };
             if let Some(gateway) = gateway {
                 // What comes from the loopback address could not be answered by a pod.
                 postrouting.push(format!("ct status dnat {ip} saddr {} snat {ip} to {gateway}", family.loopback()));
@@ -262,7 +269,15 @@ impl Build<'_> {
                 postrouting
                     .push(format!("ct status dnat {ip} saddr . {ip} daddr @hairpins{digit} snat {ip} to {gateway}"));
             }
-            if let Some(cluster) = cluster {
+            if place.plugins {
+                let back = "masquerade fully-random";
+                postrouting.push(format!("ct status dnat {ip} saddr {} {back}", family.loopback()));
+                postrouting.push(format!("ct status dnat {ip} saddr . {ip} daddr @hairpins{digit} {back}"));
+                if let Some(cluster) = &cluster {
+                    // The node's own programs too: their address need not be known where plug-ins lead.
+                    postrouting.push(format!("ct status dnat {outside} {ip} saddr != {cluster} {back}"));
+                }
+            } else if let Some(cluster) = cluster {
                 // An endpoint on another machine must answer to this one, which knows the connection. Local endpoints
                 // see the client's own address: their answers pass here anyway.
                 postrouting.push(format!(

@@ -130,6 +130,7 @@ pub(super) fn place() -> Place {
         dns_addresses: vec![ip("10.96.0.10")],
         gateways: vec![ip("10.244.0.1"), ip("fd00:244::1")],
         link_prefix: "kbabcde".to_owned(),
+        plugins: false,
     }
 }
 

@@ -1,18 +1,19 @@
 //! A pod's surroundings: volumes and the sandbox, made side by side before its first container.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::node::v1::RuntimeClass;
 use kobune_network::policy::objects::PodFacts;
-use kobune_network::{HostPort, Protocol};
+use kobune_network::{HostPort, NetworkError, Protocol, Wanted, cni};
 use kobune_runtime::{SandboxConfig, SandboxId};
 use kube::Api;
 use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
 use crate::csi::{self, mount::CsiVolume};
-use crate::dra;
 use crate::errors::chain;
 use crate::events::Severity;
 use crate::pod;
@@ -24,6 +25,7 @@ use crate::volumes::claims::{Found, Source, claim_name};
 use crate::volumes::content::Sources;
 use crate::volumes::tokens::Tokens;
 use crate::volumes::{self};
+use crate::{dra, plugins};
 
 /// Makes the volumes of a pod or brings them up to date. The error has been told as an event.
 pub async fn set_up_volumes(
@@ -155,7 +157,7 @@ fn host_ports(owner: &Pod) -> Vec<HostPort> {
                     .host_ip
                     .as_deref()
                     .and_then(|ip| ip.parse().ok())
-                    .filter(|ip: &std::net::IpAddr| !ip.is_unspecified()),
+                    .filter(|ip: &IpAddr| !ip.is_unspecified()),
                 host_port: u16::try_from(port.host_port?).ok().filter(|port| *port != 0)?,
                 container_port: u16::try_from(port.container_port).ok()?,
                 protocol: Protocol::parse(port.protocol.as_deref())?,
@@ -165,11 +167,16 @@ fn host_ports(owner: &Pod) -> Vec<HostPort> {
 }
 
 /// Attaches the pod to the network and starts its sandbox; the sandbox and the pod's addresses. The error has been told as an event.
+/// Where there is no network yet, this waits for one until the token is cancelled.
 pub async fn run_sandbox(
     context: &Arc<Context>,
     owner: &Arc<Pod>,
     attempt: u32,
+    token: &CancellationToken,
 ) -> Result<(SandboxId, Vec<String>), String> {
+    if !pod::spec(owner).host_network.unwrap_or(false) {
+        plugins::wait_until_ready(context, owner, token).await?;
+    }
     if let Err(message) = dra::prepare(context, owner).await {
         let text = format!("Failed to prepare dynamic resources: {message}");
         context.events.pod(owner, Severity::Warning, "FailedPrepareDynamicResources", text);
@@ -188,14 +195,42 @@ pub async fn attach_again(context: &Arc<Context>, owner: &Arc<Pod>) -> Result<Ve
     if pod::spec(owner).host_network.unwrap_or(false) {
         return Ok(context.host_ips());
     }
-    let users = context.users(owner).map_err(|error| chain(&error))?;
-    let attachment = context
-        .config
-        .network
-        .attach_as(pod::uid(owner), &host_ports(owner), Some(PodFacts::of_pod(owner)), users)
-        .await
-        .map_err(|error| chain(&error))?;
-    Ok(attachment.ips.iter().map(ToString::to_string).collect())
+    let attachment = context.config.network.attach_as(pod::uid(owner), wanted(context, owner)?).await;
+    let ips = in_order(context, attachment.map_err(|error| chain(&error))?.ips);
+    Ok(ips.iter().map(ToString::to_string).collect())
+}
+
+/// What the pod wants of the network.
+fn wanted(context: &Context, owner: &Pod) -> Result<Wanted, String> {
+    let config = &context.config;
+    let told = if config.network.plugins().is_some() {
+        let dns = pod_dns(owner, &context.host_dns(), &config.cluster_dns, &config.cluster_domain);
+        cni::Told {
+            namespace: pod::namespace(owner).to_owned(),
+            name: pod::name(owner).to_owned(),
+            annotations: owner.metadata.annotations.clone().unwrap_or_default(),
+            bandwidth: super::bandwidth::asked(owner)?,
+            dns_servers: dns.nameservers,
+            dns_searches: dns.searches,
+            dns_options: dns.options,
+            cgroup: config.runtime.cgroup_of_pod(qos_class(owner).cgroup(), pod::uid(owner)),
+        }
+    } else {
+        cni::Told::default()
+    };
+    Ok(Wanted {
+        host_ports: host_ports(owner),
+        facts: Some(PodFacts::of_pod(owner)),
+        users: context.users(owner).map_err(|error| chain(&error))?,
+        told,
+    })
+}
+
+/// The family of the node's own address comes first, whatever order a plug-in has.
+fn in_order(context: &Context, mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
+    let v4_first = context.config.node_ips.first().is_none_or(IpAddr::is_ipv4);
+    ips.sort_by_key(|ip| ip.is_ipv4() != v4_first);
+    ips
 }
 
 /// What the pod's RuntimeClass says its containers run with.
@@ -218,13 +253,16 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
     let (netns, ips) = if host_network {
         (None, config.node_ips.clone())
     } else {
-        let (network, facts) = (&config.network, PodFacts::of_pod(owner));
-        let attached = network.attach_as(pod::uid(owner), &host_ports(owner), Some(facts), users.clone()).await;
-        let attachment = attached.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
+        let failed = |error| match error {
+            // In containerd's words.
+            NetworkError::Plugins { .. } => chain(&error),
+            error => format!("failed to set up the network: {}", chain(&error)),
+        };
+        let attachment = config.network.attach_as(pod::uid(owner), wanted(context, owner)?).await.map_err(failed)?;
         let bandwidth = super::bandwidth::asked(owner)?;
         let limited = config.network.limit(pod::uid(owner), bandwidth).await;
         limited.map_err(|error| format!("failed to set up the network: {}", chain(&error)))?;
-        (Some(attachment.netns), attachment.ips)
+        (Some(attachment.netns), in_order(context, attachment.ips))
     };
     let (host, domain) = host_name(owner, &config.cluster_domain);
     let hostname = match domain {

@@ -52,7 +52,8 @@ impl Worker {
         }
         self.sandboxes.begin();
         let (context, owner) = (Arc::clone(&self.context), Arc::clone(&self.granted));
-        self.spawn(async move { Progress::Sandbox(sandbox::run_sandbox(&context, &owner, attempt).await) });
+        let token = self.start_token.clone();
+        self.spawn(async move { Progress::Sandbox(sandbox::run_sandbox(&context, &owner, attempt, &token).await) });
     }
 
     pub(super) fn act(&mut self, plan: Plan, now: Timestamp) {
