@@ -12,9 +12,9 @@ mod limits;
 mod metrics;
 mod replicas;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::autoscaling::v1::Scale;
@@ -32,6 +32,7 @@ use kube::Resource;
 use kube::api::{Api, ListParams, PostParams};
 use kube::runtime::watcher;
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use crate::clock;
 use crate::context::Context;
@@ -61,6 +62,21 @@ struct Parts {
     scales: Scales,
     recorder: Recorder,
     memories: Memories,
+    selected: Mutex<Selected>,
+}
+
+/// The uids of the pods that each autoscaler has selected last: a pod that two of them count is no measure for either.
+type Selected = HashMap<ObjectKey, HashSet<String>>;
+
+/// The other autoscalers of a namespace that count some of these pods, too; notes whom the pods belong to now.
+fn rivals(selected: &mut Selected, key: &ObjectKey, pods: HashSet<String>) -> Vec<ObjectKey> {
+    let others = selected.iter().filter(|(other, theirs)| {
+        other.namespace == key.namespace && other.name != key.name && !theirs.is_disjoint(&pods)
+    });
+    let mut rivals: Vec<ObjectKey> = others.map(|(other, _)| other.clone()).collect();
+    rivals.sort();
+    selected.insert(key.clone(), pods);
+    rivals
 }
 
 /// Starts the controller.
@@ -84,6 +100,7 @@ pub fn start(context: &Arc<Context>) {
         scales: Scales::new(context.client.clone()),
         recorder: context.recorder.for_component("horizontal-pod-autoscaler"),
         memories: Memories::default(),
+        selected: Mutex::default(),
     });
     context.run_controller("horizontal-pod-autoscaler", queue, ready, move |key| {
         let parts = parts.clone();
@@ -161,6 +178,7 @@ impl Parts {
     async fn pass(&self, key: ObjectKey) -> Result<Revisit, PassError> {
         let Some(autoscaler) = self.autoscalers.get(&key).filter(|one| !one.deleting()) else {
             self.memories.lock().remove(&key);
+            self.selected.lock().remove(&key);
             return Ok(None);
         };
         let spec = autoscaler.spec.clone();
@@ -321,6 +339,15 @@ impl Parts {
         let pods = Api::<ApiPod>::namespaced(self.context.client.clone(), &key.namespace);
         let pods = pods.list(&ListParams::default().labels(&selector)).await;
         let pods = pods.map_err(|error| inactive("FailedComputeMetricsReplicas", error_text(&error)))?.items;
+        let uids = pods.iter().filter_map(|pod| pod.metadata.uid.clone()).collect();
+        let rivals = rivals(&mut self.selected.lock(), key, uids);
+        if !rivals.is_empty() {
+            let mut all: Vec<String> = std::iter::once(key).chain(&rivals).map(ToString::to_string).collect();
+            all.sort();
+            let message = format!("pods by selector {selector} are controlled by multiple HPAs: [{}]", all.join(" "));
+            self.recorder.event(about, Severity::Warning, "FailedComputeMetricsReplicas", message.clone());
+            return Err(Inactive { reason: "AmbiguousSelector", message });
+        }
         let tolerance = |rules: Option<&Option<Quantity>>| {
             rules.and_then(Option::as_ref).map_or(TOLERANCE, |quantity| milli_value(quantity) as f64 / 1000.0)
         };
@@ -508,4 +535,26 @@ fn kind_of_target(target: &MetricTarget, name: &str) -> String {
 
 fn named_resource(target: &MetricTarget, what: &str) -> String {
     if target.average_value.is_some() { what.to_owned() } else { format!("{what} utilization (percentage of request)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pods_have_one_autoscaler() {
+        let mut selected = Selected::default();
+        let mut check = |namespace: &str, name: &str, pods: &[&str], expected: &[&str]| {
+            let pods = pods.iter().map(|uid| (*uid).to_owned()).collect();
+            let found = rivals(&mut selected, &ObjectKey::new(namespace, name), pods);
+            assert_eq!(found.iter().map(|key| &*key.name).collect::<Vec<_>>(), expected, "{namespace}/{name}");
+        };
+        check("a", "one", &["p", "q"], &[]);
+        check("a", "one", &["p", "q"], &[]);
+        check("a", "other", &["r"], &[]);
+        check("b", "far", &["p"], &[]);
+        check("a", "two", &["q"], &["one"]);
+        check("a", "one", &["p", "q", "r"], &["other", "two"]);
+        check("a", "one", &["p"], &[]);
+    }
 }

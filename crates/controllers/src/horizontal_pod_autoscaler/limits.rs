@@ -3,9 +3,10 @@
 //! Upstream: `normalizeDesiredReplicas` and `normalizeDesiredReplicasWithBehaviors` in
 //! <https://github.com/kubernetes/kubernetes/blob/master/pkg/controller/podautoscaler/horizontal.go>.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::autoscaling::v2::{HPAScalingRules, HorizontalPodAutoscalerBehavior};
+use tokio::time::Instant;
 
 /// How long fewer replicas have to seem enough, where an autoscaler does not say; upstream's default.
 const DOWNSCALE_STABILIZATION: Duration = Duration::from_secs(300);
