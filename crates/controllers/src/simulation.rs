@@ -13,9 +13,11 @@
 //!
 //! In the end everything calms down: the controllers have to bring about what they should (`finally`), and then to be silent.
 
+mod autoscaling;
 mod devices;
 mod extenders;
 mod machines;
+mod namespaces;
 mod nodes;
 mod objects;
 mod policies;

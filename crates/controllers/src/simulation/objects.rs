@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use kobune_kinds::status::{self, Answer};
+use kobune_kinds::status::{self, Answer, Status};
 use kobune_kinds::{Catalogue, Kind};
 use serde_json::{Value, json};
 
@@ -141,6 +141,12 @@ fn now() -> Value {
     json!(seconds(clock::now()).to_string())
 }
 
+/// Whether a namespace still waits for whoever empties it.
+fn is_held_namespace(kind: &Kind, object: &Value) -> bool {
+    let finalizers = object.pointer("/spec/finalizers").and_then(Value::as_array);
+    kind.collection.as_ref() == "core/namespaces" && finalizers.is_some_and(|all| !all.is_empty())
+}
+
 impl Objects {
     /// The newest revision.
     pub fn revision(&self) -> u64 {
@@ -223,6 +229,12 @@ impl Objects {
         self.born += 1;
         object["apiVersion"] = kind.api_version().into();
         object["kind"] = (&*kind.kind).into();
+        let home = self.named("core/namespaces", namespace).filter(|home| kind.namespaced && deleting(home));
+        if home.is_some() {
+            let message = format!("namespace {namespace} is being terminated");
+            let refusal = Status::new(403, "Forbidden", message.clone());
+            return Err(refusal.cause("NamespaceTerminating", &message, "metadata.namespace").answer());
+        }
         if kind.namespaced {
             object["metadata"]["namespace"] = namespace.into();
         }
@@ -282,7 +294,7 @@ impl Objects {
         let waits =
             kind.collection.as_ref() == "core/pods" && number(&object, "/metadata/deletionGracePeriodSeconds") > 0;
         let held = object.pointer("/metadata/finalizers").and_then(Value::as_array).is_some_and(|all| !all.is_empty());
-        let stays = !deleting(&object) || waits || held;
+        let stays = !deleting(&object) || waits || held || is_held_namespace(kind, &object);
         Ok(self.write(kind, writer, Some(old), object, stays))
     }
 
@@ -331,7 +343,11 @@ impl Objects {
         if object == *old {
             return Ok(old);
         }
-        let stays = grace > 0 || !finalizers.is_empty();
+        let held = is_held_namespace(kind, &object);
+        if held {
+            object["status"]["phase"] = "Terminating".into();
+        }
+        let stays = grace > 0 || held || !finalizers.is_empty();
         Ok(self.write(kind, writer, Some(old), object, stays))
     }
 }

@@ -19,6 +19,7 @@ use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, watch};
 
+use super::autoscaling;
 use super::objects::{Deletion, Objects, Write, Writer, kind_of, text};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -54,6 +55,8 @@ struct State {
     generation: u64,
     /// Requests but watches and events.
     requests: u64,
+    /// Those of them that nothing has to be the reason of.
+    asked: u64,
     /// Reads that saw and writes that did what.
     said: Vec<String>,
     check: Check,
@@ -122,6 +125,7 @@ impl Server {
             random: SmallRng::seed_from_u64(seed),
             generation: 0,
             requests: 0,
+            asked: 0,
             said: Vec::new(),
             check: Box::new(check),
             broken: None,
@@ -185,9 +189,10 @@ impl Server {
         story
     }
 
-    /// How many requests there were, watches and events apart.
+    /// How many requests there were, watches, events and what autoscalers ask regularly apart.
     pub fn requests(&self) -> u64 {
-        self.state.lock().requests
+        let state = self.state.lock();
+        state.requests - state.asked
     }
 
     /// Nothing goes wrong any more.
@@ -265,6 +270,8 @@ impl Server {
         let counted = {
             let mut state = self.state.lock();
             state.requests += 1;
+            // An autoscaler asks without end, since metrics tell nobody when they change.
+            state.asked += u64::from(autoscaling::asks(&parts.method, &path, &query));
             state.requests
         };
         let step = self.state.lock().faults.dies_at.is_some_and(|at| at / 2 == counted);
@@ -306,6 +313,9 @@ impl Server {
         if let Some(found) = self.discovery(path) {
             return Ok((200, found));
         }
+        if autoscaling::is_metrics(path) {
+            return Ok((200, autoscaling::metrics(&self.state.lock().objects)));
+        }
         let Some(Target { kind, namespace, name, subresource }) = target(path) else {
             return Err(status::unknown_path());
         };
@@ -326,6 +336,17 @@ impl Server {
                     json!({"kind": &*kind.list_kind, "apiVersion": kind.api_version(),
                     "metadata": {"resourceVersion": objects.revision().to_string()}, "items": items}),
                 ))
+            }
+            ("GET", Some(name)) if subresource.as_deref() == Some("scale") => {
+                match objects.get(&kind, &namespace, name) {
+                    Some(object) => Ok((200, autoscaling::scale(object))),
+                    None => Err(status::not_found(&kind.group_resource(), name)),
+                }
+            }
+            ("PUT", Some(name)) if subresource.as_deref() == Some("scale") => {
+                let change = |old: &Value| Ok(autoscaling::scaled(old, &sent));
+                let written = objects.update(&kind, Writer::Controller, (&namespace, name), None, change);
+                written.map(|written| (200, autoscaling::scale(&written)))
             }
             ("GET", Some(name)) => match objects.get(&kind, &namespace, name) {
                 Some(object) => Ok((200, (**object).clone())),
@@ -354,6 +375,19 @@ impl Server {
                 };
                 let written = objects.update(&kind, Writer::Controller, place, subresource.as_deref(), change);
                 written.map(|written| (200, (*written).clone()))
+            }
+            ("DELETE", None) => {
+                let here = |object: &&Arc<Value>| text(object, "/metadata/namespace") == namespace;
+                let names: Vec<String> = objects
+                    .all(&kind.collection)
+                    .filter(here)
+                    .map(|one| text(one, "/metadata/name").to_owned())
+                    .collect();
+                let how = Deletion { propagation: text(&sent, "/propagationPolicy").to_owned(), ..Deletion::default() };
+                let deleted = names
+                    .iter()
+                    .try_for_each(|name| objects.delete(&kind, Writer::Controller, (&namespace, name), &how).map(drop));
+                deleted.map(|()| (200, json!({"kind": "Status", "apiVersion": "v1", "status": "Success"})))
             }
             ("DELETE", Some(name)) => {
                 let how = Deletion {
@@ -384,8 +418,10 @@ impl Server {
                 json!({"name": &*kind.plural, "kind": &*kind.kind, "singularName": &*kind.singular,
                     "namespaced": kind.namespaced, "verbs": verbs(kind)})
             });
+            let scales = kinds().filter(|kind| &*kind.group == group && &*kind.collection == "apps/deployments");
+            let scales = scales.map(|_| autoscaling::scale_of_deployments());
             json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"),
-                "resources": of.collect::<Vec<_>>()})
+                "resources": of.chain(scales).collect::<Vec<_>>()})
         };
         match path.trim_matches('/').split('/').collect::<Vec<_>>().as_slice() {
             ["api", "v1"] => Some(resources("", "v1")),
