@@ -145,7 +145,7 @@ impl Context {
         self.follow::<ResourceQuota, _>("resourcequotas", &caches.quotas);
     }
 
-    /// Starts a controller: waits for `ready`, then runs `pass` over the keys of `queue`.
+    /// Starts a controller, unless it was left out: waits for `ready`, then runs `pass` over the keys of `queue`.
     pub fn run_controller<P, F>(
         &self,
         name: &'static str,
@@ -156,10 +156,14 @@ impl Context {
         P: Fn(ObjectKey) -> F + Send + Sync + 'static,
         F: Future<Output = Result<Revisit, PassError>> + Send + 'static,
     {
-        let token = self.token.clone();
+        if !self.config.controllers.runs(name) {
+            queue.close();
+            return;
+        }
+        let (token, workers) = (self.token.clone(), self.config.controllers.workers(name));
         self.spawn(name, async move {
             ready.await;
-            work(name, queue, token, pass).await;
+            work(name, queue, token, workers, pass).await;
         });
     }
 }

@@ -207,6 +207,9 @@ fn plan(metadata: &ObjectMeta, owners: &[(String, Owner)], has_dependents: bool)
 
 /// Starts the controller.
 pub fn start(context: &Arc<Context>) {
+    if !context.config.controllers.runs("garbage-collector") {
+        return;
+    }
     let own = context.clone();
     context.spawn("garbage-collector", async move {
         let token = own.token.clone();

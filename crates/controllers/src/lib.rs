@@ -46,6 +46,7 @@ mod resource_quota;
 mod revisions;
 mod root_ca;
 mod scale;
+mod selection;
 mod service_account;
 mod service_account_tokens;
 mod service_cidr;
@@ -71,6 +72,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::context::{Caches, Context, Touched};
+pub use crate::selection::{Selection, Unknown};
 
 /// What the controllers need to know about the cluster.
 #[derive(Clone, Debug)]
@@ -89,6 +91,8 @@ pub struct Config {
     pub cluster_signing_duration: Duration,
     /// A kubeconfig without credentials that leads to this cluster, published as ConfigMap `cluster-info`.
     pub cluster_info: Option<String>,
+    /// Which controllers run.
+    pub controllers: Selection,
     /// What signs the tokens in Secrets of type `kubernetes.io/service-account-token`; without it they stay empty.
     pub service_account_tokens: Option<Arc<ServiceAccountTokens>>,
 }
@@ -103,6 +107,7 @@ impl Default for Config {
             authority: None,
             cluster_signing_duration: Duration::from_secs(365 * 24 * 60 * 60),
             cluster_info: None,
+            controllers: Selection::default(),
             service_account_tokens: None,
         }
     }

@@ -24,8 +24,6 @@ use crate::object::ObjectKey;
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// Longest delay after a failed pass.
 const LONGEST_RETRY: Duration = Duration::from_secs(120);
-/// Passes of one controller at a time: enough to hide the latency of writes, as upstream's five workers.
-const WORKERS: usize = 5;
 
 /// What made a pass fail.
 #[derive(Debug, thiserror::Error)]
@@ -85,10 +83,15 @@ struct State {
     delayed: BTreeSet<(Instant, ObjectKey)>,
     delay_of: HashMap<ObjectKey, Instant>,
     failures: HashMap<ObjectKey, u32>,
+    /// Nobody works on it: keys would only gather.
+    closed: bool,
 }
 
 impl State {
     fn add(&mut self, key: ObjectKey) {
+        if self.closed {
+            return;
+        }
         if self.running.contains(&key) {
             self.again.insert(key);
         } else if self.waiting.insert(key.clone()) {
@@ -156,10 +159,15 @@ impl Queue {
         self.state.lock().add(key);
         self.changed.notify_one();
     }
+
+    /// Nobody will work on it: whatever waits, and whatever comes, is forgotten.
+    pub fn close(&self) {
+        *self.state.lock() = State { closed: true, ..State::default() };
+    }
 }
 
-/// Runs `pass` over the keys of `queue` until `token` is cancelled.
-pub async fn work<P, F>(controller: &'static str, queue: Arc<Queue>, token: CancellationToken, pass: P)
+/// Runs `pass` over the keys of `queue`, over so many at a time as there are `workers`, until `token` is cancelled.
+pub async fn work<P, F>(controller: &'static str, queue: Arc<Queue>, token: CancellationToken, workers: usize, pass: P)
 where
     P: Fn(ObjectKey) -> F,
     F: Future<Output = Result<Revisit, PassError>> + Send + 'static,
@@ -168,7 +176,7 @@ where
     let mut keys: HashMap<tokio::task::Id, ObjectKey> = HashMap::new();
     loop {
         let mut next_delay = None;
-        while passes.len() < WORKERS {
+        while passes.len() < workers {
             let mut state = queue.state.lock();
             let Some(key) = state.next(Instant::now()) else {
                 next_delay = state.delayed.first().map(|(until, _)| *until);
@@ -182,7 +190,7 @@ where
         tokio::select! {
             biased;
             () = token.cancelled() => return,
-            () = queue.changed.notified(), if passes.len() < WORKERS => {}
+            () = queue.changed.notified(), if passes.len() < workers => {}
             () = tokio::time::sleep_until(next_delay.unwrap_or_else(Instant::now)), if next_delay.is_some() => {}
             Some(finished) = passes.join_next_with_id() => {
                 let (id, result) = match finished {
@@ -245,5 +253,14 @@ mod tests {
         assert_eq!(state.next(now), Some(key.clone()));
         state.done(key, Ok(None), now);
         assert_eq!(state.next(now + Duration::from_secs(6)), None, "the last pass asked for no revisit");
+    }
+
+    #[test]
+    fn a_closed_queue_keeps_nothing() {
+        let queue = Queue::default();
+        queue.add(ObjectKey::new("default", "a"));
+        queue.close();
+        queue.add(ObjectKey::new("default", "b"));
+        assert_eq!(queue.state.lock().next(Instant::now()), None);
     }
 }

@@ -187,6 +187,6 @@ pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
     kobune_apiserver::parse_duration(text).ok_or_else(|| "expected a duration such as 1h30m or 90s".to_owned())
 }
 
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
+pub(crate) fn at_least_one(text: &str) -> std::result::Result<usize, String> {
     text.parse().ok().filter(|count| *count > 0).ok_or_else(|| "expected a whole number above 0".to_owned())
 }

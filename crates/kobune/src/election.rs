@@ -32,9 +32,40 @@ const DURATION: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// The pause between tries.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long the work may take to stop after the lease is lost. Then nobody else has it yet, since a lease lasts longer
-/// than a leader tries.
-const STOP: Duration = Duration::from_secs(4);
+
+/// What candidates for one lease have agreed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// The name of the lease.
+    pub name: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// How long a lease lasts that is not renewed.
+    pub duration: Duration,
+    /// How long a leader tries to renew before it gives up.
+    pub deadline: Duration,
+    /// The pause between tries.
+    pub retry: Duration,
+}
+
+impl Terms {
+    /// client-go's for a lease of this name.
+    pub fn of(name: &str) -> Terms {
+        Terms {
+            name: name.to_owned(),
+            namespace: "kube-system".to_owned(),
+            duration: DURATION,
+            deadline: DEADLINE,
+            retry: RETRY,
+        }
+    }
+
+    /// How long the work may take to stop after the lease is lost. Then nobody else has it yet, since a lease lasts longer than a
+    /// leader tries.
+    fn stop(&self) -> Duration {
+        self.duration.saturating_sub(self.deadline).mul_f64(0.8)
+    }
+}
 
 /// How long a lease is silent at least whose holder's server refuses connections: longer than a leader is between two tries, so
 /// that one which has only changed its address keeps its lease.
@@ -71,12 +102,12 @@ fn decide(spec: Option<&LeaseSpec>, me: &str, unchanged: Duration, dead: bool) -
 }
 
 /// The lease as `me` writes it.
-fn held(before: Option<&LeaseSpec>, me: &str, now: Timestamp) -> LeaseSpec {
+fn held(before: Option<&LeaseSpec>, me: &str, duration: Duration, now: Timestamp) -> LeaseSpec {
     let renewed = before.filter(|before| before.holder_identity.as_deref() == Some(me));
     let transitions = before.and_then(|before| before.lease_transitions).unwrap_or(0);
     LeaseSpec {
         holder_identity: Some(me.to_owned()),
-        lease_duration_seconds: Some(i32::try_from(DURATION.as_secs()).expect("it is short")),
+        lease_duration_seconds: Some(i32::try_from(duration.as_secs()).unwrap_or(i32::MAX)),
         acquire_time: renewed.map_or(Some(MicroTime(now)), |renewed| renewed.acquire_time.clone()),
         renew_time: Some(MicroTime(now)),
         lease_transitions: Some(match (before, renewed) {
@@ -91,7 +122,7 @@ fn held(before: Option<&LeaseSpec>, me: &str, now: Timestamp) -> LeaseSpec {
 /// A candidate for one lease.
 pub struct Candidate {
     leases: Api<Lease>,
-    name: &'static str,
+    terms: Terms,
     identity: String,
     /// Where our own server is, and how others are reached; nothing for one whose API server is somebody else's.
     servers: Option<(SocketAddr, Connect)>,
@@ -102,20 +133,20 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Stands for the lease of this name in `kube-system`. `servers` is where our own server is, and how others are reached.
+    /// Stands for a lease. `servers` is where our own server is, and how others are reached.
     pub fn new(
         client: kube::Client,
-        name: &'static str,
+        terms: Terms,
         identity: String,
         servers: Option<(SocketAddr, Connect)>,
     ) -> Candidate {
-        let leases = Api::namespaced(client, "kube-system");
-        Candidate { leases, name, identity, servers, seen: None, dead: false }
+        let leases = Api::namespaced(client, &terms.namespace);
+        Candidate { leases, terms, identity, servers, seen: None, dead: false }
     }
 
     /// Looks at the lease and takes or renews it if that is due. Answers whether it is ours now.
     async fn attempt(&mut self) -> kube::Result<bool> {
-        let found = self.leases.get_opt(self.name).await?;
+        let found = self.leases.get_opt(&self.terms.name).await?;
         let changed = match (&self.seen, &found) {
             (Some((seen, _)), Some(found)) => seen.metadata.resource_version != found.metadata.resource_version,
             _ => true,
@@ -134,18 +165,18 @@ impl Candidate {
         } else {
             decide(spec, &self.identity, unchanged, self.dead)
         };
-        let spec = Some(held(spec, &self.identity, Timestamp::now()));
+        let spec = Some(held(spec, &self.identity, self.terms.duration, Timestamp::now()));
         let written = match step {
             Step::Wait => return Ok(false),
             Step::Create => {
-                let name = Some(self.name.to_owned());
+                let name = Some(self.terms.name.clone());
                 let metadata = self.signed(ObjectMeta { name, ..ObjectMeta::default() });
                 self.leases.create(&PostParams::default(), &Lease { metadata, spec }).await
             }
             Step::Take | Step::Renew => {
                 // With the resourceVersion that was read: of two candidates one is refused.
                 let metadata = self.signed(lease.map(|lease| lease.metadata.clone()).unwrap_or_default());
-                self.leases.replace(self.name, &PostParams::default(), &Lease { metadata, spec }).await
+                self.leases.replace(&self.terms.name, &PostParams::default(), &Lease { metadata, spec }).await
             }
         };
         match written {
@@ -186,17 +217,17 @@ impl Candidate {
             match self.attempt().await {
                 Ok(true) => return,
                 Ok(false) => {}
-                Err(error) => tracing::info!(lease = self.name, %error, "cannot reach the lease"),
+                Err(error) => tracing::info!(lease = self.terms.name, %error, "cannot reach the lease"),
             }
             let holder = self.holder().filter(|_| !self.dead);
             if vigil.as_ref().map(|(known, _)| known) != holder.as_ref().map(|(holder, _)| holder) {
                 let connect = self.servers.as_ref().map(|(_, connect)| Arc::clone(connect));
                 vigil = holder
                     .zip(connect)
-                    .map(|((holder, server), connect)| (holder, end_of(connect, self.name, server).boxed()));
+                    .map(|((holder, server), connect)| (holder, end_of(connect, self.terms.clone(), server).boxed()));
             }
             let silent = self.seen.as_ref().map_or(Duration::ZERO, |(_, since)| since.elapsed());
-            let pause = if self.dead { SILENCE.saturating_sub(silent).min(RETRY) } else { RETRY };
+            let pause = if self.dead { SILENCE.saturating_sub(silent).min(self.terms.retry) } else { self.terms.retry };
             let ended = async {
                 match &mut vigil {
                     Some((_, end)) => end.await,
@@ -208,12 +239,12 @@ impl Candidate {
                 () = tokio::time::sleep(pause) => {}
                 () = ended => {
                     vigil = None;
-                    tracing::info!(lease = self.name, "the leader's server is gone");
+                    tracing::info!(lease = self.terms.name, "the leader's server is gone");
                     // Its last renewal may not have been seen yet; the silence begins with it.
                     match self.attempt().await {
                         Ok(true) => return,
                         Ok(false) => {}
-                        Err(error) => tracing::info!(lease = self.name, %error, "cannot reach the lease"),
+                        Err(error) => tracing::info!(lease = self.terms.name, %error, "cannot reach the lease"),
                     }
                     self.dead = true;
                 }
@@ -224,12 +255,12 @@ impl Candidate {
     /// Renews the lease until that fails for too long or somebody else has it.
     async fn defend(&mut self) {
         let mut renewed = Instant::now();
-        while renewed.elapsed() < DEADLINE {
-            tokio::time::sleep(RETRY).await;
-            match tokio::time::timeout(DEADLINE.saturating_sub(renewed.elapsed()), self.attempt()).await {
+        while renewed.elapsed() < self.terms.deadline {
+            tokio::time::sleep(self.terms.retry).await;
+            match tokio::time::timeout(self.terms.deadline.saturating_sub(renewed.elapsed()), self.attempt()).await {
                 Ok(Ok(true)) => renewed = Instant::now(),
                 Ok(Ok(false)) => return,
-                Ok(Err(error)) => tracing::info!(lease = self.name, %error, "cannot renew the lease"),
+                Ok(Err(error)) => tracing::info!(lease = self.terms.name, %error, "cannot renew the lease"),
                 Err(_) => return,
             }
         }
@@ -246,7 +277,7 @@ impl Candidate {
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
         spec.renew_time = Some(MicroTime(Timestamp::now()));
-        self.leases.replace(self.name, &PostParams::default(), &lease).await.map(drop)
+        self.leases.replace(&self.terms.name, &PostParams::default(), &lease).await.map(drop)
     }
 
     /// Does the work whenever the lease is ours, until `token` is cancelled. The work ends when its own token is cancelled.
@@ -260,7 +291,7 @@ impl Candidate {
                 // Dropped, it leaves at most a lease that runs out.
                 () = self.win() => {}
             }
-            tracing::info!(lease = self.name, identity = self.identity, "leads from now on");
+            tracing::info!(lease = self.terms.name, identity = self.identity, "leads from now on");
             let term = token.child_token();
             let mut work = std::pin::pin!(work(term.clone()));
             tokio::select! {
@@ -271,11 +302,11 @@ impl Candidate {
                 () = self.defend() => {}
             }
             term.cancel();
-            tracing::warn!(lease = self.name, "leads no longer");
-            match tokio::time::timeout(STOP, work).await {
+            tracing::warn!(lease = self.terms.name, "leads no longer");
+            match tokio::time::timeout(self.terms.stop(), work).await {
                 Ok(ended) => ended?,
                 // Two leaders would be worse than a restart.
-                Err(_) => bail!("the work under lease {} does not stop", self.name),
+                Err(_) => bail!("the work under lease {} does not stop", self.terms.name),
             }
             self.seen = None;
         }
@@ -283,10 +314,10 @@ impl Candidate {
 }
 
 /// Waits until no server is at an address any more: until a watch there has ended and a connection is refused.
-async fn end_of(connect: Connect, lease: &'static str, server: SocketAddr) {
+async fn end_of(connect: Connect, terms: Terms, server: SocketAddr) {
     loop {
-        if let Err(error) = stay_at(&connect, lease, server).await {
-            tracing::debug!(lease, %server, %error, "cannot watch the leader's server");
+        if let Err(error) = stay_at(&connect, &terms, server).await {
+            tracing::debug!(lease = terms.name, %server, %error, "cannot watch the leader's server");
         }
         let refused = |error: &std::io::Error| error.kind() == std::io::ErrorKind::ConnectionRefused;
         match tokio::time::timeout(RETRY, TcpStream::connect(server)).await {
@@ -298,9 +329,9 @@ async fn end_of(connect: Connect, lease: &'static str, server: SocketAddr) {
 }
 
 /// Holds a watch at a server until it ends.
-async fn stay_at(connect: &Connect, lease: &str, server: SocketAddr) -> Result<()> {
-    let leases = Api::<Lease>::namespaced(connect(server).await?, "kube-system");
-    let only_this = WatchParams::default().fields(&format!("metadata.name={lease}")).timeout(290);
+async fn stay_at(connect: &Connect, terms: &Terms, server: SocketAddr) -> Result<()> {
+    let leases = Api::<Lease>::namespaced(connect(server).await?, &terms.namespace);
+    let only_this = WatchParams::default().fields(&format!("metadata.name={}", terms.name)).timeout(290);
     let mut changes = leases.watch(&only_this, "0").await?.boxed();
     while let Some(change) = changes.next().await {
         change?;
@@ -346,11 +377,11 @@ mod tests {
     #[test]
     fn transitions_are_counted() {
         let now = Timestamp::UNIX_EPOCH;
-        assert_eq!(held(None, "me", now).lease_transitions, Some(0));
-        assert_eq!(held(Some(&lease("other", 15)), "me", now).lease_transitions, Some(4));
+        assert_eq!(held(None, "me", DURATION, now).lease_transitions, Some(0));
+        assert_eq!(held(Some(&lease("other", 15)), "me", DURATION, now).lease_transitions, Some(4));
         let mut mine = lease("me", 15);
         mine.acquire_time = Some(MicroTime(Timestamp::MIN));
-        let renewed = held(Some(&mine), "me", now);
+        let renewed = held(Some(&mine), "me", DURATION, now);
         assert_eq!((renewed.lease_transitions, renewed.acquire_time), (Some(3), Some(MicroTime(Timestamp::MIN))));
     }
 }

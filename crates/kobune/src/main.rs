@@ -15,6 +15,7 @@ mod image;
 mod image_folder;
 mod instance;
 mod join;
+mod leader_options;
 mod metrics;
 mod placement_options;
 mod process;

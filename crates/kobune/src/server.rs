@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::authorization;
 use crate::cli::Part;
-use crate::election::{Candidate, Connect};
+use crate::election::{Candidate, Connect, Terms};
 use crate::metrics::MetricsGuest;
 use crate::settings::{ServerSettings, address_at, texts};
 use crate::user_agent;
@@ -150,7 +150,7 @@ impl Server {
         }
         let identity = format!("{}_{}", self.host_name, uuid::Uuid::new_v4());
         let servers = Some((self.address, self.connect()));
-        Candidate::new(client, lease, identity, servers).run(token, work).boxed()
+        Candidate::new(client, Terms::of(lease), identity, servers).run(token, work).boxed()
     }
 
     /// Clients for other servers of the cluster, which have the same authority.

@@ -264,10 +264,19 @@ fn controllers_and_scheduler_run_alone() {
         .argument("--without=controllers,scheduler")
         .start()
         .expect("a cluster starts");
-    let alone = |part: &str| {
+    let alone_with = |part: &str, flags: &[&str]| {
         let mut command = cluster.host().command(env!("CARGO_BIN_EXE_kobune"));
-        command.args([part, "--kubeconfig"]).arg(cluster.kubeconfig());
+        command.args([part, "--kubeconfig"]).arg(cluster.kubeconfig()).args(flags);
         Running::start(command, None).expect("it starts")
+    };
+    let alone = |part: &str| alone_with(part, &[]);
+    let stop = |running: Running| {
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(running.id().cast_signed()),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .expect("it runs");
+        running.finish(SETTLE).expect("it ends").ok();
     };
     cluster.apply(
         r#"
@@ -284,15 +293,26 @@ spec:
     );
     let pods = || cluster.kubectl(["get", "replicasets,pods", "-o", "name"]).unwrap().ok();
     assert_eq!(pods(), "", "nobody is there who would make any");
+    // Two controllers, which take no lease: Jobs get their pods, whose service account is there, and Deployments wait.
+    let jobs = alone_with(
+        "controllers",
+        &["--leader-elect=false", "--controllers=job-controller,serviceaccount", "--concurrent-job-syncs=2"],
+    );
+    cluster.apply(
+        "{apiVersion: batch/v1, kind: Job, metadata: {name: sum}, spec: {template: {spec: {restartPolicy: Never, \
+         containers: [{name: c, image: i}]}}}}",
+    );
+    wait_for(&cluster, &["job", "sum"], ".status.active", "1");
+    stop(jobs);
+    let left = cluster.kubectl(["get", "replicasets,leases", "-A", "-o", "name"]).unwrap().ok();
+    assert!(!left.contains("replicaset") && !left.contains("kube-controller-manager"), "{left}");
     let (first, _scheduler) = (alone("controllers"), alone("scheduler"));
     wait_for(&cluster, &["deployment", "web"], ".status.availableReplicas", "2");
     // Of two that stand for the lease one works; the other one begins when the first one stops.
     let second = alone("controllers");
     let leads = |running: &Running| running.stderr().contains("leads from now on");
     assert!(leads(&first) && !leads(&second), "{}", second.stderr());
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(first.id().cast_signed()), nix::sys::signal::Signal::SIGTERM)
-        .expect("it runs");
-    first.finish(SETTLE).expect("it ends").ok();
+    stop(first);
     cluster.kubectl(["scale", "deployment/web", "--replicas=4"]).unwrap().ok();
     wait_for(&cluster, &["deployment", "web"], ".status.availableReplicas", "4");
     assert!(leads(&second), "{}", second.stderr());
