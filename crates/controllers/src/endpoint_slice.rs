@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Service};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointSlice, ForNode, ForZone};
+use kobune_scheduler::recorder::{Recorder, Severity};
+use parking_lot::Mutex;
 
 use crate::context::{Context, enqueue_owners};
 use crate::object::{Cached, ObjectKey};
@@ -17,9 +19,15 @@ use crate::service_endpoints::{
     self, HEADLESS_LABEL, TriggerTimes, headless, hostname, ports, selects, selects_pods, zone,
 };
 use crate::slice_packing::{self, Frame, Group, MANAGED_BY, SERVICE_NAME};
+use crate::topology_hints::{self, Shares, Without};
 
 /// Us.
 const MANAGER: &str = "endpointslice-controller.k8s.io";
+
+/// For each family of addresses of a Service that asks for hints, why it has none.
+type Outcome = BTreeMap<String, Option<Without>>;
+/// What was said last about the hints of Services.
+type Said = Mutex<HashMap<ObjectKey, Outcome>>;
 
 /// Starts the controller.
 pub fn start(context: &Arc<Context>) {
@@ -27,6 +35,15 @@ pub fn start(context: &Arc<Context>) {
     service_endpoints::enqueue(context, &queue);
     let caches = &context.caches;
     enqueue_owners(&caches.endpoint_slices, "Service", &queue);
+    // Where the processors are says how much traffic each zone sends.
+    let (services, wake) = (caches.services.clone(), queue.clone());
+    caches.nodes.on_change(move |before, after| {
+        let weight = |node: Option<&Arc<Node>>| node.and_then(|node| topology_hints::weight(node));
+        if weight(before) != weight(after) {
+            let asking = services.all().into_iter().filter(|service| topology_hints::asked(service));
+            asking.for_each(|service| wake.add(service.key()));
+        }
+    });
     let (pods, services) = (caches.pods.clone(), caches.services.clone());
     let (slices, nodes) = (caches.endpoint_slices.clone(), caches.nodes.clone());
     let ready = async move {
@@ -37,14 +54,24 @@ pub fn start(context: &Arc<Context>) {
     };
     let shared = context.clone();
     let triggers = Arc::<TriggerTimes>::default();
-    context.run_controller("endpointslice", queue, ready, move |key| pass(shared.clone(), triggers.clone(), key));
+    let (said, recorder) = (Arc::<Said>::default(), context.recorder.for_component("endpoint-slice-controller"));
+    context.run_controller("endpointslice", queue, ready, move |key| {
+        pass(shared.clone(), triggers.clone(), said.clone(), recorder.clone(), key)
+    });
 }
 
-async fn pass(context: Arc<Context>, triggers: Arc<TriggerTimes>, key: ObjectKey) -> Result<Revisit, PassError> {
+async fn pass(
+    context: Arc<Context>,
+    triggers: Arc<TriggerTimes>,
+    said: Arc<Said>,
+    recorder: Recorder,
+    key: ObjectKey,
+) -> Result<Revisit, PassError> {
     let caches = &context.caches;
     // Slices of a Service that is gone go with it, by their owner reference.
     let Some(service) = caches.services.get(&key).filter(|service| !service.deleting()) else {
         triggers.forget(&key);
+        said.lock().remove(&key);
         return Ok(None);
     };
     let Some(spec) = service.spec.as_ref().filter(|spec| selects_pods(spec)) else { return Ok(None) };
@@ -60,9 +87,30 @@ async fn pass(context: Arc<Context>, triggers: Arc<TriggerTimes>, key: ObjectKey
         })
         .collect();
     let trigger = triggers.next(&key, &service, &pods);
-    let actions = plan(&service, &pods, &nodes, &present, trigger);
+    let all = || topology_hints::shares(caches.nodes.all().iter().map(|node| &**node));
+    let shares = topology_hints::asked(&service).then(all);
+    let (actions, outcome) = plan(&service, &pods, &nodes, shares.as_ref(), &present, trigger);
     slice_packing::carry_out(&context, &key.namespace, actions).await?;
+    tell(&service, &said, outcome, &recorder);
     Ok(None)
+}
+
+/// Tells what has become of hints that were asked for, when that is another thing than before.
+fn tell(service: &Service, said: &Said, outcome: Outcome, recorder: &Recorder) {
+    let key = service.key();
+    let before = match outcome.is_empty() {
+        true => said.lock().remove(&key),
+        false => said.lock().insert(key, outcome.clone()),
+    }
+    .unwrap_or_default();
+    let about = kube::Resource::object_ref(service, &());
+    for (family, without) in outcome.iter().filter(|(family, without)| before.get(*family) != Some(without)) {
+        let (severity, reason, message) = match without {
+            None => (Severity::Normal, "TopologyAwareHintsEnabled", "Topology Aware Hints has been enabled".to_owned()),
+            Some(why) => (Severity::Warning, "TopologyAwareHintsDisabled", why.to_string()),
+        };
+        recorder.event(&about, severity, reason, format!("{message}, addressType: {family}"));
+    }
 }
 
 fn is_family(address: &str, family: &str) -> bool {
@@ -90,6 +138,9 @@ fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, address: &str) ->
 /// Which zones or nodes an endpoint is meant for, by the Service's `trafficDistribution`; only for those that take
 /// traffic. Upstream: `staging/src/k8s.io/endpointslice/trafficdist` (KEP-2433, KEP-3015).
 fn hints(service: &Service, endpoint: &Endpoint) -> Option<EndpointHints> {
+    if topology_hints::asked(service) {
+        return None;
+    }
     let distribution = service.spec.as_ref()?.traffic_distribution.as_deref()?;
     endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).filter(|ready| *ready)?;
     let for_zones = || endpoint.zone.clone().map(|name| vec![ForZone { name }]);
@@ -101,6 +152,25 @@ fn hints(service: &Service, endpoint: &Endpoint) -> Option<EndpointHints> {
         }
         _ => None,
     }
+}
+
+/// Gives all ready endpoints of each family the zones that they are to serve, where that can be done.
+fn share_out(groups: &mut BTreeMap<Group, Vec<Endpoint>>, shares: &Result<Shares, Without>) -> Outcome {
+    let mut families: BTreeMap<String, Vec<&mut Endpoint>> = BTreeMap::new();
+    for ((family, _), endpoints) in groups {
+        let ready = |endpoint: &&mut Endpoint| endpoint.conditions.as_ref().and_then(|all| all.ready) == Some(true);
+        families.entry(family.clone()).or_default().extend(endpoints.iter_mut().filter(ready));
+    }
+    let give = |endpoints: &mut Vec<&mut Endpoint>| {
+        let shares = shares.as_ref().map_err(Clone::clone)?;
+        endpoints.sort_by(|one, other| one.addresses.cmp(&other.addresses));
+        let own: Vec<_> = endpoints.iter().map(|endpoint| endpoint.zone.clone()).collect();
+        for (endpoint, name) in endpoints.iter_mut().zip(topology_hints::assign(shares, &own)?) {
+            endpoint.hints = Some(EndpointHints { for_zones: Some(vec![ForZone { name }]), for_nodes: None });
+        }
+        Ok(())
+    };
+    families.into_iter().map(|(family, mut endpoints)| (family, give(&mut endpoints).err())).collect()
 }
 
 /// All endpoints there should be, by group.
@@ -146,9 +216,10 @@ fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     nodes: &HashMap<Box<str>, Arc<Node>>,
+    shares: Option<&Result<Shares, Without>>,
     present: &[Arc<EndpointSlice>],
     trigger: Option<String>,
-) -> Vec<slice_packing::Action> {
+) -> (Vec<slice_packing::Action>, Outcome) {
     let frame = Frame {
         namespace: service.metadata.namespace.clone(),
         name: service.metadata.name.clone().unwrap_or_default(),
@@ -157,7 +228,9 @@ fn plan(
         annotations: BTreeMap::new(),
         trigger,
     };
-    slice_packing::plan(&frame, wanted(service, pods, nodes), present)
+    let mut groups = wanted(service, pods, nodes);
+    let outcome = shares.map(|shares| share_out(&mut groups, shares)).unwrap_or_default();
+    (slice_packing::plan(&frame, groups, present), outcome)
 }
 
 #[cfg(test)]
@@ -187,6 +260,16 @@ mod tests {
                 "status": {"phase": "Running", "podIP": format!("10.0.{}.{}", number / 200, number % 200),
                     "conditions": [{"type": "Ready", "status": status, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}),
         ))
+    }
+
+    fn plan(
+        service: &Service,
+        pods: &[Arc<Pod>],
+        nodes: &HashMap<Box<str>, Arc<Node>>,
+        present: &[Arc<EndpointSlice>],
+        trigger: Option<String>,
+    ) -> Vec<Action> {
+        super::plan(service, pods, nodes, None, present, trigger).0
     }
 
     /// Carries actions out on a list of slices.
@@ -293,5 +376,32 @@ mod tests {
         check("PreferSameZone", true, json!({"forZones": [{"name": "east"}]}));
         check("PreferSameZone", false, json!(null));
         check("PreferSameNode", true, json!({"forNodes": [{"name": "n"}], "forZones": [{"name": "east"}]}));
+    }
+
+    #[test]
+    fn hints_of_zones() {
+        let mut service = service(json!({"trafficDistribution": "PreferSameNode"}));
+        service.metadata.annotations =
+            Some([("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned())].into());
+        let node: Node = serde_json::from_value(
+            json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "east"}}}),
+        )
+        .expect("a node");
+        let nodes = HashMap::from([(Box::from("n"), Arc::new(node))]);
+        let pods: Vec<_> = (0..5).map(|number| web(number, number != 4, false)).collect();
+        let served = |shares: &Result<Shares, Without>| {
+            let (actions, outcome) = super::plan(&service, &pods, &nodes, Some(shares), &[], None);
+            let mut present = Vec::new();
+            apply(actions, &mut present);
+            let mut endpoints = present[0].endpoints.clone().expect("endpoints");
+            endpoints.sort_by(|one, other| one.addresses.cmp(&other.addresses));
+            let zone = |endpoint: &Endpoint| Some(endpoint.hints.as_ref()?.for_zones.as_ref()?[0].name.clone());
+            (endpoints.iter().map(zone).collect::<Vec<_>>(), outcome["IPv4"].clone())
+        };
+        let even: Result<Shares, Without> = Ok([("east".to_owned(), 0.5), ("west".to_owned(), 0.5)].into());
+        let zones = ["east", "east", "west", "west"].map(|zone| Some(zone.to_owned()));
+        // All are in the east; the one that is not ready serves nobody. Where a Service runs says nothing beside its annotation.
+        assert_eq!(served(&even), ([zones.as_slice(), &[None]].concat(), None));
+        assert_eq!(served(&Err(Without::OneZone)), (vec![None; 5], Some(Without::OneZone)));
     }
 }

@@ -58,6 +58,7 @@ mod simulation;
 mod slice_packing;
 mod stateful_set;
 mod taint_eviction;
+mod topology_hints;
 mod ttl_after_finished;
 mod volume_protection;
 mod zone_disruption;
