@@ -235,21 +235,28 @@ fn shrink(
     true
 }
 
-/// Replaces pods of older revisions, the highest first, while no more are missing than may be.
+/// Replaces pods of older revisions, the highest first, while no more are missing than may be, whichever they are. One that does
+/// not serve anyway costs nothing, so that an update which went wrong can be followed by a better one. (Upstream counts these,
+/// too, and waits until somebody deletes them.)
 fn roll(view: &View<'_>, slots: &BTreeMap<i32, Option<&Arc<Pod>>>, actions: &mut Vec<Action>) {
     let kept = partition(view.spec).unwrap_or(0);
-    let mut left = max_unavailable(view.spec);
+    let most = max_unavailable(view.spec);
+    let pods = slots.values().filter_map(|slot| *slot);
+    let missing = pods.filter(|pod| !view.healthy(pod)).count();
+    let mut spare = most.saturating_sub(i32::try_from(missing).unwrap_or(i32::MAX));
+    let mut left = most;
     let rolled = slots.iter().rev().take_while(|(ordinal, _)| !below(**ordinal, view.spec, kept));
     for pod in rolled.filter_map(|(_, slot)| *slot) {
-        if left <= 0 {
+        if revision_of(pod) == view.revisions.update || pod.deletion.is_some() {
+            continue;
+        }
+        let serves = pod.ready.is_some();
+        if left <= 0 || (serves && spare <= 0) {
             return;
         }
-        if revision_of(pod) != view.revisions.update && pod.deletion.is_none() {
-            actions.push(Action::Delete { pod: pod.clone(), said: None });
-            left -= 1;
-        } else if !view.healthy(pod) {
-            left -= 1;
-        }
+        actions.push(Action::Delete { pod: pod.clone(), said: None });
+        left -= 1;
+        spare -= i32::from(serves);
     }
 }
 

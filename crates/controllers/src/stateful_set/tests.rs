@@ -96,7 +96,14 @@ fn plans() {
     check(json!({"updateStrategy": {"type": "OnDelete"}}), &all_old, &[]);
     check(json!({"updateStrategy": {"type": "OnDelete"}}), &all_old[..2], &["+2 new"]);
     // A pod that never became well does not hold up its replacement.
-    check(parallel, &[(0, "old", "ready"), (1, "old", "ready"), (2, "old", "ill")], &["-2"]);
+    check(parallel.clone(), &[(0, "old", "ready"), (1, "old", "ready"), (2, "old", "ill")], &["-2"]);
+    // What is missing counts wherever it is, so that never more are missing than may be.
+    check(parallel.clone(), &[(0, "new", "ill"), (1, "old", "ready"), (2, "old", "ready")], &[]);
+    check(parallel.clone(), &[(0, "old", "ready"), (1, "old", "ready"), (2, "new", "ill")], &[]);
+    let mut two = parallel;
+    two["updateStrategy"] = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 2}});
+    check(two.clone(), &[(0, "new", "ill"), (1, "old", "ready"), (2, "old", "ready")], &["-2"]);
+    check(two, &[(0, "old", "ready"), (1, "old", "leaving"), (2, "old", "ready")], &["-2"]);
 }
 
 #[test]
@@ -191,5 +198,32 @@ proptest! {
                 Action::Claims { .. } => {}
             }
         }
+    }
+
+    /// However the pods are, an update takes no more of those that serve than leaves as many missing as may be.
+    #[test]
+    fn an_update_leaves_enough(
+        states in prop::collection::vec((prop::sample::select(vec!["old", "new"]),
+            prop::sample::select(vec!["ready", "ready", "ill", "pending", "leaving"])), 1..8),
+        most in 1_i32..4,
+    ) {
+        let pods: Vec<Arc<Pod>> =
+            states.iter().zip(0..).map(|((revision, state), ordinal)| member(ordinal, revision, state)).collect();
+        let set = set(json!({"replicas": pods.len(), "podManagementPolicy": "Parallel",
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}}}));
+        let plan = decide(&set, &pods);
+        let serves = |pod: &Pod| pod.ready.is_some() && pod.deletion.is_none();
+        let taken: Vec<&Arc<Pod>> = plan.actions.iter().filter_map(|action| match action {
+            Action::Delete { pod, .. } => Some(pod),
+            _ => None,
+        }).collect();
+        let serving = taken.iter().filter(|pod| serves(pod)).count();
+        let missing = pods.iter().filter(|pod| !serves(pod)).count();
+        prop_assert!(serving == 0 || missing + serving <= usize::try_from(most).expect("it is positive"), "{:?}", said(&plan));
+        prop_assert!(taken.iter().all(|pod| pod.labels.get("controller-revision-hash") == Some("old")));
+        // Something is always done while there is something to do.
+        let stuck = pods.iter().any(|pod| pod.deletion.is_none() && pod.labels.get("controller-revision-hash") == Some("old"));
+        let may = missing < usize::try_from(most).expect("it is positive");
+        prop_assert!(!(stuck && may && taken.is_empty()), "{:?}", said(&plan));
     }
 }
