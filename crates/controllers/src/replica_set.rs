@@ -40,6 +40,8 @@ pub trait Replicated:
     const COMPONENT: &'static str;
     /// The name of the controller's task.
     const TASK: &'static str;
+    /// Whether its status has a place for the number of pods that are ending.
+    const TELLS_TERMINATING: bool;
     /// Where the objects are cached.
     fn store(caches: &Caches) -> &Arc<Store<Self>>;
     /// The object as a ReplicaSet.
@@ -51,6 +53,7 @@ pub trait Replicated:
 impl Replicated for ReplicaSet {
     const COMPONENT: &'static str = "replicaset-controller";
     const TASK: &'static str = "replicaset";
+    const TELLS_TERMINATING: bool = true;
 
     fn store(caches: &Caches) -> &Arc<Store<Self>> {
         &caches.replica_sets
@@ -68,6 +71,7 @@ impl Replicated for ReplicaSet {
 impl Replicated for ReplicationController {
     const COMPONENT: &'static str = "replication-controller";
     const TASK: &'static str = "replicationcontroller";
+    const TELLS_TERMINATING: bool = false;
 
     fn store(caches: &Caches) -> &Arc<Store<Self>> {
         &caches.replication_controllers
@@ -199,7 +203,8 @@ async fn pass<K: Replicated>(context: Arc<Context>, control: PodControl, key: Ob
     let pods: Vec<Arc<Pod>> = caches.pods.controlled_by(own.uid());
     let now = clock::now();
     let told = failure.as_ref().map(|(reason, error)| (*reason, error_text(error)));
-    let status = status(&set, &pods, told, now);
+    let mut status = status(&set, &pods, told, now);
+    status.terminating_replicas = status.terminating_replicas.filter(|_| K::TELLS_TERMINATING);
     if set.status.as_ref() != Some(&status) {
         let changed = own.with_status(status);
         let path = url::<K>(&key);
@@ -334,7 +339,8 @@ fn status(
         fully_labeled_replicas: number(&|pod| template.iter().all(|(key, value)| pod.labels.get(key) == Some(value))),
         ready_replicas: number(&|pod| pod.ready.is_some()),
         available_replicas: number(&|pod| pod.available(min_ready, now)),
-        terminating_replicas: count(pods.iter().filter(|pod| pod.deleting() && !pod.ended()).count()),
+        // Written also when there are none: it says that they are counted.
+        terminating_replicas: i32::try_from(pods.iter().filter(|pod| pod.deleting() && !pod.ended()).count()).ok(),
         observed_generation: set.metadata.generation,
         conditions: (!conditions.is_empty()).then_some(conditions),
     }

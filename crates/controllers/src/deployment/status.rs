@@ -61,6 +61,17 @@ fn sum(
     sets.iter().filter_map(|set| number(set.status.as_ref()?)).sum()
 }
 
+/// How many pods are ending; nothing while a set has not said how many of its own. One that nobody has looked at has none.
+fn terminating(sets: &[&Arc<ReplicaSet>]) -> Option<i32> {
+    let seen = |set: &&&Arc<ReplicaSet>| {
+        set.status
+            .as_ref()
+            .is_some_and(|status| status.observed_generation.unwrap_or(0) != 0 || status.terminating_replicas.is_some())
+    };
+    let mut numbers = sets.iter().filter(seen).map(|set| set.status.as_ref()?.terminating_replicas);
+    numbers.try_fold(0_i32, |sum, number| Some(sum.saturating_add(number?)))
+}
+
 fn counted(number: i32) -> Option<i32> {
     (number != 0).then_some(number)
 }
@@ -83,7 +94,7 @@ pub fn calculate(
         ready_replicas: counted(sum(all, |status| status.ready_replicas)),
         available_replicas: counted(available),
         unavailable_replicas: counted((wanted - available).max(0)),
-        terminating_replicas: counted(sum(all, |status| status.terminating_replicas)),
+        terminating_replicas: terminating(all),
         collision_count: old.collision_count,
         conditions: old.conditions,
     };
