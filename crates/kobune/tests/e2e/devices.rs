@@ -111,6 +111,25 @@ spec:
     cluster.apply(&slice(2, &device("a", "small")));
     wait_for(&cluster, &["deployment", "workers"], ".status.readyReplicas", "3");
 
+    // A device that breaks costs the pod that has it, and no other one; whole again, it is given out again.
+    let on = |node: u32| {
+        let selected = format!("--field-selector=spec.nodeName=simulated-{node},status.phase=Running");
+        get(&["get", "pods", "-l", "app=workers", &selected, "-o", "jsonpath={.items[*].metadata.uid}"])
+    };
+    let before = [on(0), on(1), on(2)];
+    let broken = device("a", "small").replacen('{', "{taints: [{key: gpu.example.com/broken, effect: NoExecute}], ", 1);
+    cluster.apply(&slice(2, &broken));
+    eventually("the pod with the broken device goes", SETTLE, || match on(2) {
+        none if none.is_empty() => Ok(()),
+        other => Err(format!("{other}\n{}", get(&["get", "pods,resourceclaims,events"]))),
+    });
+    wait_for(&cluster, &["resourceslice", "gpus-2"], ".spec.devices[0].taints[0].effect", "NoExecute");
+    wait_for(&cluster, &["deployment", "workers"], ".status.readyReplicas", "2");
+    cluster.apply(&slice(2, &device("a", "small")));
+    wait_for(&cluster, &["deployment", "workers"], ".status.readyReplicas", "3");
+    assert_eq!([on(0), on(1)], before[..2], "only the pod with the broken device was replaced");
+    assert_ne!(on(2), before[2]);
+
     // The Job's pods have ended: their claim has neither users nor devices.
     wait_for(&cluster, &["job", "sharing"], ".status.succeeded", "2");
     wait_for(&cluster, &["resourceclaim", "large"], ".status.allocation", "");
