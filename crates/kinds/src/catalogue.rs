@@ -84,7 +84,8 @@ fn kind(row: &Row) -> Kind {
     let schema = Types::builtin()
         .named(&type_name(row.group, row.version, row.kind))
         .expect("the build script names the type of every kind in the table");
-    let (storage_group, storage_version) = row.storage.unwrap_or((row.group, row.version));
+    let storage = row.storage.filter(|storage| *storage != (row.group, row.version));
+    let storage_group = storage.map_or(row.group, |(group, _)| group);
     let collection_group = if storage_group.is_empty() { "core" } else { storage_group };
     Kind {
         group: row.group.into(),
@@ -113,7 +114,7 @@ fn kind(row: &Row) -> Kind {
             .collect(),
         collection: format!("{collection_group}/{}", row.plural).into(),
         stored: row.verbs.contains(&crate::Verb::Get) && row.kind != "ComponentStatus",
-        storage: (storage_group.into(), storage_version.into()),
+        storage: storage.map(|(group, version)| (group.into(), version.into())),
         body: Body::Builtin(schema),
     }
 }

@@ -61,7 +61,7 @@ pub fn storage_version_hash(kind: &Kind) -> Option<String> {
     if !kind.stored {
         return None;
     }
-    let (group, version) = &kind.storage;
+    let (group, version) = kind.stored_as();
     let digest = sha2::Sha256::digest(format!("{group}/{version}/{}", kind.kind));
     Some(base64::engine::general_purpose::STANDARD.encode(&digest[..8]))
 }

@@ -91,8 +91,8 @@ pub struct Kind {
     pub collection: Arc<str>,
     /// Whether objects are stored at all (reviews are only answered).
     pub stored: bool,
-    /// Group and version in which objects are stored; they differ from `group` and `version` where several are served.
-    pub(crate) storage: (Box<str>, Box<str>),
+    /// Group and version in which objects are stored, where those are others than `group` and `version`.
+    pub(crate) storage: Option<(Box<str>, Box<str>)>,
     pub(crate) body: Body,
 }
 
@@ -139,12 +139,18 @@ impl Kind {
     /// [`Kind::to_storage`] on their way in and [`Kind::from_storage`] on their way out. Where a definition names a
     /// webhook, that converts them before.
     pub fn storage_api_version(&self) -> String {
-        join(&self.storage.0, &self.storage.1)
+        let (group, version) = self.stored_as();
+        join(group, version)
     }
 
     /// Whether objects are stored as this kind shows them.
     pub fn is_storage_version(&self) -> bool {
-        self.group == self.storage.0 && self.version == self.storage.1
+        self.storage.is_none()
+    }
+
+    /// Group and version in which objects are stored.
+    pub(crate) fn stored_as(&self) -> (&str, &str) {
+        self.storage.as_ref().map_or((&self.group, &self.version), |(group, version)| (group, version))
     }
 
     /// Rewrites an object of this kind into the storage version.
@@ -213,7 +219,8 @@ impl Kind {
 
     /// Whether a stored object says the `apiVersion` that it would get if it were written now.
     pub fn is_in_storage_version(&self, value: &[u8]) -> bool {
-        says_version(value, &self.storage.0, &self.storage.1)
+        let (group, version) = self.stored_as();
+        says_version(value, group, version)
     }
 
     /// The name of the kind's type in OpenAPI.

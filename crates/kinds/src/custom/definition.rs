@@ -283,7 +283,7 @@ impl Definition {
             subresources,
             collection: self.collection().into(),
             stored: true,
-            storage: (self.spec.group.as_str().into(), storage.into()),
+            storage: (*version.name != *storage).then(|| (self.spec.group.as_str().into(), storage.into())),
             body: Body::Custom(Box::new(custom)),
         }
     }
