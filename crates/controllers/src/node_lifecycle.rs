@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{Node, NodeCondition, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeCondition, ObjectReference, Pod, Taint};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kobune_scheduler::recorder::{Recorder, Severity};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -90,10 +90,19 @@ async fn pass(
 ) -> Result<Revisit, PassError> {
     let nodes = &context.caches.nodes;
     let Some(mut node) = nodes.get(&key) else {
-        heard.lock().remove(&key.name);
+        if heard.lock().remove(&key.name).is_some() {
+            let about =
+                ObjectReference { kind: Some("Node".into()), name: Some(key.name.to_string()), ..Default::default() };
+            let message = format!("Node {0} event: Removing Node {0} from Controller", key.name);
+            recorder.event(&about, Severity::Normal, "RemovingNode", message);
+        }
         turns.lock().forget(&key.name);
         return Ok(None);
     };
+    if !heard.lock().contains_key(&key.name) {
+        let message = format!("Node {0} event: Registered Node {0} in Controller", key.name);
+        recorder.event(&kube::Resource::object_ref(&*node, &()), Severity::Normal, "RegisteredNode", message);
+    }
     let api = Api::<Node>::all(context.client.clone());
     let left =
         silence_left(&heard, &key, sign(&node, leases.get(&ObjectKey::new("kube-node-lease", &key.name)).as_deref()));

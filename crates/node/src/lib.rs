@@ -33,6 +33,7 @@ mod ledger;
 mod log;
 mod machine;
 mod node;
+mod node_events;
 mod offline;
 mod placement;
 mod plan;

@@ -25,9 +25,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::context::Context;
-use crate::events::Severity;
 use crate::ledger::Totals;
 use crate::machine::{self, Disk, Machine};
+use crate::node_events;
 use crate::plugins;
 use crate::status::time;
 
@@ -279,6 +279,7 @@ pub async fn keep_status(context: Arc<Context>, port: u16, token: CancellationTo
     let own = watcher::watch_object(api.clone(), &context.config.name).default_backoff();
     let mut own = std::pin::pin!(own);
     let mut network = context.config.network.plugins().map(Plugins::status);
+    node_events::starting(&context.events, &context.config.name);
     loop {
         let result = pass(&context, &api, port, &mut written).await;
         let delay = match &result {
@@ -373,6 +374,7 @@ async fn pass(
     let made = compute(&old);
     let patch = json!({"status": status_patch(&old, &made)});
     api.patch_status(&config.name, &PatchParams::default(), &Patch::Strategic(&patch)).await?;
+    node_events::tell(&context.events, &config.name, &old, &made);
     *written = Some((substance(&made), Instant::now()));
     Ok(())
 }
@@ -422,12 +424,6 @@ async fn register(context: &Arc<Context>, api: &Api<Node>) -> Result<Node, kube:
     match api.create(&PostParams::default(), &node).await {
         Ok(node) => {
             tracing::info!(node = config.name, "registered the node");
-            context.events.node(
-                &config.name,
-                Severity::Normal,
-                "RegisteredNode",
-                format!("Node {} registered", config.name),
-            );
             Ok(node)
         }
         Err(kube::Error::Api(status)) if status.code == 409 => api.get(&config.name).await,
