@@ -1,7 +1,10 @@
 //! Services, EndpointSlices and NetworkPolicies in memory: one compact copy that rules and DNS share.
 //!
 //! A watch of each kind feeds it. Objects are cut down to what the readers need as soon as they arrive, so that labels,
-//! annotations and managed fields take no memory. Pods and namespaces are followed only while there are policies.
+//! annotations and managed fields take no memory. Pods, namespaces and nodes are followed only while there are policies;
+//! policies of administrators only where their definitions are (`definitions`).
+
+mod definitions;
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -23,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     network::Protocol,
     policy::{
+        admin::{AdminPolicy, NodeFacts},
         objects::{self, PodFacts, PodInput, Policy},
         selector::Labels,
     },
@@ -234,6 +238,10 @@ pub struct Tables {
     pub zone: Option<Box<str>>,
     /// Policies, in order so that what is made from them is the same each time.
     pub(crate) policies: BTreeMap<Key, Policy>,
+    /// Policies of administrators, whose key has their kind in place of a namespace.
+    pub(crate) admin: BTreeMap<Key, AdminPolicy>,
+    /// Nodes, whose key has no namespace; only while there are policies.
+    pub(crate) node_facts: BTreeMap<Key, NodeFacts>,
     /// Pods that have addresses of their own; only while there are policies.
     pub(crate) pods: BTreeMap<Key, PodFacts>,
     /// The ranges of ServiceCIDRs, whose key has no namespace: those that the cluster began with among them.
@@ -303,6 +311,26 @@ impl Tables {
         let changed = set(&mut self.policies, key, value);
         self.policy_changes += u64::from(changed);
         changed
+    }
+
+    /// Puts a policy of an administrator in, or takes it out; the key has its kind in place of a namespace. True when that
+    /// changed anything.
+    pub fn set_admin(&mut self, key: Key, value: Option<AdminPolicy>) -> bool {
+        let changed = set(&mut self.admin, key, value);
+        self.policy_changes += u64::from(changed);
+        changed
+    }
+
+    /// Puts a node in, or takes it out. True when that changed anything.
+    pub fn set_node(&mut self, key: Key, value: Option<NodeFacts>) -> bool {
+        let changed = set(&mut self.node_facts, key, value);
+        self.policy_changes += u64::from(changed);
+        changed
+    }
+
+    /// Whether there are policies of any kind.
+    pub fn has_policies(&self) -> bool {
+        !self.policies.is_empty() || !self.admin.is_empty()
     }
 
     /// Puts a pod in, or takes it out. True when that changed anything.
@@ -441,6 +469,9 @@ struct Synced {
     ranges: bool,
     pods: bool,
     namespaces: bool,
+    nodes: bool,
+    /// The definitions of administrators' policies, and those policies.
+    admin: bool,
 }
 
 /// Services, EndpointSlices and NetworkPolicies in memory, kept current by watches.
@@ -454,8 +485,16 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster of fixed content, complete from the start.
     pub fn fixed(tables: Tables) -> Arc<Cluster> {
-        let synced =
-            Synced { services: true, slices: true, policies: true, ranges: true, pods: true, namespaces: true };
+        let synced = Synced {
+            services: true,
+            slices: true,
+            policies: true,
+            ranges: true,
+            pods: true,
+            namespaces: true,
+            nodes: true,
+            admin: true,
+        };
         Arc::new(Cluster {
             tables: RwLock::new(tables),
             changed: watch::channel(0).0,
@@ -474,6 +513,8 @@ impl Cluster {
         cluster.start::<discovery::EndpointSlice, _>(&client, Slice::of, token);
         cluster.start::<networking::ServiceCIDR, _>(&client, ranges_of, token);
         cluster.start::<networking::NetworkPolicy, _>(&client, |policy| Some(Policy::of(policy)), token);
+        let (own, of_admin, ends) = (Arc::clone(&cluster), client.clone(), token.clone());
+        tokio::spawn(async move { ends.clone().run_until_cancelled(definitions::follow(own, of_admin, ends)).await });
         let (own, token) = (Arc::clone(&cluster), token.clone());
         tokio::spawn(async move { token.clone().run_until_cancelled(own.follow_peers(client, token)).await });
         cluster
@@ -490,20 +531,22 @@ impl Cluster {
         });
     }
 
-    /// Follows pods and namespaces as long as there are policies: every pod of the cluster is a peer for somebody.
+    /// Follows pods, namespaces and nodes as long as there are policies: every pod of the cluster is a peer for somebody.
     async fn follow_peers(self: Arc<Self>, client: kube::Client, token: CancellationToken) {
         let mut changes = self.changes();
         loop {
-            self.until(&mut changes, |tables| !tables.policies.is_empty()).await;
+            self.until(&mut changes, Tables::has_policies).await;
             let watches = token.child_token();
             self.start::<PodInput, _>(&client, objects::facts, &watches);
             self.start::<core::Namespace, _>(&client, objects::namespace_labels, &watches);
-            self.until(&mut changes, |tables| tables.policies.is_empty()).await;
+            self.start::<core::Node, _>(&client, objects::node_facts, &watches);
+            self.until(&mut changes, |tables| !tables.has_policies()).await;
             watches.cancel();
-            self.synced.send_modify(|synced| (synced.pods, synced.namespaces) = (false, false));
+            self.synced.send_modify(|synced| (synced.pods, synced.namespaces, synced.nodes) = (false, false, false));
             self.update(|tables| {
                 tables.pods.clear();
                 tables.namespace_labels.clear();
+                tables.node_facts.clear();
                 tables.policy_changes += 1;
                 true
             });
@@ -548,16 +591,17 @@ impl Cluster {
         synced.services && synced.slices
     }
 
-    /// Waits until all that rules are made from is known: pods and namespaces only where there are policies.
+    /// Waits until all that rules are made from is known: pods, namespaces and nodes only where there are policies.
     pub async fn wait_synced(&self) {
         let mut synced = self.synced.subscribe();
         let complete = |state: &Synced| {
-            let peers = state.pods && state.namespaces;
+            let peers = state.pods && state.namespaces && state.nodes;
             state.services
                 && state.slices
                 && state.policies
                 && state.ranges
-                && (peers || self.read(|tables| tables.policies.is_empty()))
+                && state.admin
+                && (peers || !self.read(Tables::has_policies))
         };
         let waited = synced.wait_for(complete).await;
         waited.expect("the sender is part of self");
@@ -636,6 +680,19 @@ impl Put for PodFacts {
     }
     fn synced(synced: &mut Synced) -> &mut bool {
         &mut synced.pods
+    }
+}
+
+impl Put for NodeFacts {
+    const OPTIONAL: bool = true;
+    fn put(tables: &mut Tables, key: Key, value: Option<Self>) -> bool {
+        tables.set_node(key, value)
+    }
+    fn keys(tables: &Tables) -> Vec<Key> {
+        tables.node_facts.keys().cloned().collect()
+    }
+    fn synced(synced: &mut Synced) -> &mut bool {
+        &mut synced.nodes
     }
 }
 

@@ -201,6 +201,37 @@ fn services_change_on_two_nodes() {
     for url in &urls {
         reaches(&cluster, "stranger", url);
     }
+
+    // Policies of administrators are of a kind that somebody defines while all runs, and takes away again.
+    cluster.apply(
+        r#"{"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "clusternetworkpolicies.policy.networking.k8s.io",
+            "annotations": {"api-approved.kubernetes.io": "https://github.com/kubernetes-sigs/network-policy-api/pull/300"}},
+            "spec": {"group": "policy.networking.k8s.io", "scope": "Cluster", "names": {"kind": "ClusterNetworkPolicy", "plural": "clusternetworkpolicies"},
+            "versions": [{"name": "v1alpha2", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object",
+                "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}}]}}"#,
+    );
+    wait_for(
+        &cluster,
+        &["crd", "clusternetworkpolicies.policy.networking.k8s.io"],
+        r#".status.conditions[?(@.type=="Established")].status"#,
+        "True",
+    );
+    let denial = r#"{"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "strangers"}, "spec": {
+        "tier": "Admin", "priority": 10, "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}},
+        "ingress": [{"action": "Deny", "from": [{"pods": {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "default"}},
+            "podSelector": {"matchLabels": {"app": "stranger"}}}}], "protocols": [{"tcp": {"destinationPort": {"number": 8080}}}]}]}}"#;
+    eventually("the kind is served", SETTLE, || {
+        let got = cluster.kubectl_with(["apply", "-f", "-"], Some(denial)).map_err(|error| error.to_string())?;
+        if got.status.success() { Ok(()) } else { Err(got.stderr) }
+    });
+    for url in &urls {
+        reaches_not(&cluster, "stranger", url);
+        reaches(&cluster, "client", url);
+    }
+    cluster.kubectl(["delete", "crd", "clusternetworkpolicies.policy.networking.k8s.io"]).unwrap().ok();
+    for url in &urls {
+        reaches(&cluster, "stranger", url);
+    }
 }
 
 #[test]

@@ -187,10 +187,16 @@ impl Zone {
                     target.set_fqdn(true);
                     return Some(Node::Alias(target));
                 }
-                Some(Node::Addresses(if service.headless { ready(tables, &key) } else { service.cluster_ips.clone() }))
+                if !service.headless {
+                    return Some(Node::Addresses(service.cluster_ips.clone()));
+                }
+                // Without an endpoint that is ready there is nothing of that name, says the specification (2.4.1).
+                let ready = ready(tables, &key);
+                (!ready.is_empty()).then_some(Node::Addresses(ready))
             }
             [protocol, service, namespace] if matches!(*protocol, "_tcp" | "_udp" | "_sctp") => {
-                find(namespace, service).map(|_| Node::Empty)
+                let (key, service) = find(namespace, service)?;
+                (!service.headless || endpoints(tables, &key).next().is_some()).then_some(Node::Empty)
             }
             [host, service, namespace] => {
                 let (key, service) = find(namespace, service)?;

@@ -127,7 +127,9 @@ fn headless_services() {
     );
     assert_eq!(ask("db.shop.svc.cluster.local.", RecordType::A, 1)[0], "db.shop.svc.cluster.local. A 10.244.0.6");
     check("db.shop.svc.cluster.local.", RecordType::AAAA, &[]);
-    check("empty.shop.svc.cluster.local.", RecordType::A, &[]);
+    for name in ["empty", "_tcp.empty", "_http._tcp.empty"] {
+        check(&format!("{name}.shop.svc.cluster.local."), RecordType::A, &["no such name"]);
+    }
     check("db-0.db.shop.svc.cluster.local.", RecordType::A, &["db-0.db.shop.svc.cluster.local. A 10.244.0.5"]);
     check("db-3.db.shop.svc.cluster.local.", RecordType::A, &["no such name"]);
     check(

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use k8s_openapi::{
     api::{
-        core::v1::{ContainerPort, Namespace, Pod, PodIP},
+        core::v1::{ContainerPort, Namespace, Node, Pod, PodIP},
         networking::v1 as networking,
     },
     apimachinery::pkg::util::intstr::IntOrString,
@@ -13,7 +13,10 @@ use k8s_openapi::{
 use kobune_partial::Partial;
 use serde::{Deserialize, Serialize};
 
-use super::selector::{Labels, Selector};
+use super::{
+    admin::NodeFacts,
+    selector::{Labels, Selector},
+};
 use crate::network::Protocol;
 
 /// A NetworkPolicy.
@@ -142,6 +145,15 @@ impl Rule {
 /// The labels of a namespace.
 pub(crate) fn namespace_labels(object: Namespace) -> Option<Labels> {
     Some(labels(object.metadata.labels))
+}
+
+/// What peers select a node by.
+pub(crate) fn node_facts(object: Node) -> Option<NodeFacts> {
+    let addresses = object.status.into_iter().flat_map(|status| status.addresses.into_iter().flatten());
+    Some(NodeFacts {
+        labels: labels(object.metadata.labels),
+        ips: addresses.filter_map(|address| address.address.parse().ok()).collect(),
+    })
 }
 
 fn labels(labels: Option<std::collections::BTreeMap<String, String>>) -> Labels {

@@ -9,6 +9,7 @@ use std::{
 use ipnet::IpNet;
 
 use super::{
+    admin::{Action, AdminPeer, AdminPolicy, AdminRule, NodeFacts, Tier},
     objects::{Peer, PodFacts, Policy, Ports, Rule},
     ranges,
     selector::Labels,
@@ -20,6 +21,10 @@ use crate::{cluster::Key, config::hash, network::Protocol};
 pub struct World<'a> {
     /// The policies, in a fixed order.
     pub policies: Vec<(&'a Key, &'a Policy)>,
+    /// Those of administrators, in a fixed order.
+    pub admin: Vec<(&'a Key, &'a AdminPolicy)>,
+    /// Nodes.
+    pub nodes: Vec<&'a NodeFacts>,
     /// Every pod that can be a peer, this node's among them.
     pub pods: Vec<&'a PodFacts>,
     /// This node's pods.
@@ -31,13 +36,13 @@ pub struct World<'a> {
 /// What may pass.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Isolation {
-    /// The chain that packets from an isolated pod go through.
+    /// The chain that packets from a pod go through of which policies say something.
     pub from: BTreeMap<IpAddr, String>,
-    /// The chain that packets to an isolated pod go through.
+    /// The chain that packets to a pod go through of which policies say something.
     pub to: BTreeMap<IpAddr, String>,
-    /// What each chain lets pass; nothing else.
-    pub chains: BTreeMap<String, Vec<Match>>,
-    /// Sets of pods.
+    /// What becomes of packets in each chain.
+    pub chains: BTreeMap<String, Steps>,
+    /// Sets of pods and nodes.
     pub pods: BTreeMap<String, BTreeSet<IpAddr>>,
     /// Sets of ranges, first and last address.
     pub blocks: BTreeMap<String, Vec<(IpAddr, IpAddr)>>,
@@ -45,7 +50,27 @@ pub struct Isolation {
     pub named: BTreeMap<String, BTreeSet<(IpAddr, Protocol, u16)>>,
 }
 
-/// Packets that are let pass: both halves have to fit.
+/// What becomes of packets in a chain: the first that fits counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Steps {
+    /// Which packets, and what becomes of them.
+    pub matches: Vec<(Match, Verdict)>,
+    /// What becomes of all others.
+    pub otherwise: Verdict,
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// This side lets it through.
+    Pass,
+    /// It is dropped.
+    Drop,
+    /// Another chain decides.
+    Goto(String),
+}
+
+/// Packets of which something is said: both halves have to fit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match {
     /// The other side.
@@ -59,6 +84,8 @@ pub struct Match {
 pub enum PeerMatch {
     /// Everybody.
     Anyone,
+    /// The pod itself, through a Service: what it sends to its own address does not leave it.
+    Itself,
     /// Who is in this set of pods.
     Pods(String),
     /// Who is in this set of ranges.
@@ -89,10 +116,18 @@ pub fn plan(world: &World<'_>) -> Isolation {
     for (key, policy) in &world.policies {
         by_namespace.entry(&key.0).or_default().push((key, policy));
     }
+    let mut admin = world.admin.clone();
+    admin.sort_by_key(|(_, policy)| (policy.tier, policy.priority));
     for pod in &world.local {
-        let Some(policies) = by_namespace.get(&*pod.namespace) else { continue };
+        let policies = by_namespace.get(&*pod.namespace).into_iter().flatten();
         let selecting: Vec<(&Key, &Policy)> =
-            policies.iter().filter(|(_, policy)| policy.pods.matches(&pod.labels)).copied().collect();
+            policies.filter(|(_, policy)| policy.pods.matches(&pod.labels)).copied().collect();
+        let about = |policy: &AdminPolicy| {
+            let there = world.namespaces.get(&*pod.namespace);
+            there.is_some_and(|labels| policy.subject.namespaces.matches(labels))
+                && policy.subject.pods.matches(&pod.labels)
+        };
+        let admin: Vec<(&Key, &AdminPolicy)> = admin.iter().filter(|(_, policy)| about(policy)).copied().collect();
         for direction in [Direction::From, Direction::To] {
             let rules: Vec<(&Key, &Vec<Rule>)> = selecting
                 .iter()
@@ -101,11 +136,28 @@ pub fn plan(world: &World<'_>) -> Isolation {
                     Direction::To => Some((*key, policy.ingress.as_ref()?)),
                 })
                 .collect();
-            if rules.is_empty() {
-                continue;
-            }
+            let of_tier = |tier: Tier| -> Vec<(&Key, &Vec<AdminRule>)> {
+                let of_tier = admin.iter().filter(|(_, policy)| policy.tier == tier);
+                let rules = of_tier.map(|(key, policy)| match direction {
+                    Direction::From => (*key, &policy.egress),
+                    Direction::To => (*key, &policy.ingress),
+                });
+                rules.filter(|(_, rules)| !rules.is_empty()).collect()
+            };
+            let (before, behind) = (of_tier(Tier::Admin), of_tier(Tier::Baseline));
             for address in &pod.ips {
-                let chain = build.chain(direction, address.is_ipv4(), &rules);
+                let v4 = address.is_ipv4();
+                let mut verdict = if !rules.is_empty() {
+                    Verdict::Goto(build.chain(direction, v4, &rules))
+                } else if !behind.is_empty() {
+                    Verdict::Goto(build.tier(direction, v4, &behind, Verdict::Pass))
+                } else {
+                    Verdict::Pass
+                };
+                if !before.is_empty() {
+                    verdict = Verdict::Goto(build.tier(direction, v4, &before, verdict));
+                }
+                let Verdict::Goto(chain) = verdict else { continue };
                 match direction {
                     Direction::From => build.isolation.from.insert(*address, chain),
                     Direction::To => build.isolation.to.insert(*address, chain),
@@ -114,6 +166,15 @@ pub fn plan(world: &World<'_>) -> Isolation {
         }
     }
     build.isolation
+}
+
+impl Direction {
+    fn word(self) -> &'static str {
+        match self {
+            Direction::From => "from",
+            Direction::To => "to",
+        }
+    }
 }
 
 struct Build<'a> {
@@ -131,22 +192,79 @@ impl Build<'_> {
     /// The chain for pods that are isolated by the same policies, made when it is first asked for.
     fn chain(&mut self, direction: Direction, v4: bool, policies: &[(&Key, &Vec<Rule>)]) -> String {
         let label: Vec<String> = policies.iter().map(|((namespace, name), _)| format!("{namespace}/{name}")).collect();
-        let word = match direction {
-            Direction::From => "from",
-            Direction::To => "to",
-        };
-        let name = format!("{word}{}-{:016x}", digit(v4), hash(label.join(" ").as_bytes()));
+        let name = format!("{}{}-{:016x}", direction.word(), digit(v4), hash(label.join(" ").as_bytes()));
         if !self.isolation.chains.contains_key(&name) {
-            let mut matches = Vec::new();
+            // No NetworkPolicy keeps a pod from itself; administrators may.
+            let mut matches = vec![Match { peer: PeerMatch::Itself, port: PortMatch::Any }];
             for (key, rules) in policies {
                 for rule in *rules {
                     self.matches(&key.0, rule, v4, &mut matches);
                 }
             }
             matches.dedup();
-            self.isolation.chains.insert(name.clone(), matches);
+            let matches = matches.into_iter().map(|found| (found, Verdict::Pass)).collect();
+            self.isolation.chains.insert(name.clone(), Steps { matches, otherwise: Verdict::Drop });
         }
         name
+    }
+
+    /// The chain of the rules of one tier, of whose packets `next` decides where no rule does.
+    fn tier(&mut self, direction: Direction, v4: bool, policies: &[(&Key, &Vec<AdminRule>)], next: Verdict) -> String {
+        let label: Vec<String> = policies.iter().map(|((kind, name), _)| format!("{kind}/{name}")).collect();
+        let label = format!("{} then {next:?}", label.join(" "));
+        let name = format!("{}{}-{:016x}", direction.word(), digit(v4), hash(label.as_bytes()));
+        if !self.isolation.chains.contains_key(&name) {
+            let mut matches = Vec::new();
+            for rule in policies.iter().flat_map(|(_, rules)| *rules) {
+                let verdict = match rule.action {
+                    Action::Accept => Verdict::Pass,
+                    Action::Deny => Verdict::Drop,
+                    Action::Pass => next.clone(),
+                };
+                let found = self.matches_of_admin(rule, v4);
+                matches.extend(found.into_iter().map(|found| (found, verdict.clone())));
+            }
+            self.isolation.chains.insert(name.clone(), Steps { matches, otherwise: next });
+        }
+        name
+    }
+
+    fn matches_of_admin(&mut self, rule: &AdminRule, v4: bool) -> Vec<Match> {
+        let mut peers = Vec::new();
+        let mut blocks: Vec<(&IpNet, &[IpNet])> = Vec::new();
+        for peer in &rule.peers {
+            match peer {
+                AdminPeer::Anyone => peers.push(PeerMatch::Anyone),
+                AdminPeer::Pods(meant) => {
+                    let peer = Peer::Pods { namespaces: Some(meant.namespaces.clone()), pods: meant.pods.clone() };
+                    peers.push(PeerMatch::Pods(self.pods(&Arc::from(""), &peer, v4)));
+                }
+                AdminPeer::Nodes(selector) => {
+                    let name = format!("nodes{}-{:016x}", digit(v4), hash(format!("{selector:?}").as_bytes()));
+                    let meant = self.world.nodes.iter().filter(|node| selector.matches(&node.labels));
+                    let members = meant.flat_map(|node| &node.ips).filter(|ip| ip.is_ipv4() == v4).copied().collect();
+                    self.isolation.pods.insert(name.clone(), members);
+                    peers.push(PeerMatch::Pods(name));
+                }
+                AdminPeer::Networks(ranges) => blocks.extend(ranges.iter().map(|range| (range, &[][..]))),
+            }
+        }
+        peers.extend(self.blocks(blocks, v4));
+        let ports = self.ports(&rule.ports, v4);
+        let with_ports =
+            |peer: PeerMatch| ports.iter().map(move |port| Match { peer: peer.clone(), port: port.clone() });
+        peers.into_iter().flat_map(with_ports).collect()
+    }
+
+    /// The set of what is in these blocks, if anything is.
+    fn blocks(&mut self, blocks: Vec<(&IpNet, &[IpNet])>, v4: bool) -> Option<PeerMatch> {
+        let blocks = ranges::without(blocks.into_iter(), v4);
+        if blocks.is_empty() {
+            return None;
+        }
+        let name = format!("blocks{}-{:016x}", digit(v4), hash(format!("{blocks:?}").as_bytes()));
+        self.isolation.blocks.insert(name.clone(), blocks);
+        Some(PeerMatch::Blocks(name))
     }
 
     fn matches(&mut self, namespace: &Arc<str>, rule: &Rule, v4: bool, found: &mut Vec<Match>) {
@@ -161,13 +279,8 @@ impl Build<'_> {
                 Peer::Block { range, except } => blocks.push((range, except)),
             }
         }
-        let blocks = ranges::without(blocks.into_iter(), v4);
-        if !blocks.is_empty() {
-            let name = format!("blocks{}-{:016x}", digit(v4), hash(format!("{blocks:?}").as_bytes()));
-            self.isolation.blocks.insert(name.clone(), blocks);
-            peers.push(PeerMatch::Blocks(name));
-        }
-        let ports = self.ports(rule, v4);
+        peers.extend(self.blocks(blocks, v4));
+        let ports = self.ports(&rule.ports, v4);
         for peer in peers {
             found.extend(ports.iter().map(|port| Match { peer: peer.clone(), port: port.clone() }));
         }
@@ -198,13 +311,13 @@ impl Build<'_> {
         name
     }
 
-    fn ports(&mut self, rule: &Rule, v4: bool) -> Vec<PortMatch> {
-        if rule.ports.is_empty() {
+    fn ports(&mut self, ports: &[Ports], v4: bool) -> Vec<PortMatch> {
+        if ports.is_empty() {
             return vec![PortMatch::Any];
         }
         let mut numbers: BTreeMap<Protocol, Vec<(u16, u16)>> = BTreeMap::new();
         let mut found = Vec::new();
-        for port in &rule.ports {
+        for port in ports {
             match port {
                 Ports::Numbers(protocol, first, last) => numbers.entry(*protocol).or_default().push((*first, *last)),
                 Ports::Named(protocol, name) => found.push(PortMatch::Named(self.named(*protocol, name, v4))),

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use super::plan::{Isolation, Match, PeerMatch, PortMatch};
+use super::plan::{Isolation, Match, PeerMatch, PortMatch, Verdict};
 use crate::services::table::{Chain, Set, SetKind, Table};
 
 /// The chain that looks at the source; to be jumped to from `forward`.
@@ -40,8 +40,6 @@ pub fn add(table: &mut Table, isolation: &Isolation) {
             rules.push(format!("{ip} {looked_at} vmap @{name}"));
             table.sets.insert(name, set(format!("type {address} : verdict;"), SetKind::Map, elements));
         }
-        // A pod may always talk to itself, through a Service as well.
-        entry.insert(0, format!("{ip} saddr . {ip} daddr @hairpins{digit} accept"));
     }
     entry.push(format!("goto {DESTINATION}"));
     table.chains.insert(ENTRY.to_owned(), Chain { base: None, rules: entry });
@@ -65,16 +63,22 @@ pub fn add(table: &mut Table, isolation: &Isolation) {
         let definition = format!("type {} . inet_proto . inet_service;", family_of(name).address);
         table.sets.insert(name.clone(), set(definition, SetKind::Set, members.iter().map(element).collect()));
     }
-    for (name, matches) in &isolation.chains {
+    for (name, steps) in &isolation.chains {
         let family = family_of(name);
-        let (other, verdict) = if name.starts_with("from") {
+        let (other, pass) = if name.starts_with("from") {
             ("daddr", format!("goto {DESTINATION}"))
         } else {
             ("saddr", "accept".to_owned())
         };
-        let mut rules: Vec<String> =
-            matches.iter().map(|found| format!("{}{verdict}", condition(found, family, other))).collect();
-        rules.push("drop".to_owned());
+        let word = |verdict: &Verdict| match verdict {
+            Verdict::Pass => pass.clone(),
+            Verdict::Drop => "drop".to_owned(),
+            Verdict::Goto(chain) => format!("goto {chain}"),
+        };
+        let rule =
+            |(found, verdict): &(Match, Verdict)| format!("{}{}", condition(found, family, other), word(verdict));
+        let mut rules: Vec<String> = steps.matches.iter().map(rule).collect();
+        rules.push(word(&steps.otherwise));
         table.chains.insert(name.clone(), Chain { base: None, rules });
     }
 }
@@ -89,6 +93,7 @@ fn condition(found: &Match, family: Family, other: &str) -> String {
     let ip = family.ip;
     let peer = match &found.peer {
         PeerMatch::Anyone => String::new(),
+        PeerMatch::Itself => format!("{ip} saddr . {ip} daddr @hairpins{} ", family.digit),
         PeerMatch::Pods(set) | PeerMatch::Blocks(set) => format!("{ip} {other} @{set} "),
     };
     let port = match &found.port {
@@ -116,6 +121,7 @@ mod tests {
             assert_eq!(condition(&Match { peer, port }, V4, "saddr"), expected);
         };
         check(PeerMatch::Anyone, PortMatch::Any, "");
+        check(PeerMatch::Itself, PortMatch::Any, "ip saddr . ip daddr @hairpins4 ");
         check(PeerMatch::Pods("peers4-1".into()), PortMatch::Any, "ip saddr @peers4-1 ");
         check(
             PeerMatch::Blocks("blocks4-1".into()),

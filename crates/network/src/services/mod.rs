@@ -25,7 +25,10 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 use ipnet::IpNet;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Network, cluster::Cluster};
+use crate::{
+    Network,
+    cluster::{Cluster, Tables},
+};
 use current::{Change, Current, Step, from_nothing};
 use lost::Lost;
 use plan::{Place, Plan};
@@ -162,7 +165,7 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, node: String) {
             }
         };
         health.set(cluster.read(|tables| health::plan(tables, &place.node))).await;
-        network.rules_are_in_force(generation, cluster.read(|tables| !tables.policies.is_empty()));
+        network.rules_are_in_force(generation, cluster.read(Tables::has_policies));
         if !gone.is_empty() {
             let forgotten = tokio::task::spawn_blocking(move || conntrack::forget(&gone)).await;
             match forgotten {

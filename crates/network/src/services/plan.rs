@@ -151,7 +151,7 @@ pub fn plan(place: &Place, tables: &Tables, pods: &[LocalPod]) -> Plan {
     for (port, addresses) in ports {
         build.host_port(port, addresses);
     }
-    if !tables.policies.is_empty() {
+    if tables.has_policies() {
         build.policies(tables, pods);
     }
     build.plan
@@ -201,6 +201,8 @@ impl Build<'_> {
         let elsewhere = tables.pods.values().filter(|pod| !is_local(pod));
         let world = World {
             policies: tables.policies.iter().collect(),
+            admin: tables.admin.iter().collect(),
+            nodes: tables.node_facts.values().collect(),
             pods: elsewhere.chain(&local).collect(),
             local: local.iter().collect(),
             namespaces: tables.namespace_labels.iter().map(|((_, name), labels)| (&**name, labels)).collect(),

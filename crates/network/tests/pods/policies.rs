@@ -1,6 +1,7 @@
 //! NetworkPolicies and host ports at the loopback address, with packets.
 
 use kobune_network::policy::{
+    admin,
     objects::{Peer, PodFacts, Policy, Ports, Rule},
     selector::Selector,
 };
@@ -131,6 +132,103 @@ fn policies_isolate_pods_from_their_first_packet() {
         until_rules(&table, |text| !text.contains("jump policy-from")).await;
         assert!(reaches(stranger, at(web.ips[0], 9090)).await);
     });
+}
+
+#[test]
+fn administrators_have_the_first_and_the_last_word() {
+    alone(|folder| async move {
+        let config = Config::for_data_dir(&folder);
+        let table = config.table.clone();
+        let network = Network::start(config).await.expect("a network");
+        let mut pods = Vec::new();
+        for (name, app) in [("web", "web"), ("friend", "friend"), ("stranger", "other")] {
+            let pod = network.attach(name, &[], Some(facts(name, app))).await.expect("attached");
+            serve(&pod, 8080, name);
+            serve(&pod, 9090, name);
+            pods.push(pod);
+        }
+        let [web, friend, stranger] = pods.as_slice() else { panic!("three pods") };
+        let mut tables = Tables::default();
+        tables.set_namespace((Arc::from(""), Arc::from("default")), Some([("kind".into(), "test".into())].into()));
+        let cluster = Cluster::fixed(tables);
+        let token = CancellationToken::new();
+        tokio::spawn(services::run(Arc::clone(&network), Arc::clone(&cluster), "node".to_owned(), token));
+        let (first, second) = (at(web.ips[0], 8080), at(web.ips[0], 9090));
+        let set = |name: &str, spec: Option<serde_json::Value>| {
+            let key = (Arc::from("ClusterNetworkPolicy"), Arc::from(name));
+            let policy = spec.map(|spec| admin::of("ClusterNetworkPolicy", &spec).expect("a policy"));
+            cluster.update(|tables| tables.set_admin(key, policy));
+        };
+        let of = |app: &str| serde_json::json!({"namespaceSelector": {"matchLabels": {"kind": "test"}}, "podSelector": {"matchLabels": {"app": app}}});
+        let anybody = serde_json::json!([{"namespaces": {}}]);
+
+        // The last word: nobody may, unless NetworkPolicies say something of the pod.
+        let mut last = serde_json::json!({"tier": "Baseline", "priority": 0, "subject": {"pods": of("web")},
+            "ingress": [{"action": "Accept", "from": [{"pods": of("friend")}]}, {"action": "Deny", "from": anybody}]});
+        set("last", Some(last.clone()));
+        until_rules(&table, |text| text.contains("jump policy-from")).await;
+        assert!(reaches(friend, first).await);
+        assert!(is_dropped(stranger, first).await);
+        let open = Policy { pods: app("web"), ingress: Some(vec![Rule::default()]), egress: None };
+        cluster.update(|tables| tables.set_policy(key("open"), Some(open)));
+        until_rules(&table, |text| !text.contains("peers4")).await;
+        assert!(reaches(stranger, first).await, "a NetworkPolicy is of a tier before");
+
+        // The first word: what NetworkPolicies allow is denied but for one port that is theirs to decide, and one side that
+        // may whatever they say.
+        last["tier"] = "Admin".into();
+        last["ingress"].as_array_mut().expect("rules").insert(
+            0,
+            serde_json::json!({"action": "Pass", "from": anybody, "protocols": [{"destinationNamedPort": "http"}]}),
+        );
+        set("last", None);
+        set("first", Some(last));
+        until_rules(&table, |text| text.contains("named4") && text.contains("drop")).await;
+        assert!(reaches(stranger, first).await && is_dropped(stranger, second).await);
+        assert!(reaches(friend, second).await);
+        let shut = Policy { pods: app("web"), ingress: Some(Vec::new()), egress: None };
+        cluster.update(|tables| tables.set_policy(key("open"), Some(shut)));
+        eventually_dropped(stranger, first).await;
+        assert!(reaches(friend, second).await, "accepted is accepted");
+        assert!(is_dropped(friend, first).await, "what is passed on is not");
+
+        // A pod reaches itself through a Service whatever NetworkPolicies say, unless administrators do.
+        cluster.update(|tables| {
+            tables.set_service(key("web"), Some(service(VIP, 80, None, Protocol::Tcp)))
+                | tables.set_slice(key("web-1"), Some(slice("web", 9090, Protocol::Tcp, &[web])))
+        });
+        until_rules(&table, |text| text.contains("10.96.0.7 . tcp . 80")).await;
+        eventually_dropped(web, at(VIP, 80)).await;
+        let itself = serde_json::json!({"tier": "Admin", "priority": 0, "subject": {"pods": of("web")},
+            "ingress": [{"action": "Pass", "from": [{"pods": of("web")}]}]});
+        set("first", Some(itself));
+        until_rules(&table, |text| !text.contains("named4")).await;
+        assert!(reaches(web, at(VIP, 80)).await);
+
+        // What goes out, by addresses.
+        set("first", None);
+        cluster.update(|tables| tables.set_policy(key("open"), None));
+        until_rules(&table, |text| !text.contains("jump policy-from")).await;
+        let block = format!("{}/32", web.ips[0]);
+        set(
+            "out",
+            Some(serde_json::json!({"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}, "egress": [
+                {"action": "Accept", "to": [{"networks": [block]}], "protocols": [{"tcp": {"destinationPort": {"range": {"start": 9000, "end": 9100}}}}]},
+                {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}]})),
+        );
+        until_rules(&table, |text| text.contains("blocks4")).await;
+        assert!(reaches(stranger, second).await && is_dropped(stranger, first).await);
+        assert!(is_dropped(web, at(friend.ips[0], 9090)).await);
+        assert_eq!(from_host(first).await.map(|_| ()), Ok(()), "its own node reaches it");
+    });
+}
+
+/// Rules that look the same to a search are in force within moments.
+async fn eventually_dropped(pod: &Attachment, to: SocketAddr) {
+    let start = Instant::now();
+    while !is_dropped(pod, to).await {
+        assert!(start.elapsed() < PATIENCE, "{to} is still reached");
+    }
 }
 
 #[test]

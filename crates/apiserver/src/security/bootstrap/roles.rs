@@ -143,8 +143,16 @@ pub(super) const CLUSTER_ROLES: &[Role] = &[
             "list,watch core secrets",
         ],
     ),
-    // What the rules of NetworkPolicies are made from, on every node.
-    role("kobune:network", &["list,watch core namespaces,pods", "list,watch networking.k8s.io networkpolicies"]),
+    // What the rules of network policies are made from, on every node: those of administrators where they are defined.
+    role(
+        "kobune:network",
+        &[
+            "list,watch core namespaces,nodes,pods",
+            "list,watch networking.k8s.io networkpolicies",
+            "ro apiextensions.k8s.io customresourcedefinitions",
+            "list,watch policy.networking.k8s.io adminnetworkpolicies,baselineadminnetworkpolicies,clusternetworkpolicies",
+        ],
+    ),
     role(
         "system:persistent-volume-provisioner",
         &[
