@@ -5,6 +5,8 @@
 
 pub(crate) mod call;
 pub(crate) mod consult;
+#[cfg(test)]
+mod tls_tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
