@@ -27,7 +27,7 @@ use crate::replica_set::seconds;
 use crate::zone_disruption::{Pace, Turns, is_ready, pace, zone};
 
 /// How long a node may be silent.
-const GRACE: Duration = Duration::from_secs(40);
+const GRACE: Duration = Duration::from_secs(50);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
