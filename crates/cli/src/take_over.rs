@@ -109,22 +109,25 @@ pub async fn migrate(
     }
 }
 
-/// What is left of an object once the fields are gone that only the former managers (or an earlier apply) held and that the
-/// manifest does not have.
-pub fn without_left_behind(live: &Value, result: &Value, manifest: &Value, manager: &str, from: &[String]) -> Value {
+/// What is left of an object once the fields are gone that only the former managers (or an earlier apply) held and that an
+/// apply of the manifest, of which `result` came, does not have.
+///
+/// What the manifest has is read out of what the apply came to own: the manifest itself may leave out a part of a list item's key
+/// that has a default, as a port's protocol.
+pub fn without_left_behind(live: &Value, result: &Value, manager: &str, from: &[String]) -> Value {
     let former = migrated(live, manager, from);
     let others: Vec<&Value> = former.iter().skip(1).map(|entry| &entry["fieldsV1"]).collect();
     let mut after = result.clone();
-    strip(&mut after, &former[0]["fieldsV1"], Some(manifest), &others);
+    strip(&mut after, &former[0]["fieldsV1"], fields::applied_by(result, manager), &others);
     after
 }
 
-/// Removes from a value what `fields` has, except what the manifest has or somebody else holds.
-fn strip(value: &mut Value, fields: &Value, manifest: Option<&Value>, others: &[&Value]) {
+/// Removes from a value what `fields` has, except what was applied or somebody else holds.
+fn strip(value: &mut Value, fields: &Value, applied: Option<&Value>, others: &[&Value]) {
     for (element, below) in fields.as_object().into_iter().flatten() {
         let theirs: Vec<&Value> = others.iter().filter_map(|other| other.get(element)).collect();
+        let written = applied.and_then(|applied| applied.get(element));
         if let Some(name) = element.strip_prefix("f:") {
-            let written = manifest.and_then(|manifest| manifest.get(name));
             let Some(object) = value.as_object_mut() else { return };
             match (object.get_mut(name), written.is_some() || !theirs.is_empty()) {
                 (Some(inner), true) => strip(inner, below, written, &theirs),
@@ -152,7 +155,6 @@ fn strip(value: &mut Value, fields: &Value, manifest: Option<&Value>, others: &[
                 _ => false,
             };
             let Some(index) = list.iter().position(matches) else { continue };
-            let written = manifest.and_then(Value::as_array).and_then(|items| items.iter().find(|item| matches(item)));
             if written.is_some() || !theirs.is_empty() {
                 strip(&mut list[index], below, written, &theirs);
             } else {
@@ -195,11 +197,29 @@ mod tests {
     #[test]
     fn what_is_left_behind_goes() {
         let from = managers(&["kubectl".to_owned()]);
-        let manifest = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "3"}});
         let mut result = live();
         result["data"]["a"] = "3".into();
-        let after = without_left_behind(&live(), &result, &manifest, "kobune", &from);
+        if let Some(entries) = result["metadata"]["managedFields"].as_array_mut() {
+            entries.push(json!({"manager": "kobune", "operation": "Apply", "fieldsV1": {"f:data": {"f:a": {}}}}));
+        }
+        let after = without_left_behind(&live(), &result, "kobune", &from);
         assert_eq!(after["data"], json!({"a": "3"}));
         assert_eq!(after["metadata"]["annotations"], json!({"kept": "y"}));
+    }
+
+    #[test]
+    fn items_stay_whose_keys_the_manifest_does_not_say_whole() {
+        let ports = json!({"f:spec": {"f:ports": {r#"k:{"port":80,"protocol":"TCP"}"#: {".": {}, "f:port": {}},
+            r#"k:{"port":80,"protocol":"UDP"}"#: {".": {}, "f:port": {}}}}});
+        let applied = json!({"f:spec": {"f:ports": {r#"k:{"port":80,"protocol":"TCP"}"#: {".": {}, "f:port": {}}}}});
+        let object = |entries: Value| {
+            json!({"apiVersion": "v1", "kind": "Service", "metadata": {"managedFields": entries},
+                "spec": {"ports": [{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}]}})
+        };
+        let helm = json!({"manager": "helm", "operation": "Apply", "fieldsV1": ports});
+        let own = json!({"manager": "kobune", "operation": "Apply", "fieldsV1": applied});
+        let after =
+            without_left_behind(&object(json!([helm])), &object(json!([helm, own])), "kobune", &["helm".to_owned()]);
+        assert_eq!(after["spec"]["ports"], json!([{"port": 80, "protocol": "TCP"}]));
     }
 }

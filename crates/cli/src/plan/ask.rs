@@ -126,8 +126,7 @@ pub async fn ask(
     {
         // What the former managers had and the manifest has not goes with them. A dry run of an update says what that
         // leads to, defaults included.
-        let mut after =
-            take_over::without_left_behind(live, &asked.result, manifest, &question.manager, &asked.taken_over);
+        let mut after = take_over::without_left_behind(live, &asked.result, &question.manager, &asked.taken_over);
         after["metadata"]["managedFields"] = json!([{}]);
         after["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"].clone();
         let path = format!("{}?dryRun=All&fieldManager={}", target.path(), request::query(&question.manager));

@@ -130,7 +130,7 @@ proptest! {
         let real = apply(Some(&moved), &third, "kobune");
         // What the plan foresees.
         let result = apply(Some(&live), &third, "kobune");
-        let foreseen = take_over::without_left_behind(&live, &result, &third, "kobune", &from);
+        let foreseen = take_over::without_left_behind(&live, &result, "kobune", &from);
         prop_assert_eq!(pruned(&essence(&foreseen)), pruned(&essence(&real)));
     }
 }
