@@ -79,6 +79,13 @@ impl Template {
         Ok(out)
     }
 
+    /// What each part of the template finds, a text as it stands.
+    pub fn found(&self, object: &Value) -> Result<Vec<Vec<Value>>> {
+        let mut all = Vec::new();
+        found(&self.0, object, &mut all)?;
+        Ok(all)
+    }
+
     /// The values that the first path finds.
     pub fn find<'v>(&self, object: &'v Value) -> Result<Vec<&'v Value>> {
         match self.0.first() {
@@ -99,6 +106,21 @@ fn fill(nodes: &[Node], object: &Value, out: &mut String) -> Result<()> {
             Node::Range(steps, body) => {
                 for item in walk(steps, object)? {
                     fill(body, item, out)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn found(nodes: &[Node], object: &Value, into: &mut Vec<Vec<Value>>) -> Result<()> {
+    for node in nodes {
+        match node {
+            Node::Text(text) => into.push(vec![text.as_str().into()]),
+            Node::Path(steps) => into.push(walk(steps, object)?.into_iter().cloned().collect()),
+            Node::Range(steps, body) => {
+                for item in walk(steps, object)? {
+                    found(body, item, into)?;
                 }
             }
         }

@@ -47,8 +47,12 @@ pub use verbs::{
 };
 pub use verbs::{AttachOptions, CpOptions, ExecOptions, PortForwardOptions, attach, cp, exec, port_forward};
 pub use verbs::{
+    AutoscaleOptions, CertificateCommand, ExposeOptions, ReplaceOptions, autoscale, certificate, expose, replace,
+};
+pub use verbs::{
     CordonOptions, DrainOptions, MarkOptions, PatchOptions, annotate, cordon, drain, label, patch, uncordon,
 };
+pub use verbs::{DiffOptions, EditOptions, diff, edit};
 pub use verbs::{EventsOptions, TopCommand, events, top};
 pub use verbs::{RolloutCommand, WaitOptions, rollout, wait};
 pub use verbs::{RunOptions, SetCommand, TaintOptions, run, set, taint};

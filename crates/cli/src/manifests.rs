@@ -131,9 +131,18 @@ pub fn read(sources: &[PathBuf], recursive: bool) -> Result<Vec<Manifest>> {
     read_below(sources, recursive, Path::new(""))
 }
 
+/// The same with objects as they stand there, for whoever sends them whole: with what the server fills in, and with names that
+/// it is to make.
+pub fn read_whole(sources: &[PathBuf], recursive: bool) -> Result<Vec<Manifest>> {
+    read_into(Reader { whole: true, ..Reader::default() }, sources, recursive, Path::new(""))
+}
+
 /// The same, with files named from a folder on.
 pub fn read_below(sources: &[PathBuf], recursive: bool, root: &Path) -> Result<Vec<Manifest>> {
-    let mut reader = Reader::default();
+    read_into(Reader::default(), sources, recursive, root)
+}
+
+fn read_into(mut reader: Reader, sources: &[PathBuf], recursive: bool, root: &Path) -> Result<Vec<Manifest>> {
     for source in sources {
         if source == Path::new("-") {
             let text = std::io::read_to_string(std::io::stdin().lock()).context("read standard input")?;
@@ -196,6 +205,8 @@ fn files(source: &Path, recursive: bool) -> Result<Vec<PathBuf>> {
 
 #[derive(Default)]
 struct Reader {
+    /// Whether objects stay as they stand.
+    whole: bool,
     manifests: Vec<Manifest>,
     mistakes: Vec<Mistake>,
 }
@@ -269,6 +280,7 @@ impl Reader {
             match value["metadata"].get(field) {
                 Some(Value::String(text)) if !text.is_empty() || field == "namespace" => {}
                 None | Some(Value::Null) if field == "namespace" => {}
+                None | Some(Value::Null) if self.whole && value["metadata"]["generateName"].is_string() => {}
                 None | Some(Value::Null) if value["metadata"]["generateName"].is_string() => self.mistakes.push(
                     manifest
                         .mistake(&[Step::from("metadata"), "generateName".into()], "metadata.name is missing")
@@ -286,6 +298,12 @@ impl Reader {
             }
         }
         // What the server fills in would make the object look changed, or refuse it.
+        if self.whole {
+            if self.mistakes.len() == before {
+                self.manifests.push(Manifest { value, ..manifest });
+            }
+            return;
+        }
         if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
             for field in ["managedFields", "resourceVersion", "uid", "creationTimestamp", "generation", "selfLink"] {
                 metadata.remove(field);
@@ -301,7 +319,7 @@ impl Reader {
 
     fn finish(mut self) -> Result<Vec<Manifest>> {
         let mut seen: HashMap<[String; 4], String> = HashMap::new();
-        for manifest in &self.manifests {
+        for manifest in self.manifests.iter().filter(|_| !self.whole) {
             let text = |path: &[&str]| manifest.text(path).unwrap_or_default().to_owned();
             let group = text(&["apiVersion"]).rsplit_once('/').map_or(String::new(), |(group, _)| group.to_owned());
             let key = [group, text(&["kind"]), text(&["metadata", "namespace"]), text(&["metadata", "name"])];

@@ -66,6 +66,8 @@ pub enum Command {
     Simulate(SimulateOptions),
     /// Show what applying manifests would change, field by field
     Plan(kobune_cli::PlanOptions),
+    /// Show the same through a program such as diff
+    Diff(kobune_cli::DiffOptions),
     /// Apply manifests to a cluster and wait until everything is ready
     Apply(kobune_cli::ApplyOptions),
     /// List the revisions of a set of objects that were applied with --applyset
@@ -125,7 +127,18 @@ pub enum Command {
     Set(kobune_cli::SetCommand),
     /// Set how many pods a workload has
     Scale(kobune_cli::ScaleOptions),
-    /// Ask what the user may do
+    /// Let an autoscaler set how many pods a workload has
+    Autoscale(kobune_cli::AutoscaleOptions),
+    /// Make a Service for the pods of something
+    Expose(kobune_cli::ExposeOptions),
+    /// Replace objects by what manifests say, whole
+    Replace(kobune_cli::ReplaceOptions),
+    /// Change objects in an editor
+    Edit(kobune_cli::EditOptions),
+    /// Let certificates be signed, or not
+    #[command(subcommand)]
+    Certificate(kobune_cli::CertificateCommand),
+    /// Ask what the user may do, and who that is
     #[command(subcommand)]
     Auth(kobune_cli::AuthCommand),
     /// Print what the API server serves

@@ -1,21 +1,38 @@
-//! `kobune auth can-i`: whether the user may do something, as `kubectl auth can-i` answers it.
+//! `kobune auth`: whether the user may do something, and who that is (`k8s.io/kubectl/pkg/cmd/auth`).
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{PlaceOptions, from_server};
+use super::print::PrintOptions;
+use super::words::{ending, refused};
+use super::{PlaceOptions, from_server, go, outcome};
+use crate::connect::ConnectOptions;
 use crate::discovery::Discovery;
-use crate::request;
+use crate::{request, table};
 
 /// What can be asked about rights.
 #[derive(Debug, Clone, Subcommand)]
 pub enum AuthCommand {
     /// Say whether something may be done; exits with 1 if it may not
     CanI(CanIOptions),
+    /// Print who the API server takes the user for
+    #[command(name = "whoami")]
+    WhoAmI(WhoAmIOptions),
+}
+
+/// The flags of `auth whoami`.
+#[derive(Debug, Clone, Args)]
+pub struct WhoAmIOptions {
+    /// How to print it.
+    #[command(flatten)]
+    pub print: PrintOptions,
+    /// Which cluster.
+    #[command(flatten)]
+    pub connect: ConnectOptions,
 }
 
 /// The flags of `auth can-i`.
@@ -43,7 +60,50 @@ pub struct CanIOptions {
 
 /// Answers questions about rights.
 pub async fn auth(command: AuthCommand) -> Result<ExitCode> {
-    let AuthCommand::CanI(options) = command;
+    match command {
+        AuthCommand::CanI(options) => can_i(options).await,
+        AuthCommand::WhoAmI(options) => ending(who_am_i(&options).await.map(|()| ExitCode::SUCCESS)),
+    }
+}
+
+async fn who_am_i(options: &WhoAmIOptions) -> Result<()> {
+    let printer = options.print.printer()?;
+    let cluster = options.connect.connect().await?;
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let answer = match request::write(&cluster.client, Method::POST, path, "application/json", &review).await {
+        Ok(answer) => answer.body,
+        Err(error) if error.is(404) => bail!("the selfsubjectreviews API is not enabled in the cluster"),
+        Err(error) if error.is(403) => {
+            bail!("the selfsubjectreviews API is not enabled in the cluster or you do not have permission to call it")
+        }
+        Err(error) => return Err(refused(error)),
+    };
+    if !printer.says() {
+        return printer.print(&answer, "");
+    }
+    outcome::write(&table::aligned(&attributes(&answer["status"]["userInfo"])))
+}
+
+/// What is known of a user, in rows.
+fn attributes(user: &Value) -> Vec<Vec<String>> {
+    let mut rows = vec![vec!["ATTRIBUTE".to_owned(), "VALUE".to_owned()]];
+    let mut add = |name: String, value: &Value| {
+        if value.as_str().is_some_and(|text| !text.is_empty()) || value.as_array().is_some_and(|list| !list.is_empty())
+        {
+            rows.push(vec![name, go::value(value)]);
+        }
+    };
+    for (name, field) in [("Username", "username"), ("UID", "uid"), ("Groups", "groups")] {
+        add(name.to_owned(), &user[field]);
+    }
+    for (name, values) in user["extra"].as_object().into_iter().flatten() {
+        add(format!("Extra: {name}"), values);
+    }
+    rows
+}
+
+async fn can_i(options: CanIOptions) -> Result<ExitCode> {
     let cluster = options.place.connect.connect().await?;
     let namespace = options.place.namespace(&cluster);
     let spec = if options.resource.starts_with('/') {

@@ -5,7 +5,6 @@ mod config;
 mod token;
 mod workloads;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Result, anyhow, bail};
@@ -13,13 +12,13 @@ use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
 use serde_json::{Value, json};
 
+use super::chosen::{self, FileOptions};
 use super::outcome::{self, Failures};
-use super::{Format, PlaceOptions, from_server, yaml};
+use super::print::{PrintOptions, Printer};
+use super::{PlaceOptions, from_server};
 use crate::connect::Cluster;
-use crate::discovery::{Discovery, Resource};
-use crate::jsonpath::Template;
-use crate::manifests;
-use crate::object::ObjectRef;
+use crate::discovery::Discovery;
+use crate::manifests::Manifest;
 use crate::request;
 
 /// Whether something is made.
@@ -40,15 +39,12 @@ pub struct Common {
     /// Print what would be made; with =server as the server would make it
     #[arg(long, value_enum, value_name = "WHERE", default_value = "none")]
     pub dry_run: DryRun,
-    /// How to print: json, yaml, name, jsonpath=TEMPLATE
-    #[arg(short, long, value_name = "FORMAT")]
-    pub output: Option<Format>,
+    /// How to print it.
+    #[command(flatten)]
+    pub print: PrintOptions,
     /// Keep the manifest in the annotation that client-side apply reads
     #[arg(long)]
     pub save_config: bool,
-    /// Print managed fields in JSON and YAML
-    #[arg(long)]
-    pub show_managed_fields: bool,
     /// Who is noted as the owner of the fields
     #[arg(long, value_name = "NAME", default_value = "kobune-create")]
     pub field_manager: String,
@@ -67,12 +63,9 @@ pub struct CreateOptions {
     /// What to make without a manifest.
     #[command(subcommand)]
     pub generator: Option<Generator>,
-    /// The manifests of the objects
-    #[arg(short, long, value_name = "FILE")]
-    pub filename: Vec<PathBuf>,
-    /// Take everything below a folder, not only what is in it
-    #[arg(short = 'R', long)]
-    pub recursive: bool,
+    /// The manifests of the objects.
+    #[command(flatten)]
+    pub files: FileOptions,
     /// What is done with them.
     #[command(flatten)]
     pub common: Common,
@@ -160,7 +153,7 @@ impl Made {
 pub async fn create(options: CreateOptions) -> Result<ExitCode> {
     outcome::told(async {
         match options.generator {
-            None if options.filename.is_empty() => Err(anyhow!("must specify one of -f and -k")),
+            None if options.files.is_empty() => Err(anyhow!("must specify one of -f and -k")),
             None => from_manifests(&options).await,
             Some(generator) => generated(generator).await,
         }
@@ -188,6 +181,7 @@ async fn generated(generator: Generator) -> Result<ExitCode> {
         Generator::ClusterRoleBinding(options) => options.make()?,
         Generator::Token(options) => return options.ask().await,
     };
+    let printer = common.print.printer()?;
     let Made { mut object, resource: (group, version, plural, namespaced), failure } = made;
     if namespaced && let Some(namespace) = &common.place.namespace {
         object["metadata"]["namespace"] = namespace.clone().into();
@@ -207,12 +201,12 @@ async fn generated(generator: Generator) -> Result<ExitCode> {
             _ => from_server(error),
         })?;
     }
-    outcome::write(&common.shown(object)?)?;
+    common.show(&printer, &object)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Notes in the object what it was made from.
-fn save_config(object: &mut Value) -> Result<()> {
+pub(super) fn save_config(object: &mut Value) -> Result<()> {
     let mut text = serde_json::to_string(object)?;
     text.push('\n');
     object["metadata"]["annotations"]["kubectl.kubernetes.io/last-applied-configuration"] = text.into();
@@ -240,37 +234,9 @@ pub(super) async fn send(
 }
 
 impl Common {
-    /// What is printed of an object that was made.
-    pub(super) fn shown(&self, mut object: Value) -> Result<String> {
-        let named = || {
-            let found = ObjectRef::of(&object);
-            let group = if found.group().is_empty() { String::new() } else { format!(".{}", found.group()) };
-            format!("{}{group}/{}", found.kind.to_lowercase(), found.name)
-        };
-        let Some(format) = &self.output else {
-            let dry = match self.dry_run {
-                DryRun::None => "",
-                DryRun::Client => " (dry run)",
-                DryRun::Server => " (server dry run)",
-            };
-            return Ok(format!("{} created{dry}\n", named()));
-        };
-        if *format == Format::Name {
-            return Ok(format!("{}\n", named()));
-        }
-        if !self.show_managed_fields
-            && let Some(metadata) = object["metadata"].as_object_mut()
-        {
-            metadata.remove("managedFields");
-        }
-        match format {
-            Format::Json => yaml::json(&object),
-            Format::Yaml => yaml::yaml(&object),
-            Format::JsonPath(template) => Template::parse(template)?.fill(&object),
-            _ => bail!(
-                "unable to match a printer suitable for this output format; there are json, yaml, name and jsonpath=..."
-            ),
-        }
+    /// Prints an object that was made.
+    pub(super) fn show(&self, printer: &Printer, object: &Value) -> Result<()> {
+        printer.print(object, &format!("created{}", chosen::suffix(self.dry_run)))
     }
 }
 
@@ -280,19 +246,15 @@ async fn from_manifests(options: &CreateOptions) -> Result<ExitCode> {
     let discovery = Discovery::ask(&cluster.client).await.map_err(from_server)?;
     let namespace = common.place.namespace(&cluster);
     let mut failures = Failures::default();
-    outcome::check_paths(&options.filename)?;
-    let manifests = manifests::read(&options.filename, options.recursive)?;
+    let printer = common.print.printer()?;
+    let manifests = options.files.read_whole()?;
     if manifests.is_empty() {
         bail!("no objects passed to create");
     }
     for manifest in manifests {
-        let source = match manifest.place().rsplit_once(':') {
-            Some(("standard input", _)) => "STDIN".to_owned(),
-            Some((file, _)) => file.to_owned(),
-            None => String::new(),
-        };
-        match one(common, &cluster, &discovery, &namespace, manifest.value, &source).await {
-            Ok(object) => outcome::write(&common.shown(object)?)?,
+        let source = chosen::source(&manifest);
+        match one(common, &cluster, &discovery, &namespace, manifest, &source).await {
+            Ok(object) => common.show(&printer, &object)?,
             Err(error) => failures.add(error),
         }
     }
@@ -304,26 +266,12 @@ async fn one(
     cluster: &Cluster,
     discovery: &Discovery,
     namespace: &str,
-    mut object: Value,
+    manifest: Manifest,
     source: &str,
 ) -> Result<Value> {
-    let found = ObjectRef::of(&object);
-    let Some(resource): Option<&Resource> = discovery.of_object(&found) else {
-        bail!(
-            "resource mapping not found for name: {:?} namespace: {:?} from {source:?}: no matches for kind {:?} in version {:?}\nensure CRDs are installed first",
-            found.name,
-            found.namespace.unwrap_or_default(),
-            found.kind,
-            found.api_version
-        );
-    };
-    if resource.namespaced {
-        let own = found.namespace.as_deref().unwrap_or(namespace);
-        if let Some(flag) = common.place.namespace.as_deref().filter(|flag| *flag != own) {
-            bail!(
-                "the namespace from the provided object {own:?} does not match the namespace {flag:?}. You must pass '--namespace={own}' to perform this operation."
-            );
-        }
+    let (resource, own) = chosen::of_manifest(discovery, &common.place, namespace, &manifest)?;
+    let mut object = manifest.value;
+    if let Some(own) = own {
         object["metadata"]["namespace"] = own.into();
     }
     if common.save_config {

@@ -34,6 +34,7 @@ use crate::connect::Cluster;
 use crate::discovery::{Discovery, Resource};
 use crate::object::ObjectRef;
 use crate::{manifests, request};
+pub(super) use read::since;
 use writer::Writer;
 
 /// The flags of `describe`.

@@ -105,7 +105,7 @@ async fn nodes(options: &CordonOptions, verb: &str) -> Result<(Cluster, Vec<Chos
             .map(|node| if node.contains('/') { node.clone() } else { format!("nodes/{node}") })
             .collect(),
     };
-    let choice = ChoiceOptions { filename: Vec::new(), recursive: false, selector: options.selector.clone() };
+    let choice = ChoiceOptions { selector: options.selector.clone(), ..ChoiceOptions::default() };
     let (found, errors) = chosen::objects(&cluster, &options.place, &arguments, &choice, Wide::default()).await?;
     if let Some(error) = errors.into_iter().next() {
         return Err(error);

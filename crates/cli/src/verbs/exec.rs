@@ -48,6 +48,14 @@ pub struct SessionOptions {
     /// The container [default: that of the annotation kubectl.kubernetes.io/default-container, or the first]
     #[arg(short, long, value_name = "NAME")]
     pub container: Option<String>,
+    /// How.
+    #[command(flatten)]
+    pub terminal: TerminalOptions,
+}
+
+/// What every verb has that holds a session with a container.
+#[derive(Debug, Clone, Args)]
+pub struct TerminalOptions {
     /// Pass standard input to the container
     #[arg(short = 'i', long)]
     pub stdin: bool,
@@ -57,7 +65,7 @@ pub struct SessionOptions {
     /// Print nothing but what comes from the container
     #[arg(short, long)]
     pub quiet: bool,
-    /// How long to wait for a pod to be there
+    /// How long to wait for a pod to be there and to run
     #[arg(long, value_name = "DURATION", default_value = "1m0s")]
     pub pod_running_timeout: String,
 }
@@ -77,14 +85,14 @@ async fn run_exec(options: &ExecOptions) -> Result<ExitCode> {
         bail!("you must specify at least one command for the container");
     }
     let session = &options.session;
-    let limit = pods::timeout(&session.pod_running_timeout)?;
+    let limit = pods::timeout(&session.terminal.pod_running_timeout)?;
     let (kind, name) = pods::split(target)?;
     let cluster = options.place.connect.connect().await?;
     let namespace = options.place.namespace(&cluster);
     let pod = pods::find(&cluster, &namespace, kind, name, limit).await?.pod;
     pods::check_phase(&pod, "exec into a container in")?;
-    let container = pods::container(&pod, session.container.as_deref(), session.quiet)?;
-    let tty = wants_terminal(session.stdin, session.tty, session.quiet);
+    let container = pods::container(&pod, session.container.as_deref(), session.terminal.quiet)?;
+    let tty = wants_terminal(session.terminal.stdin, session.terminal.tty, session.terminal.quiet);
     let call = Call {
         verb: "exec",
         namespace: &namespace,
@@ -94,7 +102,7 @@ async fn run_exec(options: &ExecOptions) -> Result<ExitCode> {
         tty,
     };
     let sizes = terminal::size().into_iter().collect();
-    converse(&cluster.client, &call, session.stdin, sizes).await?;
+    converse(&cluster.client, &call, session.terminal.stdin, sizes).await?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -114,7 +122,7 @@ async fn run_attach(options: &AttachOptions) -> Result<ExitCode> {
         ),
     };
     let session = &options.session;
-    let limit = pods::timeout(&session.pod_running_timeout)?;
+    let limit = pods::timeout(&session.terminal.pod_running_timeout)?;
     let cluster = options.place.connect.connect().await?;
     let namespace = options.place.namespace(&cluster);
     let pod = pods::find(&cluster, &namespace, kind, name, limit).await?.pod;
@@ -129,26 +137,26 @@ pub async fn attach_to(
     pod: &Value,
     session: &SessionOptions,
 ) -> Result<ExitCode> {
-    let container =
-        pods::container(pod, session.container.as_deref(), session.quiet).context("cannot attach to the container")?;
+    let container = pods::container(pod, session.container.as_deref(), session.terminal.quiet)
+        .context("cannot attach to the container")?;
     let (name, container_name) = (text(&pod["metadata"]["name"]), text(&container["name"]));
     let has = container["tty"] == true;
-    if session.tty && !has && !session.quiet {
+    if session.terminal.tty && !has && !session.terminal.quiet {
         eprintln!("error: Unable to use a TTY - container {container_name} did not allocate one");
     }
-    let tty = wants_terminal(session.stdin, has, session.quiet);
+    let tty = wants_terminal(session.terminal.stdin, has, session.terminal.quiet);
     let call = Call { verb: "attach", namespace, pod: name, container: container_name, command: &[], tty };
     // Another size first, so that whatever draws there draws all again.
     let sizes = terminal::size()
         .map(|(width, height)| vec![(width.saturating_add(1), height.saturating_add(1)), (width, height)]);
-    if !session.quiet {
+    if !session.terminal.quiet {
         eprintln!(
             "All commands and output from this session will be recorded in container logs, including credentials and sensitive information passed through the command prompt."
         );
         eprintln!("If you don't see a command prompt, try pressing enter.");
     }
-    converse(client, &call, session.stdin, sizes.unwrap_or_default()).await?;
-    if !session.quiet && session.stdin && tty {
+    converse(client, &call, session.terminal.stdin, sizes.unwrap_or_default()).await?;
+    if !session.terminal.quiet && session.terminal.stdin && tty {
         println!("Session ended, resume using 'kobune attach {name} -c {container_name} -n {namespace} -i -t' command");
     }
     Ok(ExitCode::SUCCESS)

@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::jsonpath::Template;
 
 /// Columns that somebody chose.
+#[derive(Debug, Clone)]
 pub struct Columns(Vec<(String, Template)>);
 
 impl Columns {

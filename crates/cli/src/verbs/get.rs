@@ -1,23 +1,23 @@
 //! `kobune get`: objects in tables, as JSON, as YAML or by name, as `kubectl get` prints them.
 
-use std::io::Write as _;
+mod watch;
+
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use futures::{AsyncBufReadExt as _, TryStreamExt as _};
 use http::Method;
 use serde_json::{Value, json};
 
-use super::formats;
-use super::outcome;
-use super::selection::{self, Selected};
+use super::chosen::{self, FileOptions};
+use super::outcome::{self, Failures};
+use super::print::{Format, PrintOptions};
 use super::tables::{self, Shape};
-use super::{PlaceOptions, from_server, yaml};
+use super::{PlaceOptions, describe, formats, from_server, selection};
 use crate::connect::Cluster;
 use crate::discovery::{Discovery, Resource};
-use crate::jsonpath::Template;
-use crate::request::{self, RequestError};
+use crate::object::ObjectRef;
+use crate::request;
 use crate::table;
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
@@ -37,12 +37,14 @@ pub struct GetOptions {
     /// Only objects with these fields
     #[arg(long, value_name = "SELECTOR")]
     pub field_selector: Option<String>,
-    /// How to print: json, yaml, name, wide, jsonpath=TEMPLATE, jsonpath-file=FILE, custom-columns=NAME:PATH,..., or
-    /// custom-columns-file=FILE
-    #[arg(short, long, value_name = "FORMAT")]
-    pub output: Option<Format>,
+    /// Others.
+    #[command(flatten)]
+    pub files: FileOptions,
+    /// How to print; there are also wide, custom-columns=NAME:PATH,... and custom-columns-file=FILE.
+    #[command(flatten)]
+    pub print: PrintOptions,
     /// Sort by what this path finds, such as .metadata.creationTimestamp
-    #[arg(long, value_name = "PATH", conflicts_with = "watch")]
+    #[arg(long, value_name = "PATH")]
     pub sort_by: Option<String>,
     /// Leave the headings out
     #[arg(long)]
@@ -53,9 +55,6 @@ pub struct GetOptions {
     /// Print the kind before names
     #[arg(long)]
     pub show_kind: bool,
-    /// Print managed fields in JSON and YAML
-    #[arg(long)]
-    pub show_managed_fields: bool,
     /// Labels that get columns of their own
     #[arg(short = 'L', long, value_name = "LABEL", value_delimiter = ',')]
     pub label_columns: Vec<String>,
@@ -66,10 +65,16 @@ pub struct GetOptions {
     #[arg(short, long)]
     pub watch: bool,
     /// Print what changes, and not first what is there
-    #[arg(long, conflicts_with = "sort_by")]
+    #[arg(long)]
     pub watch_only: bool,
+    /// Print what happened with each object that changes
+    #[arg(long)]
+    pub output_watch_events: bool,
+    /// What stands below the objects: status, scale or resize
+    #[arg(long, value_name = "NAME")]
+    pub subresource: Option<String>,
     /// Print what a path of the API answers, as it comes
-    #[arg(long, value_name = "PATH", conflicts_with = "arguments")]
+    #[arg(long, value_name = "PATH")]
     pub raw: Option<String>,
     /// How many objects are asked for at once; 0 for all
     #[arg(long, value_name = "COUNT", default_value_t = 500)]
@@ -79,49 +84,12 @@ pub struct GetOptions {
     pub place: PlaceOptions,
 }
 
-/// How objects are printed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Format {
-    /// With all columns.
-    Wide,
-    /// As JSON.
-    Json,
-    /// As YAML.
-    Yaml,
-    /// By name.
-    Name,
-    /// What a template makes of them.
-    JsonPath(String),
-    /// In columns that somebody chose.
-    CustomColumns(String),
-    /// In columns that a file says.
-    CustomColumnsFile(String),
-}
-
-impl std::str::FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Format, String> {
-        let (name, argument) = text.split_once('=').unwrap_or((text, ""));
-        let read = || std::fs::read_to_string(argument).map_err(|error| format!("{argument}: {error}"));
-        let given = |format: fn(String) -> Format| match argument {
-            "" => Err(format!("{name} needs something after it: {name}=...")),
-            argument => Ok(format(argument.to_owned())),
-        };
-        match name {
-            "wide" => Ok(Format::Wide),
-            "json" => Ok(Format::Json),
-            "yaml" => Ok(Format::Yaml),
-            "name" => Ok(Format::Name),
-            "jsonpath" => given(Format::JsonPath),
-            "jsonpath-file" => Ok(Format::JsonPath(read()?)),
-            "custom-columns" => given(Format::CustomColumns),
-            "custom-columns-file" => Ok(Format::CustomColumnsFile(read()?)),
-            _ => Err("there are json, yaml, name, wide, jsonpath=..., jsonpath-file=..., custom-columns=... and \
-                      custom-columns-file=..."
-                .to_owned()),
-        }
-    }
+/// What is asked for: objects of one resource.
+#[derive(Debug, Clone)]
+struct Wanted {
+    resource: Resource,
+    /// The objects, each in its namespace; none for all.
+    names: Vec<(Option<String>, String)>,
 }
 
 /// Prints objects.
@@ -130,33 +98,96 @@ pub async fn get(options: GetOptions) -> Result<ExitCode> {
 }
 
 async fn run(options: GetOptions) -> Result<ExitCode> {
+    if options.raw.is_some() {
+        return raw(&options).await;
+    }
+    let format = check(&options)?;
+    if options.arguments.is_empty() && options.files.is_empty() && !options.watch && !options.watch_only {
+        let words = "You must specify the type of resource to get. Use \"kobune api-resources\" for a complete list of supported resources.\n\nerror: Required resource not specified.\nUse \"kobune explain <resource>\" for a detailed description of that resource (e.g. kobune explain pods).\nSee 'kobune get -h' for help and examples";
+        return Err(outcome::Bare(words.to_owned()).into());
+    }
     let cluster = options.place.connect.connect().await?;
-    if let Some(path) = &options.raw {
-        let (bytes, _) = request::raw(&cluster.client, Method::GET, path, None, "*/*").await.map_err(from_server)?;
-        write(&bytes)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let discovery = Discovery::ask(&cluster.client).await.map_err(from_server)?;
-    let selected = selection::select(&discovery, &options.arguments)?;
-    if (options.watch || options.watch_only) && selected.len() != 1 {
-        bail!("you may only specify a single resource type");
+    let mut failures = Failures::default();
+    let wanted = wanted(&options, &cluster, &discovery, &mut failures)?;
+    if options.watch || options.watch_only {
+        if wanted.len() != 1 {
+            bail!("you may only specify a single resource type");
+        }
+        return watch::watch(&options, &cluster, &wanted[0], format, failures).await;
     }
-    if options.all_namespaces && selected.iter().any(|it| !it.names.is_empty()) {
-        bail!("a resource cannot be retrieved by name across all namespaces");
-    }
-    match &options.output {
-        None | Some(Format::Wide) => in_tables(&options, &cluster, &selected).await,
-        Some(format) => as_objects(&options, &cluster, &selected, format).await,
+    match format {
+        None | Some(Format::Wide) => in_tables(&options, &cluster, &wanted, format.is_some(), failures).await,
+        Some(format) => as_objects(&options, &cluster, &wanted, format, failures).await,
     }
 }
 
-fn write(bytes: &[u8]) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        // Whoever reads has read enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("write to standard output"),
+/// Finds what does not go together, and how to print.
+fn check(options: &GetOptions) -> Result<Option<Format>> {
+    let output = options.print.output.as_deref().unwrap_or_default();
+    if options.show_labels && !output.is_empty() && output != "wide" {
+        bail!("--show-labels option cannot be used with {output} printer");
     }
+    if !options.label_columns.is_empty() && output.starts_with("custom-columns") {
+        bail!("--label-columns option cannot be used with {output} printer");
+    }
+    if options.output_watch_events && !options.watch && !options.watch_only {
+        bail!("--output-watch-events option can only be used with --watch or --watch-only");
+    }
+    options.print.format_of_table()
+}
+
+async fn raw(options: &GetOptions) -> Result<ExitCode> {
+    let Some(path) = &options.raw else { bail!("--raw needs a path") };
+    if !options.arguments.is_empty() {
+        bail!("arguments may not be passed when --raw is specified");
+    }
+    if options.watch || options.watch_only || options.selector.is_some() {
+        bail!("--raw may not be specified with other flags that filter the server request or alter the output");
+    }
+    if options.print.output.is_some() {
+        bail!("--raw and --output are mutually exclusive");
+    }
+    if !path.starts_with('/') && !path.contains("://") {
+        bail!("--raw must be a valid URL path: parse {path:?}: invalid URI for request");
+    }
+    let cluster = options.place.connect.connect().await?;
+    let (bytes, _) = request::raw(&cluster.client, Method::GET, path, None, "*/*").await.map_err(from_server)?;
+    outcome::write_bytes(&bytes)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn wanted(
+    options: &GetOptions,
+    cluster: &Cluster,
+    discovery: &Discovery,
+    failures: &mut Failures,
+) -> Result<Vec<Wanted>> {
+    let namespace = options.place.namespace(cluster);
+    let mut wanted: Vec<Wanted> = Vec::new();
+    if options.files.is_empty() {
+        for selected in selection::select(discovery, &options.arguments)? {
+            let names = selected.names.into_iter().map(|name| (Some(namespace.clone()), name)).collect();
+            wanted.push(Wanted { resource: selected.resource, names });
+        }
+        if options.all_namespaces && wanted.iter().any(|one| !one.names.is_empty()) {
+            bail!("a resource cannot be retrieved by name across all namespaces");
+        }
+        return Ok(wanted);
+    }
+    for manifest in options.files.read()? {
+        match chosen::of_manifest(discovery, &options.place, &namespace, &manifest) {
+            Ok((resource, own)) => {
+                let name = (own, ObjectRef::of(&manifest.value).name);
+                match wanted.last_mut().filter(|last| last.resource == resource) {
+                    Some(last) => last.names.push(name),
+                    None => wanted.push(Wanted { resource, names: vec![name] }),
+                }
+            }
+            Err(error) => failures.add(error),
+        }
+    }
+    Ok(wanted)
 }
 
 fn folder(options: &GetOptions, cluster: &Cluster, resource: &Resource) -> String {
@@ -176,25 +207,36 @@ fn selectors(options: &GetOptions) -> String {
 async fn answers(
     options: &GetOptions,
     cluster: &Cluster,
-    selected: &Selected,
+    wanted: &Wanted,
     accept: &str,
-) -> (Vec<Value>, Vec<RequestError>) {
-    let folder = folder(options, cluster, &selected.resource);
-    let (mut found, mut errors) = (Vec::new(), Vec::new());
-    if !selected.names.is_empty() {
-        for name in &selected.names {
-            let path = format!("{folder}/{}", request::query(name));
+    failures: &mut Failures,
+) -> Vec<Value> {
+    let mut found = Vec::new();
+    if !wanted.names.is_empty() {
+        for (namespace, name) in &wanted.names {
+            let mut path = wanted.resource.object_path(namespace.as_deref(), name);
+            if let Some(below) = &options.subresource {
+                path = format!("{path}/{}", request::query(below));
+            }
+            if options.sort_by.is_some() {
+                path.push_str("?includeObject=Object");
+            }
             match request::send(&cluster.client, Method::GET, &path, None, accept).await {
                 Ok(answer) => {
                     outcome::warn(&answer.warnings);
                     found.push(answer.body);
                 }
                 Err(error) if options.ignore_not_found && error.is(404) => {}
-                Err(error) => errors.push(error),
+                Err(error) => failures.refused(error),
             }
         }
-        return (found, errors);
+        return found;
     }
+    if options.subresource.is_some() {
+        failures.add("subresource cannot be used when bulk resources are specified");
+        return found;
+    }
+    let folder = folder(options, cluster, &wanted.resource);
     let limit = if options.chunk_size == 0 { String::new() } else { format!("&limit={}", options.chunk_size) };
     let mut token = String::new();
     loop {
@@ -206,12 +248,12 @@ async fn answers(
                 found.push(answer.body);
             }
             Err(error) => {
-                errors.push(error);
-                return (found, errors);
+                failures.refused(error);
+                return found;
             }
         }
         if token.is_empty() {
-            return (found, errors);
+            return found;
         }
     }
 }
@@ -234,261 +276,121 @@ fn sorted(pages: Vec<Value>, path: &str) -> Result<Vec<Value>> {
         .collect())
 }
 
-/// Says what failed, as kubectl does: the exit code is 1 then, whatever else was printed.
-fn failed(errors: Vec<RequestError>) -> ExitCode {
-    let code = if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
-    for error in errors {
-        eprintln!("{}", from_server(error));
-    }
-    code
-}
-
-async fn in_tables(options: &GetOptions, cluster: &Cluster, selected: &[Selected]) -> Result<ExitCode> {
+async fn in_tables(
+    options: &GetOptions,
+    cluster: &Cluster,
+    wanted: &[Wanted],
+    wide: bool,
+    mut failures: Failures,
+) -> Result<ExitCode> {
     let mut printed = false;
-    let mut errors = Vec::new();
-    let mut watched = None;
     // After a kind that lives in namespaces, kubectl keeps the column for those that do not.
     let mut namespaces = false;
-    for one in selected {
+    for one in wanted {
         namespaces |= options.all_namespaces && one.resource.namespaced;
-        let (mut found, failures) = answers(options, cluster, one, TABLE).await;
-        errors.extend(failures);
-        let kind = options.show_kind || selected.len() > 1;
-        let shape = Shape {
-            wide: options.output == Some(Format::Wide),
-            namespaces,
-            kind: kind.then(|| one.resource.group_kind().to_lowercase()),
-            label_columns: options.label_columns.clone(),
-            labels: options.show_labels,
-        };
+        let mut found = answers(options, cluster, one, TABLE, &mut failures).await;
+        let kind = options.show_kind || wanted.len() > 1;
+        let shape = shape(options, &one.resource, wide, namespaces, kind);
         if let Some(path) = &options.sort_by {
             found = sorted(found, path)?;
         }
-        let mut rows: Vec<Vec<String>> = found.iter().flat_map(|table| tables::rows(table, &shape)).collect();
-        if options.watch_only {
-            rows.clear();
+        for answer in found.iter_mut().filter(|answer| answer["kind"] != "Table") {
+            *answer = plain_table(answer);
         }
-        let empty = rows.is_empty();
-        if let Some(first) = found.first().filter(|_| !options.no_headers && !empty) {
+        let mut rows: Vec<Vec<String>> = found.iter().flat_map(|table| tables::rows(table, &shape)).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        if let Some(first) = found.first().filter(|_| !options.no_headers) {
             rows.insert(0, tables::headings(first, &shape));
         }
-        let mut widths = Vec::new();
-        table::widen(&mut widths, &rows);
-        let separator = if printed && !empty && !options.no_headers { "\n" } else { "" };
-        write(format!("{separator}{}", table::aligned_to(&widths, &rows)).as_bytes())?;
-        printed |= !empty;
-        let version =
-            found.last().and_then(|table| table["metadata"]["resourceVersion"].as_str()).unwrap_or_default().to_owned();
-        let definitions = found.first().map(|table| table["columnDefinitions"].clone()).unwrap_or_default();
-        watched = Some((one, shape, widths, version, definitions));
+        let separator = if printed && !options.no_headers { "\n" } else { "" };
+        outcome::write(&format!("{separator}{}", table::aligned(&rows)))?;
+        printed = true;
     }
-    if options.watch || options.watch_only {
-        let (Some((one, shape, mut widths, version, mut definitions)), [_], true) =
-            (watched, selected, errors.is_empty())
-        else {
-            return Ok(failed(errors));
-        };
-        // Without anything before them, the headings come with the first row.
-        let mut headings = !printed && !options.no_headers;
-        follow(options, cluster, one, &version, TABLE, |object| {
-            // Upstream's server says what the columns are only in the first event of a watch.
-            let mut object = object.clone();
-            match object["columnDefinitions"].as_array().is_some_and(|columns| !columns.is_empty()) {
-                true => definitions = object["columnDefinitions"].clone(),
-                false => object["columnDefinitions"] = definitions.clone(),
-            }
-            let mut rows = tables::rows(&object, &shape);
-            if std::mem::take(&mut headings) {
-                rows.insert(0, tables::headings(&object, &shape));
-            }
-            table::widen(&mut widths, &rows);
-            write(table::aligned_to(&widths, &rows).as_bytes())
-        })
-        .await?;
-        return Ok(failed(errors));
-    }
-    let by_name = selected.iter().any(|one| !one.names.is_empty());
-    if !printed && errors.is_empty() && !by_name && !options.ignore_not_found {
-        let namespaced = selected.iter().any(|one| one.resource.namespaced) && !options.all_namespaces;
+    if !printed && failures.is_empty() && !options.ignore_not_found {
+        let namespaced = wanted.iter().any(|one| one.resource.namespaced) && !options.all_namespaces;
         match namespaced {
             true => eprintln!("No resources found in {} namespace.", options.place.namespace(cluster)),
             false => eprintln!("No resources found"),
         }
     }
-    Ok(failed(errors))
+    Ok(failures.tell())
 }
 
-/// Shows objects as they change. A watch ends by itself after a while; then the next one goes on where it ended.
-async fn follow(
-    options: &GetOptions,
-    cluster: &Cluster,
-    one: &Selected,
-    version: &str,
-    accept: &str,
-    mut show: impl FnMut(&Value) -> Result<()>,
-) -> Result<()> {
-    let mut version = version.to_owned();
-    let folder = folder(options, cluster, &one.resource);
-    let names = match one.names.as_slice() {
-        [] => String::new(),
-        [name] => format!("&fieldSelector={}", request::query(&format!("metadata.name={name}"))),
-        _ => bail!("watch is only supported on individual resources and resource collections"),
+/// The table of an object for which the server makes none.
+fn plain_table(object: &Value) -> Value {
+    let age = describe::since(&object["metadata"]["creationTimestamp"], jiff::Timestamp::now());
+    json!({"columnDefinitions": [{"name": "Name", "format": "name"}, {"name": "Age"}],
+        "rows": [{"cells": [object["metadata"]["name"], age], "object": object}]})
+}
+
+fn shape(options: &GetOptions, resource: &Resource, wide: bool, namespaces: bool, kind: bool) -> Shape {
+    Shape {
+        wide,
+        namespaces,
+        kind: kind.then(|| resource.group_kind().to_lowercase()),
+        label_columns: options.label_columns.clone(),
+        labels: options.show_labels,
+    }
+}
+
+/// The objects of answers, which say what they are.
+fn objects(answers: Vec<Value>, wanted: &Wanted) -> Vec<Value> {
+    if !wanted.names.is_empty() {
+        return answers;
+    }
+    let items = answers.into_iter().flat_map(|mut answer| {
+        answer.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default()
+    });
+    let named = |mut item: Value| {
+        // The items of a list do not say what they are.
+        item["apiVersion"] = wanted.resource.api_version().into();
+        item["kind"] = wanted.resource.kind.clone().into();
+        item
     };
-    loop {
-        let path = format!(
-            "{folder}?watch=true&allowWatchBookmarks=true&resourceVersion={version}{names}{}",
-            selectors(options)
-        );
-        let request = http::Request::get(path).header(http::header::ACCEPT, accept).body(Vec::new())?;
-        let mut lines = cluster.client.request_stream(request).await.context("watch")?.lines();
-        while let Some(line) = lines.try_next().await.context("watch")? {
-            let event: Value = serde_json::from_str(&line).context("read the watch")?;
-            let object = &event["object"];
-            if event["type"] == "ERROR" {
-                bail!("{}", object["message"].as_str().unwrap_or("the watch failed"));
-            }
-            let newest = object["rows"][0]["object"]["metadata"]["resourceVersion"].as_str();
-            let newest = newest.or(object["metadata"]["resourceVersion"].as_str());
-            if let Some(newest) = newest.filter(|text| !text.is_empty()) {
-                version = newest.to_owned();
-            }
-            if event["type"] != "BOOKMARK" {
-                show(object)?;
-            }
-        }
-    }
-}
-
-/// Prints objects one by one, as they come out of a watch.
-struct OneByOne<'o> {
-    options: &'o GetOptions,
-    format: &'o Format,
-    columns: Option<formats::Columns>,
-    kind: String,
-    widths: Vec<usize>,
-    first: bool,
-}
-
-impl OneByOne<'_> {
-    fn show(&mut self, object: &Value) -> Result<()> {
-        let first = std::mem::take(&mut self.first);
-        if let Some(columns) = &self.columns {
-            let headings = (first && !self.options.no_headers).then(|| columns.headings());
-            let rows: Vec<Vec<String>> = headings.into_iter().chain([columns.row(object)?]).collect();
-            table::widen(&mut self.widths, &rows);
-            return write(table::aligned_to(&self.widths, &rows).as_bytes());
-        }
-        let mut object = object.clone();
-        if !self.options.show_managed_fields
-            && let Some(metadata) = object["metadata"].as_object_mut()
-        {
-            metadata.remove("managedFields");
-        }
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        let text = match self.format {
-            Format::Name => format!("{}/{name}\n", self.kind),
-            Format::Json => yaml::json(&object)?,
-            Format::JsonPath(template) => Template::parse(template)?.fill(&object)?,
-            _ => format!("{}{}", if first { "" } else { "---\n" }, yaml::yaml(&object)?),
-        };
-        write(text.as_bytes())
-    }
+    items.map(named).collect()
 }
 
 async fn as_objects(
     options: &GetOptions,
     cluster: &Cluster,
-    selected: &[Selected],
-    format: &Format,
+    wanted: &[Wanted],
+    format: Format,
+    mut failures: Failures,
 ) -> Result<ExitCode> {
-    let mut errors = Vec::new();
-    let mut objects = Vec::new();
-    let mut version = String::new();
-    for one in selected {
-        let (found, failures) = answers(options, cluster, one, "application/json").await;
-        errors.extend(failures);
-        let newest = found.last().and_then(|answer| answer["metadata"]["resourceVersion"].as_str());
-        version = newest.unwrap_or_default().to_owned();
-        for mut answer in found {
-            if one.names.is_empty() {
-                let items =
-                    answer.get_mut("items").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
-                // The items of a list do not say what they are.
-                objects.extend(items.into_iter().map(|mut item| {
-                    item["apiVersion"] = one.resource.api_version().into();
-                    item["kind"] = one.resource.kind.clone().into();
-                    (one, item)
-                }));
-            } else {
-                objects.push((one, answer));
-            }
-        }
-    }
-    if let ([one], true) = (selected, options.watch || options.watch_only) {
-        let columns = match format {
-            Format::CustomColumns(text) => Some(formats::Columns::parse(text)?),
-            Format::CustomColumnsFile(text) => Some(formats::Columns::from_template(text)?),
-            _ => None,
-        };
-        let kind = one.resource.singular_with_group();
-        let mut each = OneByOne { options, format, columns, kind, widths: Vec::new(), first: true };
-        if !errors.is_empty() {
-            return Ok(failed(errors));
-        }
-        if let Some(columns) = &each.columns {
-            let rows = objects.iter().map(|(_, object)| columns.row(object)).collect::<Result<Vec<_>>>()?;
-            table::widen(&mut each.widths, &rows);
-        }
-        for (_, object) in objects.iter().filter(|_| !options.watch_only) {
-            each.show(object)?;
-        }
-        follow(options, cluster, one, &version, "application/json", |object| each.show(object)).await?;
-        return Ok(ExitCode::SUCCESS);
+    let mut found = Vec::new();
+    for one in wanted {
+        let answers = answers(options, cluster, one, "application/json", &mut failures).await;
+        found.extend(objects(answers, one));
     }
     if let Some(path) = &options.sort_by {
-        formats::sort(&mut objects, path, |(_, object)| object)?;
+        formats::sort(&mut found, path, |object| object)?;
     }
-    if *format == Format::Name {
-        let lines = objects.iter().map(|(one, object)| {
-            let kind = one.resource.singular_with_group();
-            format!("{kind}/{}\n", object["metadata"]["name"].as_str().unwrap_or_default())
-        });
-        write(lines.collect::<String>().as_bytes())?;
-        return Ok(failed(errors));
-    }
-    let mut objects: Vec<Value> = objects.into_iter().map(|(_, object)| object).collect();
-    let columns = match format {
-        Format::CustomColumns(text) => Some(formats::Columns::parse(text)?),
-        Format::CustomColumnsFile(text) => Some(formats::Columns::from_template(text)?),
-        _ => None,
-    };
-    if let Some(columns) = columns {
-        let mut rows: Vec<Vec<String>> = (!options.no_headers).then(|| columns.headings()).into_iter().collect();
-        for object in &objects {
-            rows.push(columns.row(object)?);
-        }
-        write(table::aligned(&rows).as_bytes())?;
-        return Ok(failed(errors));
-    }
-    if !options.show_managed_fields && matches!(format, Format::Json | Format::Yaml) {
-        for object in &mut objects {
-            if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-                metadata.remove("managedFields");
+    let printer = match format {
+        Format::Columns(columns) => {
+            let mut rows: Vec<Vec<String>> = (!options.no_headers).then(|| columns.headings()).into_iter().collect();
+            for object in &found {
+                rows.push(columns.row(object)?);
             }
+            outcome::write(&table::aligned(&rows))?;
+            return Ok(failures.tell());
         }
-    }
-    let single = selected.len() == 1 && selected[0].names.len() == 1;
-    let value = match (single, objects.len()) {
-        (true, 0) => return Ok(failed(errors)),
-        (true, _) => objects.remove(0),
-        (false, _) => {
-            json!({"apiVersion": "v1", "items": objects, "kind": "List", "metadata": {"resourceVersion": ""}})
+        format => options.print.printer_of(format),
+    };
+    let by_name = matches!(printer.format(), Some(Format::Name));
+    // One object that was asked for by its name is printed as it is.
+    let single = wanted.len() == 1 && wanted[0].names.len() == 1;
+    let printed = match (by_name, single) {
+        (true, _) => found.iter().try_for_each(|object| printer.print(object, "")),
+        (false, true) => found.iter().try_for_each(|object| printer.print(object, "")),
+        (false, false) => {
+            let list = json!({"apiVersion": "v1", "items": found, "kind": "List", "metadata": {"resourceVersion": ""}});
+            printer.print(&list, "")
         }
     };
-    match format {
-        Format::Json => write(yaml::json(&value)?.as_bytes())?,
-        Format::JsonPath(template) => write(Template::parse(template)?.fill(&value)?.as_bytes())?,
-        _ => write(yaml::yaml(&value)?.as_bytes())?,
+    if let Err(error) = printed {
+        failures.add(error);
     }
-    Ok(failed(errors))
+    Ok(failures.tell())
 }

@@ -22,6 +22,19 @@ pub fn value(value: &Value) -> String {
     }
 }
 
+/// The same where every number is a floating-point one, as Go's `encoding/json` reads them.
+pub fn decoded(value: &Value) -> String {
+    match value {
+        Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), float),
+        Value::Array(items) => format!("[{}]", items.iter().map(decoded).collect::<Vec<_>>().join(" ")),
+        Value::Object(fields) => {
+            let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}:{}", decoded(value))).collect();
+            format!("map[{}]", fields.join(" "))
+        }
+        other => self::value(other),
+    }
+}
+
 /// `%v` of a floating-point number: the shortest text, with an exponent for the very small and the very large.
 pub fn float(number: f64) -> String {
     let magnitude = number.abs();

@@ -11,8 +11,8 @@ use anyhow::{Result, anyhow, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{Format, outcome, yaml};
-use crate::jsonpath::Template;
+use super::outcome;
+use super::print::{Format, PrintOptions};
 use crate::table;
 use files::{Kubeconfigs, Section};
 
@@ -71,9 +71,9 @@ pub struct ViewOptions {
     /// The context that counts as the current one with --minify
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// How to print: yaml, json, jsonpath=TEMPLATE
-    #[arg(short, long, value_name = "FORMAT", default_value = "yaml")]
-    pub output: Format,
+    /// How to print; YAML where nobody says.
+    #[command(flatten)]
+    pub print: PrintOptions,
     /// Of which file.
     #[command(flatten)]
     pub file: FileOptions,
@@ -174,13 +174,9 @@ fn view(options: &ViewOptions) -> Result<ExitCode> {
         normal::without_secrets(&mut config);
     }
     let config = normal::config(&config);
-    let text = match &options.output {
-        Format::Yaml => yaml::yaml(&config)?,
-        Format::Json => yaml::json(&config)?,
-        Format::JsonPath(template) => Template::parse(template)?.fill(&config)?,
-        _ => bail!("there are yaml, json and jsonpath=..."),
-    };
-    said(&text)
+    let format = options.print.format()?.unwrap_or(Format::Yaml);
+    options.print.printer_of(format).print(&config, "")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn get_contexts(options: &GetContextsOptions) -> Result<ExitCode> {

@@ -8,9 +8,8 @@ use clap::Args;
 use kobune_kinds::name;
 use serde_json::{Value, json};
 
-use super::PlaceOptions;
-use super::chosen::{self, ChoiceOptions, Chosen, Wide};
-use super::create::DryRun;
+use super::chosen::{self, ChangeOptions, Chosen, Wide};
+use super::print::Printer;
 use super::words::{self, ending};
 use crate::connect::Cluster;
 use crate::request;
@@ -39,15 +38,9 @@ pub struct MarkOptions {
     /// Only if the object is at this version
     #[arg(long, value_name = "VERSION")]
     pub resource_version: Option<String>,
-    /// Change nothing; with =server the server tries it
-    #[arg(long, value_enum, value_name = "WHERE", default_value = "none")]
-    pub dry_run: DryRun,
-    /// Others.
+    /// What all verbs have that change objects.
     #[command(flatten)]
-    pub choice: ChoiceOptions,
-    /// Where.
-    #[command(flatten)]
-    pub place: PlaceOptions,
+    pub change: ChangeOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,28 +85,30 @@ pub async fn annotate(options: MarkOptions) -> Result<ExitCode> {
 async fn run(options: &MarkOptions, kind: Kind) -> Result<()> {
     let (resources, changes) = parse(&options.arguments, kind)?;
     for (given, flag) in
-        [(options.choice.selector.is_some(), "selector"), (options.field_selector.is_some(), "field-selector")]
+        [(options.change.choice.selector.is_some(), "selector"), (options.field_selector.is_some(), "field-selector")]
     {
         if options.all && given {
             bail!("cannot set --all and --{flag} at the same time");
         }
     }
-    if resources.is_empty() && options.choice.filename.is_empty() {
+    if resources.is_empty() && options.change.choice.files.is_empty() {
         bail!("one or more resources must be specified as <resource> <name> or <resource>/<name>");
     }
     if changes == Changes::default() && !options.list {
         bail!("at least one {} update is required", kind.word());
     }
-    let cluster = options.place.connect.connect().await?;
+    let printer = options.change.print.printer()?;
+    let cluster = options.change.place.connect.connect().await?;
     let wide =
         Wide { all: options.all, all_namespaces: options.all_namespaces, fields: options.field_selector.as_deref() };
-    let (found, mut errors) = chosen::objects(&cluster, &options.place, &resources, &options.choice, wide).await?;
+    let (found, mut errors) =
+        chosen::objects(&cluster, &options.change.place, &resources, &options.change.choice, wide).await?;
     if options.resource_version.is_some() && found.len() != 1 {
         bail!("--resource-version may only be used with a single resource");
     }
     let single = found.len() == 1;
     for one in &found {
-        errors.extend(change(options, kind, &cluster, one, &changes, single).await.err());
+        errors.extend(change(options, kind, (&cluster, &printer), one, &changes, single).await.err());
     }
     chosen::all_fine(errors)
 }
@@ -121,7 +116,7 @@ async fn run(options: &MarkOptions, kind: Kind) -> Result<()> {
 async fn change(
     options: &MarkOptions,
     kind: Kind,
-    cluster: &Cluster,
+    (cluster, printer): (&Cluster, &Printer),
     one: &Chosen,
     changes: &Changes,
     single: bool,
@@ -142,8 +137,11 @@ async fn change(
         }
         return Ok(());
     }
-    if options.dry_run != DryRun::Client {
-        if kind == Kind::Label {
+    let mut after = one.object.clone();
+    if options.change.dry_run.is_here() {
+        merge(&mut after["metadata"], kind.field(), &patch);
+    } else {
+        if kind == Kind::Label && printer.says() {
             for name in changes.remove.iter().filter(|name| now.get(name.as_str()).is_none()) {
                 println!("label {name:?} not found.");
             }
@@ -153,13 +151,24 @@ async fn change(
             if let Some(version) = &options.resource_version {
                 body["metadata"]["resourceVersion"] = version.as_str().into();
             }
-            let manager = if kind == Kind::Label { "kobune-label" } else { "kobune-annotate" };
-            let dry = options.dry_run == DryRun::Server;
-            chosen::patch(cluster, one, request::MERGE_PATCH, &body, manager, dry).await.map_err(words::refused)?;
+            let verb = if kind == Kind::Label { "label" } else { "annotate" };
+            after =
+                options.change.patch(cluster, one, request::MERGE_PATCH, &body, verb).await.map_err(words::refused)?;
         }
     }
-    println!("{} {done}{}", one.label(), chosen::suffix(options.dry_run));
-    Ok(())
+    options.change.print(printer, &after, done)
+}
+
+/// Merges labels or annotations into metadata, as the server would.
+fn merge(metadata: &mut Value, field: &str, patch: &serde_json::Map<String, Value>) {
+    let mut all = metadata[field].as_object().cloned().unwrap_or_default();
+    for (name, value) in patch {
+        match value {
+            Value::Null => drop(all.remove(name)),
+            value => drop(all.insert(name.clone(), value.clone())),
+        }
+    }
+    metadata[field] = all.into();
 }
 
 /// Splits arguments into what is chosen and what is changed.

@@ -8,12 +8,9 @@ use clap::{Args, ValueEnum};
 use http::Method;
 use serde_json::Value;
 
-use super::PlaceOptions;
-use super::chosen::{self, ChoiceOptions, Chosen, Wide};
-use super::create::DryRun;
+use super::chosen::{self, ChangeOptions, Chosen, Wide};
 use super::words::{self, ending};
 use crate::connect::Cluster;
-use crate::object::ObjectRef;
 use crate::request;
 
 /// How a patch is meant.
@@ -55,15 +52,9 @@ pub struct PatchOptions {
     /// Patch what stands below the object: status, scale or resize
     #[arg(long, value_name = "NAME")]
     pub subresource: Option<String>,
-    /// Only let the server say whether it would work
-    #[arg(long, value_enum, value_name = "WHERE", default_value = "none")]
-    pub dry_run: DryRun,
-    /// Others.
+    /// What all verbs have that change objects.
     #[command(flatten)]
-    pub choice: ChoiceOptions,
-    /// Where.
-    #[command(flatten)]
-    pub place: PlaceOptions,
+    pub change: ChangeOptions,
 }
 
 /// Patches.
@@ -80,25 +71,27 @@ async fn run(options: &PatchOptions) -> Result<()> {
         (Some(_), Some(_)) => bail!("cannot specify --patch and --patch-file together"),
         _ => bail!("must specify --patch or --patch-file containing the contents of the patch"),
     };
-    let dry = chosen::only_server(options.dry_run)?;
+    chosen::only_server(options.change.dry_run.at)?;
+    let printer = options.change.print.printer()?;
     let body: Value = serde_saphyr::from_str(&text).map_err(|error| anyhow!("unable to parse {text:?}: {error}"))?;
-    let cluster = options.place.connect.connect().await?;
+    let cluster = options.change.place.connect.connect().await?;
     let (found, mut errors) =
-        chosen::objects(&cluster, &options.place, &options.arguments, &options.choice, Wide::default()).await?;
+        chosen::objects(&cluster, &options.change.place, &options.arguments, &options.change.choice, Wide::default())
+            .await?;
     if found.is_empty() && errors.is_empty() {
         bail!("no objects passed to patch");
     }
     for one in &found {
-        match patch_one(options, &cluster, one, &body, dry).await {
+        match patch_one(options, &cluster, one, &body).await {
             // kubectl does not say here that it was only tried.
-            Ok(line) => println!("{line}"),
+            Ok((before, after)) => printer.print(&after, done(&before, &after))?,
             Err(error) => errors.push(error),
         }
     }
     chosen::all_fine(errors)
 }
 
-async fn patch_one(options: &PatchOptions, cluster: &Cluster, one: &Chosen, body: &Value, dry: bool) -> Result<String> {
+async fn patch_one(options: &PatchOptions, cluster: &Cluster, one: &Chosen, body: &Value) -> Result<(Value, Value)> {
     let client = &cluster.client;
     let (path, before) = match &options.subresource {
         None => (one.path(), one.object.clone()),
@@ -109,8 +102,8 @@ async fn patch_one(options: &PatchOptions, cluster: &Cluster, one: &Chosen, body
         }
     };
     let media = options.kind.media();
-    let dry = if dry { "&dryRun=All" } else { "" };
-    let path = format!("{path}?fieldManager=kobune-patch{dry}");
+    let manager = request::query(&options.change.manager("patch"));
+    let path = format!("{path}?fieldManager={manager}{}", options.change.dry_run.query());
     let after = match request::write(client, Method::PATCH, &path, media, body).await {
         Ok(answer) => answer.body,
         Err(error) if error.is(415) => {
@@ -118,27 +111,10 @@ async fn patch_one(options: &PatchOptions, cluster: &Cluster, one: &Chosen, body
         }
         Err(error) => return Err(words::refused(error)),
     };
-    Ok(line(&before, &after))
+    Ok((before, after))
 }
 
-/// What is said of a patch; what was answered may be of another kind, as a scale.
-fn line(before: &Value, after: &Value) -> String {
-    let object = ObjectRef::of(after);
-    let group = if object.group().is_empty() { String::new() } else { format!(".{}", object.group()) };
-    let change = if before == after { " (no change)" } else { "" };
-    format!("{}{group}/{} patched{change}", object.kind.to_lowercase(), object.name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn what_is_said() {
-        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}});
-        let scale = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}});
-        assert_eq!(line(&pod, &pod), "pod/a patched (no change)");
-        assert_eq!(line(&pod, &scale), "scale.autoscaling/web patched");
-    }
+/// What is said of a patch.
+fn done(before: &Value, after: &Value) -> &'static str {
+    if before == after { "patched (no change)" } else { "patched" }
 }

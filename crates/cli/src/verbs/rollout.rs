@@ -110,7 +110,7 @@ pub async fn rollout(command: RolloutCommand) -> Result<ExitCode> {
 }
 
 async fn workloads(options: &WorkloadOptions) -> Result<(Cluster, Vec<Chosen>, Vec<Error>)> {
-    if options.arguments.is_empty() && options.choice.filename.is_empty() {
+    if options.arguments.is_empty() && options.choice.files.is_empty() {
         bail!("required resource not specified");
     }
     let cluster = options.place.connect.connect().await?;

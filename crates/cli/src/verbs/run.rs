@@ -9,7 +9,7 @@ use futures::io::AsyncReadExt as _;
 use serde_json::{Map, Value, json};
 
 use super::create::{self, Common, DryRun};
-use super::exec::{self, SessionOptions};
+use super::exec::{self, SessionOptions, TerminalOptions};
 use super::follow::{News, follow};
 use super::words::{self, Failure, ending};
 use super::{outcome, pods};
@@ -75,18 +75,9 @@ pub struct RunOptions {
     /// Leave its input open when this command ends
     #[arg(long)]
     pub leave_stdin_open: bool,
-    /// Pass standard input to the container
-    #[arg(short = 'i', long)]
-    pub stdin: bool,
-    /// Give it a terminal
-    #[arg(short, long)]
-    pub tty: bool,
-    /// Print nothing but what comes from the container
-    #[arg(short, long)]
-    pub quiet: bool,
-    /// How long to wait for the pod to run
-    #[arg(long, value_name = "DURATION", default_value = "1m0s")]
-    pub pod_running_timeout: String,
+    /// How to attach to it.
+    #[command(flatten)]
+    pub terminal: TerminalOptions,
     /// What it has in common with `create`.
     #[command(flatten)]
     pub common: Common,
@@ -98,7 +89,7 @@ pub async fn run(options: RunOptions) -> Result<ExitCode> {
 }
 
 async fn begin(options: &RunOptions) -> Result<ExitCode> {
-    let attached = options.attach || options.stdin;
+    let attached = options.attach || options.terminal.stdin;
     let pod = pod(options)?;
     if options.rm && !attached {
         bail!("--rm should only be used for attached containers");
@@ -107,9 +98,10 @@ async fn begin(options: &RunOptions) -> Result<ExitCode> {
     if attached && common.dry_run != DryRun::None {
         bail!("--dry-run=[server|client] can't be used with attached containers options (--attach, --stdin, or --tty)");
     }
-    let limit = pods::timeout(&options.pod_running_timeout)?;
+    let limit = pods::timeout(&options.terminal.pod_running_timeout)?;
+    let printer = common.print.printer()?;
     if common.dry_run == DryRun::Client {
-        outcome::write(&common.shown(pod)?)?;
+        common.show(&printer, &pod)?;
         return Ok(ExitCode::SUCCESS);
     }
     let cluster = common.place.connect.connect().await?;
@@ -117,7 +109,7 @@ async fn begin(options: &RunOptions) -> Result<ExitCode> {
     let folder = format!("/api/v1/namespaces/{}/pods", request::query(&namespace));
     let made = create::send(&cluster, &folder, common, &pod).await.map_err(words::refused)?;
     if !attached {
-        outcome::write(&common.shown(made)?)?;
+        common.show(&printer, &made)?;
         return Ok(ExitCode::SUCCESS);
     }
     let result = tokio::select! {
@@ -128,7 +120,7 @@ async fn begin(options: &RunOptions) -> Result<ExitCode> {
     if options.rm {
         let path = format!("{folder}/{}", request::query(&options.name));
         match request::delete(&cluster.client, &path, &json!({"propagationPolicy": "Background"})).await {
-            Ok(_) if !options.quiet => println!("pod {:?} deleted from {namespace} namespace", options.name),
+            Ok(_) if !options.terminal.quiet => println!("pod {:?} deleted from {namespace} namespace", options.name),
             Ok(_) => {}
             Err(error) if error.is(404) => {}
             Err(error) => eprintln!("error: the pod was not deleted: {error}"),
@@ -156,13 +148,7 @@ async fn converse(
     log(cluster, folder, &options.name, None).await?;
     let said = jiff::Timestamp::now();
     if !ended(&pod) {
-        let session = SessionOptions {
-            container: None,
-            stdin: options.stdin,
-            tty: options.tty,
-            quiet: options.quiet,
-            pod_running_timeout: options.pod_running_timeout.clone(),
-        };
+        let session = SessionOptions { container: None, terminal: options.terminal.clone() };
         if let Err(error) = exec::attach_to(&cluster.client, namespace, &pod, &session).await {
             if error.downcast_ref::<Failure>().is_some_and(|failure| failure.words.is_empty()) {
                 return Err(error);
@@ -243,7 +229,7 @@ fn outcome_of(pod: &Value) -> Result<ExitCode> {
 }
 
 fn restart(options: &RunOptions) -> Restart {
-    options.restart.unwrap_or(if options.stdin { Restart::OnFailure } else { Restart::Always })
+    options.restart.unwrap_or(if options.terminal.stdin { Restart::OnFailure } else { Restart::Always })
 }
 
 /// The pod that the flags come to.
@@ -251,7 +237,7 @@ fn pod(options: &RunOptions) -> Result<Value> {
     let Some(image) = options.image.as_deref().filter(|image| !image.is_empty()) else {
         bail!("required flag(s) \"image\" not set");
     };
-    if options.tty && !options.stdin {
+    if options.terminal.tty && !options.terminal.stdin {
         bail!("-i/--stdin is required for containers with -t/--tty=true");
     }
     let mut container = json!({"name": options.name, "image": image, "resources": {}});
@@ -279,13 +265,13 @@ fn pod(options: &RunOptions) -> Result<Value> {
     if options.privileged {
         fields["securityContext"] = json!({"privileged": true});
     }
-    if options.stdin {
+    if options.terminal.stdin {
         fields["stdin"] = true.into();
         if !options.leave_stdin_open {
             fields["stdinOnce"] = true.into();
         }
     }
-    if options.tty {
+    if options.terminal.tty {
         fields["tty"] = true.into();
     }
     let mut metadata = json!({"name": options.name, "labels": labels(options)?});

@@ -1,143 +1,214 @@
-//! `kobune set image`: other images for containers (`k8s.io/kubectl/pkg/cmd/set/set_image.go`).
+//! `kobune set`: one thing of many objects (`k8s.io/kubectl/pkg/cmd/set`).
+
+mod difference;
+mod env;
+mod image;
+mod others;
 
 use std::process::ExitCode;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::PlaceOptions;
-use super::chosen::{self, ChoiceOptions, Wide};
-use super::create::DryRun;
-use super::words::{self, ending};
+use super::chosen::{self, ChangeOptions, Chosen, Wide};
+use super::words::ending;
+use crate::connect::Cluster;
 
 /// What is set.
 #[derive(Debug, Clone, Subcommand)]
 pub enum SetCommand {
+    /// Set and remove variables of containers' environments
+    Env(env::SetEnvOptions),
     /// Give containers other images
-    Image(SetImageOptions),
+    Image(image::SetImageOptions),
+    /// Set what containers need, and the most that they get
+    Resources(others::SetResourcesOptions),
+    /// Set the selectors of Services
+    Selector(others::SetSelectorOptions),
+    /// Set the service accounts of workloads
+    #[command(name = "serviceaccount", visible_alias = "sa")]
+    ServiceAccount(others::SetServiceAccountOptions),
+    /// Add users, groups and service accounts to role bindings
+    Subject(others::SetSubjectOptions),
 }
 
-/// The flags of `set image`.
+/// What all of them have in common.
 #[derive(Debug, Clone, Args)]
-pub struct SetImageOptions {
-    /// TYPE NAME..., TYPE/NAME..., or TYPE with -l or --all; then CONTAINER=IMAGE, where * means all containers
-    #[arg(value_name = "TYPE[/NAME] [NAME...] CONTAINER=IMAGE...")]
-    pub arguments: Vec<String>,
+pub struct SetOptions {
     /// All objects of the namespace
     #[arg(long)]
     pub all: bool,
-    /// Change nothing; with =server the server tries it
-    #[arg(long, value_enum, value_name = "WHERE", default_value = "none")]
-    pub dry_run: DryRun,
-    /// Others.
+    /// Change what manifests say and print it, without asking a server
+    #[arg(long)]
+    pub local: bool,
+    /// What all verbs have that change objects.
     #[command(flatten)]
-    pub choice: ChoiceOptions,
-    /// Where.
-    #[command(flatten)]
-    pub place: PlaceOptions,
+    pub change: ChangeOptions,
 }
 
 /// Sets it.
 pub async fn set(command: SetCommand) -> Result<ExitCode> {
-    let SetCommand::Image(options) = command;
-    ending(image(&options).await.map(|()| ExitCode::SUCCESS))
+    let done = match command {
+        SetCommand::Env(options) => env::env(&options).await,
+        SetCommand::Image(options) => image::image(&options).await,
+        SetCommand::Resources(options) => others::resources(&options).await,
+        SetCommand::Selector(options) => others::selector(&options).await,
+        SetCommand::ServiceAccount(options) => others::service_account(&options).await,
+        SetCommand::Subject(options) => others::subject(&options).await,
+    };
+    ending(done.map(|()| ExitCode::SUCCESS))
 }
 
-async fn image(options: &SetImageOptions) -> Result<()> {
-    let (resources, images) = parse(&options.arguments)?;
-    if options.all && options.choice.selector.is_some() {
-        bail!("cannot set --all and --selector at the same time");
+/// What is said of a change.
+struct Edit<'a> {
+    /// What was done.
+    done: &'a str,
+    /// The words before a refusal of the server.
+    failure: &'a str,
+}
+
+impl SetOptions {
+    fn check_all(&self) -> Result<()> {
+        if self.all && self.change.choice.selector.is_some() {
+            bail!("cannot set --all and --selector at the same time");
+        }
+        Ok(())
     }
-    if resources.is_empty() && options.choice.filename.is_empty() {
-        bail!("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+
+    fn check(&self, resources: &[String]) -> Result<()> {
+        self.check_all()?;
+        if resources.is_empty() && self.change.choice.files.is_empty() {
+            bail!("one or more resources must be specified as <resource> <name> or <resource>/<name>");
+        }
+        Ok(())
     }
-    if images.is_empty() {
-        bail!("at least one image update is required");
+
+    async fn objects(&self, cluster: &Cluster, resources: &[String]) -> Result<(Vec<Chosen>, Vec<Error>)> {
+        let wide = Wide { all: self.all, ..Wide::default() };
+        chosen::objects(cluster, &self.change.place, resources, &self.change.choice, wide).await
     }
-    if images.len() > 1 && images.iter().any(|(name, _)| name == "*") {
-        bail!("all containers are already specified by *, but saw more than one container_name=container_image pairs");
-    }
-    let cluster = options.place.connect.connect().await?;
-    let wide = Wide { all: options.all, ..Wide::default() };
-    let (found, mut errors) = chosen::objects(&cluster, &options.place, &resources, &options.choice, wide).await?;
-    for one in &found {
-        let (patch, missing) = match plan(&one.object, &images) {
-            Ok(planned) => planned,
-            Err(error) => {
-                errors.push(anyhow!("error: {}/{} {error}", one.resource.name(), one.name));
+
+    /// Changes all objects that are meant.
+    async fn each(
+        &self,
+        resources: &[String],
+        edit: &Edit<'_>,
+        mut change: impl FnMut(&mut Value, &mut Vec<Error>) -> Result<()>,
+    ) -> Result<()> {
+        let printer = self.change.print.printer()?;
+        let mut errors = Vec::new();
+        if self.local {
+            if self.change.dry_run.at == super::create::DryRun::Server {
+                bail!("cannot specify --local and --dry-run=server - did you mean --dry-run=client?");
+            }
+            if !resources.is_empty() {
+                bail!(
+                    "error: you must specify resources by --filename when --local is set.\nExample resource specifications include:\n   '-f rsrc.yaml'\n   '--filename=rsrc.json'"
+                );
+            }
+            for manifest in self.change.choice.files.read_whole()? {
+                let mut object = manifest.value;
+                change(&mut object, &mut errors)?;
+                self.change.print(&printer, &object, edit.done)?;
+            }
+            return chosen::all_fine(errors);
+        }
+        let cluster = self.change.place.connect.connect().await?;
+        let (found, lost) = self.objects(&cluster, resources).await?;
+        errors.extend(lost);
+        for one in found {
+            let mut after = one.object.clone();
+            if let Err(error) = change(&mut after, &mut errors) {
+                let said = if edit.failure.is_empty() {
+                    error
+                } else {
+                    anyhow!("error: {}/{} {error}", one.resource.plural, one.name)
+                };
+                errors.push(said);
                 continue;
             }
-        };
-        errors.extend(missing.into_iter().map(|name| anyhow!("error: unable to find container named {name:?}")));
-        let Some(patch) = patch else { continue };
-        if options.dry_run != DryRun::Client {
-            let dry = options.dry_run == DryRun::Server;
+            let Some(patch) = difference::patch(&one.object, &after) else { continue };
+            if self.change.dry_run.is_here() {
+                self.change.print(&printer, &after, edit.done)?;
+                continue;
+            }
+            // Kinds of definitions know no strategic patches, and have nothing that is set here.
             let media = "application/strategic-merge-patch+json";
-            if let Err(error) = chosen::patch(&cluster, one, media, &patch, "kobune-set", dry).await {
-                errors.push(anyhow!("failed to patch image update to pod template: {}", words::refused(error)));
-                continue;
+            match self.change.patch(&cluster, &one, media, &patch, "set").await {
+                Ok(after) => self.change.print(&printer, &after, edit.done)?,
+                Err(error) if edit.failure.is_empty() => errors.push(super::words::refused(error)),
+                Err(error) => errors.push(anyhow!("{}{error}", edit.failure)),
             }
         }
-        println!("{} image updated{}", one.label(), chosen::suffix(options.dry_run));
+        chosen::all_fine(errors)
     }
-    chosen::all_fine(errors)
 }
 
-/// A container, and the image that it is to have.
-type Image = (String, String);
-
-fn parse(arguments: &[String]) -> Result<(Vec<String>, Vec<Image>)> {
-    let (mut resources, mut images) = (Vec::new(), Vec::new());
+/// Splits arguments into what is chosen and what is changed.
+fn split(arguments: &[String], is_change: impl Fn(&str) -> bool, what: &str) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut resources, mut changes) = (Vec::new(), Vec::new());
     for argument in arguments {
-        match argument.split_once('=') {
-            Some((name, image)) if !name.is_empty() => images.push((name.to_owned(), image.to_owned())),
-            _ if argument.ends_with('-') && argument != "-" => bail!("invalid image format: {argument}"),
-            _ if images.is_empty() => resources.push(argument.clone()),
-            _ => bail!("all resources must be specified before image changes: {argument}"),
+        match (is_change(argument), changes.is_empty()) {
+            (true, _) => changes.push(argument.clone()),
+            (false, true) => resources.push(argument.clone()),
+            (false, false) => bail!("all resources must be specified before {what} changes: {argument}"),
         }
     }
-    Ok((resources, images))
+    Ok((resources, changes))
 }
 
-/// The patch that gives an object the images, where that changes something, and the containers that it does not have.
-fn plan(object: &Value, images: &[Image]) -> Result<(Option<Value>, Vec<String>)> {
-    let steps: &[&str] = match object["kind"].as_str().unwrap_or_default() {
-        "Pod" => &["spec"],
+/// The spec of the pods that an object makes, or of the pod that it is.
+fn pod_spec(object: &mut Value) -> Result<&mut Value> {
+    let path = match object["kind"].as_str().unwrap_or_default() {
+        "Pod" => "/spec",
         "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" | "Job" | "ReplicationController" => {
-            &["spec", "template", "spec"]
+            "/spec/template/spec"
         }
-        "CronJob" => &["spec", "jobTemplate", "spec", "template", "spec"],
+        "CronJob" => "/spec/jobTemplate/spec/template/spec",
         kind => {
             let version = object["apiVersion"].as_str().unwrap_or_default().rsplit('/').next().unwrap_or_default();
             bail!("the object is not a pod or does not have a pod template: *{version}.{kind}")
         }
     };
-    let spec = steps.iter().fold(object, |object, step| &object[*step]);
-    let mut found = vec![false; images.len()];
-    let mut changed = serde_json::Map::new();
-    for list in ["initContainers", "containers"] {
-        let mut new = Vec::new();
-        for container in spec[list].as_array().into_iter().flatten() {
-            let mut image = container["image"].as_str().unwrap_or_default();
-            for ((name, wanted), found) in images.iter().zip(&mut found) {
-                if name == "*" || container["name"] == name.as_str() {
-                    *found = true;
-                    image = wanted;
-                }
-            }
-            if container["image"] != image {
-                new.push(json!({"name": container["name"], "image": image}));
-            }
+    object.pointer_mut(path).ok_or_else(|| anyhow!("the object has no pod template"))
+}
+
+/// The containers whose names fit, where `*` stands for any letters: first those that stay, then those that come before.
+fn containers<'s>(spec: &'s mut Value, name: &str) -> Vec<&'s mut Value> {
+    let Some(fields) = spec.as_object_mut() else { return Vec::new() };
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for (field, value) in fields {
+        let into = match field.as_str() {
+            "containers" => &mut first,
+            "initContainers" => &mut last,
+            _ => continue,
+        };
+        let items = value.as_array_mut().into_iter().flatten();
+        into.extend(items.filter(|container| fits(container["name"].as_str().unwrap_or_default(), name)));
+    }
+    first.append(&mut last);
+    first
+}
+
+fn fits(name: &str, pattern: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
         }
-        if !new.is_empty() {
-            changed.insert(list.to_owned(), new.into());
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
         }
     }
-    let missing = images.iter().zip(&found).filter(|(_, found)| !**found).map(|((name, _), _)| name.clone()).collect();
-    let patch = (!changed.is_empty())
-        .then(|| steps.iter().rev().fold(Value::Object(changed), |inner, step| json!({*step: inner})));
-    Ok((patch, missing))
+    true
 }
 
 #[cfg(test)]
@@ -145,26 +216,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn patches() {
-        let object = json!({"apiVersion": "apps/v1", "kind": "Deployment", "spec": {"template": {"spec": {
-            "containers": [{"name": "a", "image": "1"}, {"name": "b", "image": "2"}], "initContainers": [{"name": "i", "image": "3"}]}}}});
-        let check = |line: &str, expected: Value, missing: &[&str]| {
-            let (_, images) = parse(&line.split(' ').map(str::to_owned).collect::<Vec<_>>()).unwrap();
-            let (patch, lost) = plan(&object, &images).unwrap();
-            let patch = patch.map_or(Value::Null, |patch| patch["spec"]["template"]["spec"].clone());
-            assert_eq!((patch, lost), (expected, missing.iter().map(|&name| name.to_owned()).collect()), "{line}");
-        };
-        check("deploy/x a=9", json!({"containers": [{"name": "a", "image": "9"}]}), &[]);
-        check("deploy/x a=1", Value::Null, &[]);
-        check(
-            "deploy/x *=1",
-            json!({"containers": [{"name": "b", "image": "1"}], "initContainers": [{"name": "i", "image": "1"}]}),
-            &[],
-        );
-        check("deploy/x i=4 z=5", json!({"initContainers": [{"name": "i", "image": "4"}]}), &["z"]);
-        let service = json!({"apiVersion": "v1", "kind": "Service"});
-        let words = "the object is not a pod or does not have a pod template: *v1.Service";
-        assert_eq!(plan(&service, &[]).unwrap_err().to_string(), words);
-        assert!(parse(&["pod".to_owned(), "a=1".to_owned(), "b".to_owned()]).is_err());
+    fn patterns_of_names() {
+        for (name, pattern, expected) in [
+            ("main", "main", true),
+            ("main", "*", true),
+            ("main", "m*", true),
+            ("main", "*in", true),
+            ("main", "m*n", true),
+            ("main", "a*", false),
+            ("main", "*a*i*", true),
+            ("main", "mai", false),
+        ] {
+            assert_eq!(fits(name, pattern), expected, "{name} {pattern}");
+        }
     }
 }

@@ -110,7 +110,7 @@ async fn run(options: &TaintOptions) -> Result<()> {
     }
     let dry = chosen::only_server(options.dry_run)?;
     let cluster = options.place.connect.connect().await?;
-    let choice = ChoiceOptions { filename: Vec::new(), recursive: false, selector: options.selector.clone() };
+    let choice = ChoiceOptions { selector: options.selector.clone(), ..ChoiceOptions::default() };
     let wide = Wide { all: options.all, ..Wide::default() };
     let arguments = if named { resources.as_slice() } else { &resources[..1] };
     let (found, mut errors) = chosen::objects(&cluster, &options.place, arguments, &choice, wide).await?;

@@ -98,7 +98,7 @@ async fn run(options: &WaitOptions) -> Result<()> {
 
 /// Waits until everything that is named is there, or anything that is selected.
 async fn created(options: &WaitOptions, cluster: &Cluster) -> Result<()> {
-    if !options.choice.filename.is_empty() {
+    if !options.choice.files.is_empty() {
         bail!("--for=create needs TYPE/NAME or TYPE with -l or --all");
     }
     let discovery = Discovery::ask(&cluster.client).await.map_err(words::refused)?;

@@ -9,8 +9,15 @@ use crate::{SETTLE, cluster, sleeper, wait_for};
 /// Runs kubectl and kobune with the same arguments and compares all that a caller sees; answers with it.
 #[track_caller]
 fn same(cluster: &Cluster, arguments: &[&str]) -> Finished {
-    let theirs = cluster.kubectl(arguments).expect("kubectl runs");
-    let ours = kobune(cluster, arguments);
+    // What only looks is asked of both at once.
+    let looks = ["exec", "events", "port-forward", "top", "wait"].contains(&arguments[0]);
+    let (theirs, ours) = if looks {
+        let theirs = cluster.kubectl_beside(arguments).expect("kubectl starts");
+        let ours = kobune(cluster, arguments);
+        (theirs.finish(SETTLE).expect("kubectl ends"), ours)
+    } else {
+        (cluster.kubectl(arguments).expect("kubectl runs"), kobune(cluster, arguments))
+    };
     let seen = |finished: &Finished| {
         format!("exit code {:?}\n{}-----\n{}", finished.status.code(), finished.stdout, finished.stderr)
     };

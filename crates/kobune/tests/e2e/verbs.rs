@@ -236,6 +236,79 @@ const ALIKE: &[&str] = &[
     "create clusterrole new --verb=get --non-resource-url=/a/* --dry-run=client -o yaml",
     "create rolebinding new --role=r --user=u --serviceaccount=n:s --dry-run=client -o yaml",
     "create token nothing -n demo",
+    "create cm new --dry-run=client -o go-template={{.kind}}",
+    "create cm new --dry-run=client -o bad",
+    "get ns default -o go-template={{.metadata.name}}{{.x.y}}{{len␣.metadata.name}}",
+    "get ns -o go-template={{range␣$i,$e:=.items}}{{if␣$i}},{{end}}{{.metadata.name}}{{end}}",
+    "get deploy web -n demo -o go-template={{.spec.replicas}}{{.spec.selector}}{{printf␣`%v␣%d`␣.spec.progressDeadlineSeconds␣7}}",
+    "get ns default -o go-template=a{{.metadata.name.x}}",
+    "get ns default -o go-template={{index␣.metadata␣`none`}}{{index␣.metadata␣1}}",
+    "get ns default -o go-template={{.a",
+    "get ns -o go-template",
+    "get ns -o bad",
+    "get ns -o custom-columns",
+    "get ns -o jsonpath-file=/nothing",
+    "get ns -o jsonpath-as-json={.items[*].metadata.name}",
+    "get ns --template={{.kind}}",
+    "get pods,svc,cm -n demo -o kyaml",
+    "get ns default --subresource=status -o name",
+    "get deploy web -n demo --subresource=scale -o yaml",
+    "get deploy web -n demo --subresource=scale",
+    "get deploy -n demo --subresource=scale",
+    "get ns --output-watch-events",
+    "get ns --show-labels -o yaml",
+    "get --raw /api/v1/namespaces/demo/configmaps/settings",
+    "get --raw /nothing",
+    "get --raw healthz",
+    "get -f /nothing",
+    "label cm settings -n demo new=1 --dry-run=client -o yaml",
+    "label cm settings -n demo new=1 --dry-run=server -o jsonpath={.metadata.labels}",
+    "annotate cm settings -n demo q=1 --dry-run=server -o name",
+    "patch cm settings -n demo --type=merge -p {\"data\":{\"z\":\"1\"}} --dry-run=server -o jsonpath={.data}",
+    "set env deploy/web -n demo B=2 --dry-run=server -o jsonpath={.spec.template.spec.containers[*].env}",
+    "set env deploy/web -n demo PLAIN=2 --overwrite=false",
+    "set env deploy/web -n demo --list",
+    "set env deploy/web -n demo PLAIN- --dry-run=server -o jsonpath={.spec.template.spec.containers[*].env}",
+    "set env deploy/web -n demo --from=secret/secret --prefix=P_ --dry-run=client",
+    "set env cm/settings -n demo A=1",
+    "set resources deploy web -n demo --limits=cpu=1,memory=64Mi --dry-run=server -o jsonpath={..resources}",
+    "set resources deploy web -n demo",
+    "set selector svc nothing a=b -n demo",
+    "set selector deploy web a=b -n demo",
+    "set sa deploy web robot -n demo --dry-run=server -o jsonpath={.spec.template.spec.serviceAccountName}",
+    "set subject clusterrolebinding cluster-admin --user=x --serviceaccount=a:b --dry-run=server -o jsonpath={.subjects}",
+    "set subject clusterrolebinding cluster-admin --serviceaccount=b",
+    "set image deploy/web -n demo none=x",
+    "scale deploy web -n demo --replicas=2 --dry-run=client -o jsonpath={.spec.replicas}",
+    "scale deploy web -n demo --replicas=1 --current-replicas=5",
+    "scale deploy web -n demo --replicas=-1",
+    "scale cm settings -n demo --replicas=1",
+    "scale deploy --all -n demo --replicas=2 --dry-run=server",
+    "expose deploy web -n demo --dry-run=client -o yaml",
+    "expose deploy web -n demo --port=80,81 --target-port=web --type=NodePort --name=x --dry-run=client -o yaml",
+    "expose pod lone --dry-run=server",
+    "expose cm settings -n demo --port=80",
+    "autoscale deploy web -n demo --min=2 --max=3 --cpu=70% --memory=200 --dry-run=client -o yaml",
+    "autoscale deploy web -n demo --max=3 --cpu=50% --name=other --dry-run=server",
+    "autoscale deploy web -n demo --max=0",
+    "autoscale deploy web -n demo --max=3 --cpu=1.5x",
+    "delete cm settings -n demo --dry-run=client",
+    "delete cm settings -n demo --dry-run=server -o name",
+    "delete cm,secret -n demo --field-selector=metadata.name=settings --dry-run=client",
+    "delete cm nothing -n demo --ignore-not-found",
+    "delete cm -n demo",
+    "delete cm settings -n demo --all",
+    "delete cm --all -l a=b -n demo",
+    "delete cm settings -n demo -o yaml",
+    "delete cm settings -n demo --now --grace-period=5",
+    "delete --raw /api/v1/namespaces/demo/configmaps/nothing",
+    "delete -f /nothing",
+    "replace -f /nothing",
+    "replace",
+    "certificate approve",
+    "certificate deny nothing",
+    "auth whoami",
+    "auth whoami -o jsonpath={.status.userInfo.groups}",
 ];
 
 /// What is done to two copies of one kubeconfig.
@@ -263,13 +336,97 @@ const CONFIG: &[&str] = &[
 
 fn run(cluster: &Cluster, program: impl AsRef<std::ffi::OsStr>, line: &str) -> Finished {
     let mut command = cluster.client(program);
-    command.args(line.split(' '));
+    // A blank that parts no arguments.
+    command.args(line.split(' ').map(|argument| argument.replace('␣', " ")));
     Running::start(command, None).unwrap().finish(SETTLE).unwrap()
 }
 
 /// Both streams and the exit code, where kobune names kubectl by its own name.
 fn said(finished: &Finished) -> (Option<i32>, String, String) {
     (finished.status.code(), finished.stdout.clone(), finished.stderr.clone())
+}
+
+/// What changes objects is done by kobune and looked at through kubectl.
+fn changes(cluster: &Cluster) {
+    let kobune = |line: &str| run(cluster, env!("CARGO_BIN_EXE_kobune"), line).ok();
+    let field = |object: &str, path: &str| {
+        cluster.kubectl(["get", object, "-n", "demo", "-o", &format!("jsonpath={{{path}}}")]).unwrap().ok()
+    };
+    let folder = cluster.data_dir().join("changes");
+    std::fs::create_dir(&folder).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let manifest = file(
+        "both.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: first, namespace: demo}\ndata: {a: \"1\"}\n---\n\
+         apiVersion: v1\nkind: ConfigMap\nmetadata: {generateName: second-, namespace: demo}\n",
+    );
+    let created = kobune(&format!("create -f {manifest}"));
+    assert!(created.starts_with("configmap/first created\nconfigmap/second-"), "{created}");
+
+    let whole = file(
+        "whole.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: first, namespace: demo}\ndata: {b: \"2\"}\n",
+    );
+    assert_eq!(kobune(&format!("get -f {whole} -o name")), "configmap/first\n");
+    assert_eq!(kobune(&format!("replace -f {whole}")), "configmap/first replaced\n");
+    assert_eq!(field("configmap/first", ".data"), r#"{"b":"2"}"#);
+    let other = file(
+        "other.yaml",
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: first, namespace: demo}\ndata: {d: \"4\"}\n",
+    );
+    let compared = run(cluster, env!("CARGO_BIN_EXE_kobune"), &format!("diff -f {other}"));
+    assert_eq!(compared.status.code(), Some(1), "{}", compared.stderr);
+    assert!(compared.stdout.contains("\n   b: \"2\"\n+  d: \"4\"\n"), "{}", compared.stdout);
+    let forced = kobune(&format!("replace -f {whole} --force"));
+    assert_eq!(forced, "configmap \"first\" force deleted from demo namespace\nconfigmap/first replaced\n");
+
+    assert_eq!(kobune("scale deploy web -n demo --replicas=1 --timeout=90s"), "deployment.apps/web scaled\n");
+    assert_eq!(field("deployment/web", ".status.replicas"), "1");
+    assert_eq!(kobune("set env deploy/web -n demo PLAIN- ADDED=1"), "deployment.apps/web env updated\n");
+    let names = field("deployment/web", ".spec.template.spec.containers[0].env[*].name");
+    assert!(names.ends_with(" ADDED") && !names.contains("PLAIN"), "{names}");
+    let resources =
+        kobune("set resources deploy web -n demo --requests=cpu=11m -o jsonpath={..resources.requests.cpu}");
+    assert_eq!(resources, "11m");
+    assert_eq!(kobune("expose deploy web -n demo --name=exposed"), "service/exposed exposed\n");
+    assert_eq!(field("service/exposed", ".spec.selector"), r#"{"app":"web"}"#);
+    assert_eq!(
+        kobune("autoscale deploy web -n demo --max=3 --name=auto"),
+        "horizontalpodautoscaler.autoscaling/auto autoscaled\n"
+    );
+
+    let edit = |editor: &str, object: &str| {
+        let mut command = cluster.client(env!("CARGO_BIN_EXE_kobune"));
+        command.args(["edit", object, "-n", "demo"]).env("EDITOR", editor).env("TMPDIR", &folder);
+        Running::start(command, None).unwrap().finish(SETTLE).unwrap()
+    };
+    assert_eq!(edit("sed -i s/b:/c:/", "configmap/first").ok(), "configmap/first edited\n");
+    assert_eq!(field("configmap/first", ".data"), r#"{"c":"2"}"#);
+    assert_eq!(edit("true", "configmap/first").stderr, "Edit cancelled, no changes made.\n");
+    let lost = edit("false", "configmap/first");
+    assert_eq!(
+        (lost.status.code(), lost.stderr.as_str()),
+        (Some(1), "error: there was a problem with the editor \"false\"\n")
+    );
+    // What the server refuses is offered again; whoever then changes nothing gets a copy.
+    let refused = edit("sed -i s/c:/c!:/", "configmap/first");
+    assert_eq!(refused.status.code(), Some(1), "{}{}", refused.stdout, refused.stderr);
+    for words in
+        ["configmaps \"first\" is invalid", "A copy of your changes has been stored to", "no valid changes were saved"]
+    {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+
+    assert_eq!(
+        kobune("delete configmap,service,hpa -n demo --field-selector=metadata.name=auto"),
+        "horizontalpodautoscaler.autoscaling \"auto\" deleted from demo namespace\n"
+    );
+    let gone = kobune(&format!("delete -f {whole} --timeout=60s"));
+    assert_eq!(gone, "configmap \"first\" deleted from demo namespace\n");
 }
 
 #[test]
@@ -283,12 +440,25 @@ fn everyday_verbs_beside_kubectl() {
     cluster.apply(BOAT);
     cluster.kubectl(["wait", "--for=condition=Ready", "pod/lone", "--timeout=90s"]).unwrap().ok();
     cluster.kubectl(["rollout", "status", "deployment/web", "-n", "demo", "--timeout=90s"]).unwrap().ok();
-    for line in ALIKE {
+    // Nothing of this changes anything that another one looks at, so several may be asked at once.
+    let lines = std::sync::Mutex::new(ALIKE.iter());
+    let next = || lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+    let compare = |line: &str| {
         eventually(&format!("kobune {line} says what kubectl says"), SETTLE, || {
             let (expected, got) = (said(&run(&cluster, &kubectl, line)), said(&run(&cluster, kobune, line)));
             if expected == got { Ok(()) } else { Err(format!("kubectl: {expected:#?}\nkobune: {got:#?}")) }
         });
-    }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while let Some(line) = next() {
+                    compare(line);
+                }
+            });
+        }
+    });
+    changes(&cluster);
 
     let copies = ["kubectl", "kobune"].map(|name| {
         let copy = cluster.data_dir().join(name);

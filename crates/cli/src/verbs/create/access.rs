@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Common, Made, named};
 use crate::discovery::Discovery;
-use crate::verbs::{from_server, outcome};
+use crate::verbs::{SubjectFlags, from_server, outcome};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
@@ -255,29 +255,8 @@ fn check_urls(urls: &[String], verbs: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The common flags of bindings, where `--user` says who gets rights and not who the caller is, as with kubectl.
-#[derive(Debug, Clone)]
-pub struct BindingCommon(Common);
-
-impl clap::FromArgMatches for BindingCommon {
-    fn from_arg_matches(matches: &clap::ArgMatches) -> Result<BindingCommon, clap::Error> {
-        Common::from_arg_matches(matches).map(BindingCommon)
-    }
-
-    fn update_from_arg_matches(&mut self, matches: &clap::ArgMatches) -> Result<(), clap::Error> {
-        self.0.update_from_arg_matches(matches)
-    }
-}
-
-impl Args for BindingCommon {
-    fn augment_args(command: clap::Command) -> clap::Command {
-        Common::augment_args(command).mut_arg("user", |flag| flag.long("kubeconfig-user"))
-    }
-
-    fn augment_args_for_update(command: clap::Command) -> clap::Command {
-        Common::augment_args_for_update(command).mut_arg("user", |flag| flag.long("kubeconfig-user"))
-    }
-}
+/// The common flags of bindings.
+pub type BindingCommon = SubjectFlags<Common>;
 
 /// Who gets rights.
 #[derive(Debug, Clone, Args)]

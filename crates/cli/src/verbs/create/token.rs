@@ -100,8 +100,9 @@ impl TokenOptions {
         if token.is_empty() {
             return Err(failed("no token in server response"));
         }
-        if self.common.output.is_some() {
-            outcome::write(&self.common.shown(answer.body)?)?;
+        let printer = self.common.print.printer()?;
+        if !printer.says() {
+            printer.print(&answer.body, "")?;
         } else {
             outcome::write(&format!("{token}{}", if std::io::stdout().is_terminal() { "\n" } else { "" }))?;
         }
