@@ -32,6 +32,12 @@ pub(super) fn service(service: &Value, warnings: &mut Warnings) {
         }
     }
     addresses(spec, "externalIPs", &path, warnings);
+    if size(spec, "externalIPs") > 0
+        && !(headless && text(spec, "type") == "ClusterIP")
+        && text(spec, "type") != "ExternalName"
+    {
+        warnings.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
+    }
     let balanced = text(spec, "loadBalancerIP");
     if !balanced.is_empty() {
         address(balanced, &path.child("loadBalancerIP"), warnings);

@@ -79,6 +79,7 @@ fn others() {
             "spec": {"type": "ClusterIP", "externalName": "a.b", "externalIPs": ["FD00::1"]}}),
         &[
             "spec.externalIPs[0]: IPv6 address \"FD00::1\" should be in RFC 5952 canonical format (\"fd00::1\")",
+            "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
             "spec.externalName is ignored when spec.type is not \"ExternalName\"",
         ],
     );
