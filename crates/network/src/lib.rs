@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod cni;
 mod config;
 pub mod dns;
+mod link_news;
 mod links;
 mod namespace;
 mod netlink;

@@ -3,6 +3,8 @@
 //! A node that is not on a link of this machine cannot be routed to plainly; without an overlay that is said once and left
 //! alone. What this
 //! node's own object says of its zone goes to whoever chooses endpoints.
+//!
+//! Routes go with the link that they lead by; when links change, what is missing is put back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -17,6 +19,7 @@ use kube::{Api, ResourceExt};
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::Cluster;
+use crate::link_news::LinkNews;
 use crate::network::NodeRoute;
 use crate::{Network, overlay};
 
@@ -44,11 +47,21 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, client: kube::Clie
     let mut listed: Option<BTreeSet<String>> = None;
     let mut told = BTreeSet::new();
     let mut failed = false;
+    let mut news = match LinkNews::open() {
+        Ok(news) => Some(news),
+        Err(error) => {
+            tracing::warn!(%error, "routes that go with a link are not noticed");
+            None
+        }
+    };
     loop {
         let event = tokio::select! {
-            // Dropping either arm loses nothing: the stream keeps its events, and the timer only says "again".
+            // Dropping an arm loses nothing: the stream keeps its events, and the others only say "again".
             event = stream.next() => event,
             () = tokio::time::sleep(RETRY), if failed => Some(Ok(watcher::Event::InitDone)),
+            Ok(()) = heard(news.as_mut()), if !wanted.is_empty() && listed.is_none() => {
+                Some(Ok(watcher::Event::InitDone))
+            }
         };
         if let Some(Ok(watcher::Event::InitApply(node) | watcher::Event::Apply(node))) = &event
             && node.name_any() == own_name
@@ -102,6 +115,14 @@ async fn follow(network: Arc<Network>, cluster: Arc<Cluster>, client: kube::Clie
                 tracing::warn!(error = &error as &dyn std::error::Error, "the routes to other nodes were not set");
             }
         }
+    }
+}
+
+/// Returns when links have changed; never without a listener.
+async fn heard(news: Option<&mut LinkNews>) -> std::io::Result<()> {
+    match news {
+        Some(news) => news.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ mod beside_kubectl;
 mod clients;
 mod devices;
 mod disruptions;
+mod faults;
 mod hello;
 mod helm;
 mod kubectl;

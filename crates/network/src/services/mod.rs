@@ -12,7 +12,7 @@ pub mod current;
 pub mod elements;
 pub mod health;
 mod lost;
-mod netfilter;
+pub(crate) mod netfilter;
 pub mod nft;
 pub mod plan;
 pub mod serve;

@@ -73,7 +73,7 @@ pub(super) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 }
 
 /// The messages of a datagram, headers included; torn ones end early.
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         if rest.len() < 16 {
@@ -87,7 +87,7 @@ pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// What kind of message it is.
-pub(super) fn kind(message: &[u8]) -> u16 {
+pub(crate) fn kind(message: &[u8]) -> u16 {
     u16_at(message, 4)
 }
 
