@@ -47,6 +47,12 @@ impl Client {
         Client { grpc: Grpc::new(Endpoint::from(address).connect_lazy()) }
     }
 
+    /// Takes longer answers than the usual 4 MiB.
+    pub fn reading_up_to(mut self, bytes: usize) -> Client {
+        self.grpc = self.grpc.max_decoding_message_size(bytes);
+        self
+    }
+
     /// One call.
     pub async fn call<Q, A>(&self, method: &'static str, request: Q, patience: Duration) -> Result<A, Status>
     where

@@ -140,7 +140,7 @@ pub async fn start(
     let node = Node::build(kobune_node::Config {
         name: settings.name.clone(),
         client: identity.client,
-        runtime: Arc::clone(&machine.runtime),
+        runtime: Arc::new(Arc::clone(&machine.runtime)),
         network: Arc::clone(&machine.network),
         node_ips: machine.ips.clone(),
         listen: SocketAddr::new(settings.bind_address.unwrap_or(any), settings.port),

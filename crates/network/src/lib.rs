@@ -21,6 +21,7 @@ mod config;
 pub mod dns;
 mod link_news;
 mod links;
+mod loopback;
 mod namespace;
 mod netlink;
 pub mod network;
@@ -35,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use bandwidth::Bandwidth;
 pub use config::Backend;
+pub use loopback::raise_loopback;
 pub use network::{Attachment, Config, HostPort, Network, NetworkError, Protocol, Wanted};
 
 /// Keeps service rules and DNS current until `token` is cancelled, both fed by `cluster`.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kobune_network::Network;
-use kobune_runtime::Runtime;
+use kobune_runtime::ContainerRuntime;
 
 use crate::credential_provider::CredentialProviders;
 use crate::eviction::Threshold;
@@ -21,7 +21,7 @@ pub struct Config {
     /// The cluster's API, as user `system:node:<name>`.
     pub client: kube::Client,
     /// Images, sandboxes and containers of this machine.
-    pub runtime: Arc<Runtime>,
+    pub runtime: Arc<dyn ContainerRuntime>,
     /// Pod links and addresses of this machine.
     pub network: Arc<Network>,
     /// The addresses under which other machines and pods reach this one, its own first; of each family at most one.

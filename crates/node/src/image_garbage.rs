@@ -91,7 +91,7 @@ impl ImageGarbage {
             return;
         }
         self.due = now + LOOK_EVERY;
-        let disk = machine::disk(&context.config.data_dir).unwrap_or_default();
+        let disk = machine::disk(&context.config.runtime.image_folder()).unwrap_or_default();
         self.free(context, to_free(&disk)).await;
     }
 
@@ -99,7 +99,7 @@ impl ImageGarbage {
     pub async fn free(&mut self, context: &Arc<Context>, bytes: u64) {
         let now = Instant::now();
         let runtime = &context.config.runtime;
-        let images = runtime.images().list();
+        let images = runtime.list_images().await;
         // Also ended containers may be looked at, and started again.
         let mut in_use = HashSet::new();
         for container in runtime.containers() {
@@ -111,18 +111,13 @@ impl ImageGarbage {
             return;
         }
         let chosen = self.choose(&images, &in_use, bytes, now);
-        let store = Arc::clone(runtime.images());
-        let removed = tokio::task::spawn_blocking(move || {
-            let mut failed = Vec::new();
-            for id in &chosen {
-                match store.remove(id) {
-                    Ok(()) => tracing::info!(image = id, "removed an unused image because the disk is full"),
-                    Err(error) => failed.push(chain(&error)),
-                }
+        let mut failed = Vec::new();
+        for id in &chosen {
+            match runtime.remove_image(id).await {
+                Ok(()) => tracing::info!(image = id, "removed an unused image because the disk is full"),
+                Err(error) => failed.push(chain(&error)),
             }
-            failed
-        });
-        let failed = removed.await.unwrap_or_else(|error| vec![error.to_string()]);
+        }
         if !failed.is_empty() {
             let text = format!("failed to remove unused images: {}", failed.join("; "));
             context.events.node(&context.config.name, Severity::Warning, "ImageGCFailed", text);

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Pod, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kobune_runtime::{ContainerId, Runtime};
+use kobune_runtime::{ContainerId, ContainerRuntime};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -82,7 +82,7 @@ impl Counter {
 #[derive(Clone)]
 pub struct Target {
     /// For `exec`.
-    pub runtime: Arc<Runtime>,
+    pub runtime: Arc<dyn ContainerRuntime>,
     /// For `httpGet` over TLS.
     pub tls: Arc<rustls::ClientConfig>,
     /// The pod.

@@ -55,18 +55,21 @@ pub struct Look {
     pub network: Option<String>,
     /// Images in the store.
     pub images: Vec<Image>,
+    /// Why the container runtime can run no pods.
+    pub trouble: Option<String>,
     /// Devices by resource: how many there are, and how many of them can be used.
     pub devices: BTreeMap<String, (usize, usize)>,
     /// The time.
     pub now: Timestamp,
 }
 
-fn look(context: &Context) -> Look {
+async fn look(context: &Context) -> Look {
     Look {
         disk: machine::disk(&context.config.data_dir).unwrap_or_default(),
         pressure: context.pressure.all(),
         network: plugins::problem(context),
-        images: context.config.runtime.images().list(),
+        images: context.config.runtime.list_images().await,
+        trouble: context.config.runtime.trouble(),
         devices: context.devices.amounts(),
         now: Timestamp::now(),
     }
@@ -79,6 +82,8 @@ struct Facts<'a> {
     port: u16,
     max_pods: u32,
     version: &'a str,
+    /// The container runtime's name and version.
+    runtime: &'a str,
     machine: &'a Machine,
     reserved: Totals,
     handlers: &'a [String],
@@ -140,6 +145,11 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         let (status, reason, message) = if bad { ("True", bad_reason, bad_text) } else { ("False", good_reason, good) };
         (kind.to_owned(), status, reason.to_owned(), message.to_owned())
     };
+    // Upstream: `ReadyCondition` in `pkg/kubelet/nodestatus/setters.go`.
+    let ready = match look.trouble.as_ref().or(look.network.as_ref()) {
+        None => ("True", "KubeletReady", "kubelet is posting ready status".to_owned()),
+        Some(trouble) => ("False", "KubeletNotReady", trouble.clone()),
+    };
     let own = [
         condition(
             "MemoryPressure",
@@ -165,12 +175,7 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
             "KubeletHasInsufficientPID",
             "kubelet has insufficient PID available",
         ),
-        match &look.network {
-            None => {
-                ("Ready".to_owned(), "True", "KubeletReady".to_owned(), "kubelet is posting ready status".to_owned())
-            }
-            Some(problem) => ("Ready".to_owned(), "False", "KubeletNotReady".to_owned(), problem.clone()),
-        },
+        ("Ready".to_owned(), ready.0, ready.1.to_owned(), ready.2),
     ];
     let known = |kind: &str| old.conditions.iter().flatten().find(|condition| condition.type_ == kind);
     let mut conditions: Vec<NodeCondition> = own
@@ -213,7 +218,7 @@ fn node_status(node: &Facts<'_>, look: &Look, old: &NodeStatus) -> NodeStatus {
         node_info: Some(NodeSystemInfo {
             architecture: node.machine.architecture.clone(),
             boot_id: node.machine.boot_id.clone(),
-            container_runtime_version: format!("kobune://{}", env!("CARGO_PKG_VERSION")),
+            container_runtime_version: node.runtime.to_owned(),
             kernel_version: node.machine.kernel.clone(),
             kube_proxy_version: String::new(),
             kubelet_version: node.version.to_owned(),
@@ -337,8 +342,8 @@ async fn pass(
     written: &mut Option<(Value, Instant)>,
 ) -> Result<(), kube::Error> {
     let config = &context.config;
-    let look = look(context);
-    let handlers = config.runtime.handlers();
+    let look = look(context).await;
+    let (handlers, runtime) = (config.runtime.handlers().unwrap_or_default(), config.runtime.version());
     let compute = |old: &NodeStatus| {
         let facts = Facts {
             ips: &config.node_ips,
@@ -346,6 +351,7 @@ async fn pass(
             port,
             max_pods: config.max_pods,
             version: &config.version,
+            runtime: &runtime,
             machine: &context.machine,
             reserved: context.config.placement.reserved(),
             handlers: &handlers,
@@ -540,6 +546,7 @@ mod tests {
             port: 10250,
             max_pods: 110,
             version: "v1.36.0",
+            runtime: "kobune://1",
             machine: &machine,
             reserved: Totals::default(),
             handlers: &[],

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use kobune_runtime::{ContainerId, ContainerState, ContainerStats, ContainerStatus, DiskUsage, Runtime, SandboxState};
+use kobune_runtime::{
+    ContainerId, ContainerRuntime, ContainerState, ContainerStats, ContainerStatus, DiskUsage, SandboxState,
+};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -52,7 +54,7 @@ pub struct Disks {
 
 impl Disks {
     /// What a container has on disk, looked at within the last minute. Blocks.
-    fn of(&self, runtime: &Runtime, id: &ContainerId) -> DiskUsage {
+    fn of(&self, runtime: &dyn ContainerRuntime, id: &ContainerId) -> DiskUsage {
         let now = Instant::now();
         if let Some((_, known)) = self.known.lock().get(id).filter(|(at, _)| now - *at < DISK_FOR) {
             return *known;
@@ -67,7 +69,7 @@ impl Disks {
 }
 
 /// Reads the cgroups of all running containers of these pods, and with `disks` their layers. Blocks.
-pub fn read(runtime: &Runtime, pods: Vec<Arc<Pod>>, disks: Option<&Disks>) -> Vec<PodUsage> {
+pub fn read(runtime: &dyn ContainerRuntime, pods: Vec<Arc<Pod>>, disks: Option<&Disks>) -> Vec<PodUsage> {
     let running: Vec<ContainerStatus> =
         runtime.containers().into_iter().filter(|container| container.state == ContainerState::Running).collect();
     let sandboxes = runtime.pod_sandboxes();

@@ -68,6 +68,9 @@ pub enum Error {
     /// The shim tried and failed.
     #[error("{0}")]
     Shim(String),
+    /// A runtime of another program refused, failed or gave no sensible answer.
+    #[error("{0}")]
+    Remote(String),
     /// A command took longer than it was given.
     #[error("command timed out after {0:?}")]
     Timeout(std::time::Duration),

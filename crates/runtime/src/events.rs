@@ -38,6 +38,11 @@ pub(crate) const EVENT_BACKLOG: usize = 1024;
 pub struct EventReceiver(pub(crate) broadcast::Receiver<ContainerEvent>);
 
 impl EventReceiver {
+    /// Receives from this channel.
+    pub fn new(events: broadcast::Receiver<ContainerEvent>) -> Self {
+        Self(events)
+    }
+
     /// The next event; `Ok(None)` when some were missed and everything must be looked at again; `Err` when the runtime is gone.
     ///
     /// Dropping the future loses nothing.

@@ -109,6 +109,9 @@ pub enum ImageError {
         /// What is wrong with it.
         cause: String,
     },
+    /// The store of another program refused, failed or gave no sensible answer.
+    #[error("{0}")]
+    Remote(String),
     /// The store's own files cannot be used.
     #[error("failed to {action} {}", path.display())]
     Io {

@@ -19,6 +19,7 @@ mod blobs;
 mod cgroup;
 mod config;
 mod container;
+mod container_runtime;
 mod digest;
 mod disk;
 mod error;
@@ -28,6 +29,7 @@ mod images;
 mod log;
 mod manifest;
 mod mapped;
+mod pod_groups;
 mod pressure;
 mod protocol;
 mod reference;
@@ -50,15 +52,19 @@ pub use container::{
     ContainerConfig, ContainerState, ContainerStatus, Device, Hook, ImageMount, Mount, MountPropagation, Resources,
     SeccompProfile, SecurityContext,
 };
+pub use container_runtime::ContainerRuntime;
 pub use error::{Error, Result};
 pub use events::{ContainerEvent, ContainerEventKind, EventReceiver, RuntimeGone};
 pub use id::{ContainerId, SandboxId};
 pub use images::{Auth, Image, ImageConfig, ImageError, Images};
+pub use log::{MAX_SIZE as LOG_MAX_SIZE, shift as shift_logs, total_size as log_size};
+pub use pod_groups::PodGroups;
 pub use pressure::{Pressure, Pressures, Stall};
 pub use reference::{Reference, ReferenceError};
 pub use runtime::{Resize, ResizeError, Runtime, unmount_below, usage_below};
 pub use sandbox::{SandboxConfig, SandboxState, SandboxStatus};
-pub use selfimage::SELF_IMAGE;
+pub use selfimage::{PAUSE_IMAGE, SELF_IMAGE, archive as self_archive};
 pub use shim::shim_main;
+pub use spec::{MASKED as MASKED_PATHS, READ_ONLY as READ_ONLY_PATHS};
 pub use stats::{ContainerStats, DiskUsage, FilesystemUsage};
 pub use streams::{ExecOptions, ExecResult, ExitHandle, StreamControl, Streams};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// Longer lines are cut into parts marked `P`; the reader joins them. containerd's figure.
 const MAX_LINE: usize = 16 << 10;
 /// When the log is larger it is renamed to `.1`. The kubelet's default for `containerLogMaxSize`.
-const MAX_SIZE: u64 = 10 << 20;
+pub const MAX_SIZE: u64 = 10 << 20;
 /// The log and its predecessors: the kubelet's default for `containerLogMaxFiles`.
 const MAX_FILES: u32 = 5;
 
@@ -90,15 +90,21 @@ impl Log {
     }
 
     fn rotate(&mut self) -> io::Result<()> {
-        for number in (1..MAX_FILES).rev() {
-            let from = if number == 1 { self.path.clone() } else { numbered(&self.path, number - 1) };
-            match std::fs::rename(&from, numbered(&self.path, number)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
+        shift(&self.path)?;
         self.reopen()
     }
+}
+
+/// Moves a log and its predecessors on by one name; the oldest is dropped. Whoever writes it has to open it anew.
+pub fn shift(path: &Path) -> io::Result<()> {
+    for number in (1..MAX_FILES).rev() {
+        let from = if number == 1 { path.to_path_buf() } else { numbered(path, number - 1) };
+        match std::fs::rename(&from, numbered(path, number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -122,7 +128,7 @@ pub(crate) fn numbered(path: &Path, number: u32) -> PathBuf {
 }
 
 /// Size of a log and its predecessors.
-pub(crate) fn total_size(path: &Path) -> u64 {
+pub fn total_size(path: &Path) -> u64 {
     let size = |path: &Path| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     size(path) + (1..MAX_FILES).map(|number| size(&numbered(path, number))).sum::<u64>()
 }

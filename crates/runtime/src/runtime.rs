@@ -28,6 +28,7 @@ use crate::error::{Error, Result};
 use crate::events::{ContainerEvent, ContainerEventKind, EventReceiver};
 use crate::id::{ContainerId, SandboxId};
 use crate::images::Images;
+use crate::pod_groups::PodGroups;
 use crate::protocol::{Exit, Message, Request};
 use crate::sandbox::{SandboxConfig, SandboxState, SandboxStatus};
 use crate::shim_client::ShimConnection;
@@ -69,6 +70,11 @@ impl Runtime {
     pub fn handlers(&self) -> Vec<String> {
         let own = crate::config::OWN_HANDLERS.iter().map(|name| (*name).to_owned());
         own.chain(self.config.handlers.keys().cloned()).collect()
+    }
+
+    /// The folder that everything is kept in.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.config.data_dir
     }
 
     /// The image store.
@@ -361,6 +367,11 @@ impl Runtime {
         purge::purge(config)
     }
 
+    /// Whether pods were started for this data folder and not stopped. Needs no open runtime. Blocks.
+    pub fn has_running_pods(config: &Config) -> Result<bool> {
+        adopt::has_running_pods(config)
+    }
+
     fn find(&self, id: &ContainerId) -> Result<Container> {
         self.state.read().containers.get(id).cloned().ok_or_else(|| Error::ContainerNotFound(id.to_string()))
     }
@@ -490,9 +501,7 @@ impl Runtime {
 
     /// The control group of the pod of a uid, in the group of its quality of service.
     pub fn cgroup_of_pod(&self, qos: &str, uid: &str) -> String {
-        let parent = self.config.cgroup_parent.trim_end_matches('/');
-        let qos = qos.trim_matches('/');
-        if qos.is_empty() { format!("{parent}/pod{uid}") } else { format!("{parent}/{qos}/pod{uid}") }
+        PodGroups::name(&self.config.cgroup_parent, qos, uid)
     }
 
     fn sandbox_folder(&self, id: &SandboxId) -> PathBuf {

@@ -1,6 +1,7 @@
 //! What a pod sandbox is asked to be, and what is known of one.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -55,6 +56,8 @@ pub struct SandboxConfig {
     pub users: Option<Range<u32>>,
     /// Path of the pod's network namespace; needed unless `host_network`.
     pub network_namespace: Option<PathBuf>,
+    /// The pod's addresses in it, for runtimes that want to be told.
+    pub pod_ips: Vec<IpAddr>,
 }
 
 /// Whether a sandbox can take containers.

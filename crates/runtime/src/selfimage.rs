@@ -4,7 +4,7 @@
 //! file's identity. What stands for the layer's digest is the digest of that identity.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Seek as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
@@ -16,6 +16,8 @@ use crate::snapshots::{Layer, Snapshots};
 
 /// Its name.
 pub const SELF_IMAGE: &str = "kobune.local/kobune:latest";
+/// The same program, waiting: what other runtimes hold a pod's namespaces with, where they are told to.
+pub const PAUSE_IMAGE: &str = "kobune.local/pause:latest";
 
 /// Names under which the executable is found in `/bin`: it looks at what it was called by. The same as
 /// `kobune_tools::NAMES`, which this crate does not see.
@@ -35,6 +37,7 @@ const TOOLS: &[&str] = &[
     "ls",
     "mkdir",
     "mount-info",
+    "pause",
     "ps",
     "rm",
     "sleep",
@@ -51,7 +54,7 @@ const TOOLS: &[&str] = &[
 ];
 
 /// Changes whenever what is laid out beside the executable changes.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 
 /// Makes the image if the executable has changed. Returns its manifest's digest.
 pub(crate) fn ensure(blobs: &Blobs, snapshots: &Snapshots, executable: &Path) -> Result<String, ImageError> {
@@ -100,21 +103,89 @@ pub(crate) fn ensure(blobs: &Blobs, snapshots: &Snapshots, executable: &Path) ->
     blobs.put(&bytes).map_err(fail)
 }
 
+/// Writes both images of an executable as one OCI archive, for a runtime that keeps its own images. Blocks.
+pub fn archive(executable: &Path, target: &Path) -> Result<(), ImageError> {
+    let fail = |source| ImageError::Io { action: "make an image of", path: executable.to_path_buf(), source };
+    write_archive(executable, target).map_err(fail)
+}
+
+fn write_archive(executable: &Path, target: &Path) -> io::Result<()> {
+    let mut layer = tar::Builder::new(digest::Hashing::new(tempfile::tempfile()?));
+    let entry = |kind, mode, size| {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_size(size);
+        header
+    };
+    for (folder, mode) in FOLDERS {
+        layer.append_data(&mut entry(tar::EntryType::Directory, mode, 0), folder, io::empty())?;
+    }
+    for (name, text) in FILES {
+        layer.append_data(&mut entry(tar::EntryType::Regular, 0o644, text.len() as u64), name, text.as_bytes())?;
+    }
+    let program = File::open(executable)?;
+    let size = program.metadata()?.len();
+    layer.append_data(&mut entry(tar::EntryType::Regular, 0o755, size), "kobune", program)?;
+    for tool in TOOLS.iter().copied().chain(["kobune"]) {
+        layer.append_link(&mut entry(tar::EntryType::Symlink, 0o777, 0), format!("bin/{tool}"), "/kobune")?;
+    }
+    let (layer_digest, layer_size, mut layer) = layer.into_inner()?.finish();
+    layer.rewind()?;
+    let mut archive = tar::Builder::new(File::create(target)?);
+    let mut add = |name: String, size: u64, content: &mut dyn io::Read| {
+        archive.append_data(&mut entry(tar::EntryType::Regular, 0o644, size), name, content)
+    };
+    let blob = |digest: &str| format!("blobs/sha256/{}", digest::hex(digest));
+    add(blob(&layer_digest), layer_size, &mut layer)?;
+    let mut manifests = Vec::new();
+    for (name, command) in [(SELF_IMAGE, &[] as &[&str]), (PAUSE_IMAGE, &["pause"])] {
+        let config = serde_json::json!({
+            "architecture": architecture(),
+            "os": "linux",
+            "config": {"Env": ["PATH=/bin"], "Entrypoint": ["/kobune", "tool"], "Cmd": command, "WorkingDir": "/"},
+            "rootfs": {"type": "layers", "diff_ids": [layer_digest]},
+        });
+        let config = config.to_string().into_bytes();
+        add(blob(&digest::of(&config)), config.len() as u64, &mut &*config)?;
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": {"mediaType": CONFIG, "digest": digest::of(&config), "size": config.len()},
+            "layers": [{"mediaType": UNPACKED_LAYER, "digest": layer_digest, "size": layer_size}],
+        });
+        let manifest = manifest.to_string().into_bytes();
+        add(blob(&digest::of(&manifest)), manifest.len() as u64, &mut &*manifest)?;
+        manifests.push(serde_json::json!({
+            "mediaType": MANIFEST,
+            "digest": digest::of(&manifest),
+            "size": manifest.len(),
+            "annotations": {"io.containerd.image.name": name, "org.opencontainers.image.ref.name": name},
+        }));
+    }
+    let index = serde_json::json!({"schemaVersion": 2, "manifests": manifests}).to_string();
+    add("index.json".to_owned(), index.len() as u64, &mut index.as_bytes())?;
+    let layout = r#"{"imageLayoutVersion":"1.0.0"}"#;
+    add("oci-layout".to_owned(), layout.len() as u64, &mut layout.as_bytes())?;
+    archive.into_inner()?.sync_all()
+}
+
+const UNPACKED_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+const FOLDERS: [(&str, u32); 7] =
+    [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700), ("dev", 0o755), ("proc", 0o755), ("sys", 0o755)];
+const FILES: [(&str, &str); 2] = [
+    ("etc/passwd", "root:x:0:0:root:/root:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    ("etc/group", "root:x:0:\nnogroup:x:65534:\n"),
+];
+
 fn lay_out(root: &Path, executable: &Path) -> io::Result<()> {
-    for (folder, mode) in [
-        ("bin", 0o755),
-        ("etc", 0o755),
-        ("tmp", 0o1777),
-        ("root", 0o700),
-        ("dev", 0o755),
-        ("proc", 0o755),
-        ("sys", 0o755),
-    ] {
+    for (folder, mode) in FOLDERS {
         fs::create_dir(root.join(folder))?;
         fs::set_permissions(root.join(folder), fs::Permissions::from_mode(mode))?;
     }
-    fs::write(root.join("etc/passwd"), "root:x:0:0:root:/root:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n")?;
-    fs::write(root.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n")?;
+    for (name, text) in FILES {
+        fs::write(root.join(name), text)?;
+    }
     for tool in TOOLS {
         symlink("/kobune", root.join("bin").join(tool))?;
     }

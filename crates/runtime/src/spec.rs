@@ -96,7 +96,8 @@ const DEFAULT_CAPABILITIES: [&str; 14] = [
     "AUDIT_WRITE",
 ];
 
-const MASKED: [&str; 11] = [
+/// Parts of `/proc` and `/sys` that ordinary containers don't see.
+pub const MASKED: [&str; 12] = [
     "/proc/acpi",
     "/proc/asound",
     "/proc/interrupts",
@@ -108,9 +109,10 @@ const MASKED: [&str; 11] = [
     "/proc/sched_debug",
     "/proc/scsi",
     "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
-const MASKED_TOO: &str = "/sys/devices/virtual/powercap";
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+/// Parts of `/proc` that ordinary containers can't write.
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// Where programs are looked for when neither image nor pod says.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -246,8 +248,7 @@ pub(crate) fn build(
         "rootfsPropagation": propagation(&config.mounts),
     });
     if !security.privileged && !security.unmasked_proc {
-        let masked: Vec<&str> = MASKED.iter().copied().chain([MASKED_TOO]).collect();
-        linux["maskedPaths"] = json!(masked);
+        linux["maskedPaths"] = json!(MASKED);
         linux["readonlyPaths"] = json!(READ_ONLY);
     }
     let profile = match &security.seccomp {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use futures::future::BoxFuture;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
 
 use crate::error::{Error, Result};
 
@@ -61,11 +62,24 @@ pub type ExitHandle = BoxFuture<'static, Result<i32>>;
 #[derive(Clone, Default)]
 pub struct StreamControl {
     pub(crate) terminal: Option<Arc<OwnedFd>>,
+    /// Who sets the size where the terminal is another program's.
+    pub(crate) sizes: Option<mpsc::Sender<(u16, u16)>>,
 }
 
 impl StreamControl {
+    /// Hands columns and rows to whoever has the terminal.
+    pub fn through(sizes: mpsc::Sender<(u16, u16)>) -> Self {
+        Self { terminal: None, sizes: Some(sizes) }
+    }
+
     /// Sets the terminal's size in characters; nothing happens without a terminal.
     pub fn resize(&self, columns: u16, rows: u16) -> Result<()> {
+        if let Some(sizes) = &self.sizes
+            && let Err(error) = sizes.try_send((columns, rows))
+        {
+            // The next size counts as much as this one.
+            tracing::debug!(%error, "a size was dropped");
+        }
         let Some(terminal) = &self.terminal else { return Ok(()) };
         let size = libc::winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         #[expect(unsafe_code, reason = "TIOCSWINSZ has no safe wrapper")]

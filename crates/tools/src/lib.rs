@@ -39,6 +39,7 @@ pub const NAMES: &[&str] = &[
     "ls",
     "mkdir",
     "mount-info",
+    "pause",
     "ps",
     "rm",
     "sleep",
@@ -158,6 +159,8 @@ enum Tool {
     Ps,
     /// Remove files and folders.
     Rm(files::Rm),
+    /// Hold a pod's namespaces: wait, and take in what other processes leave behind.
+    Pause,
     /// Wait.
     Sleep(process::SleepOptions),
     /// Pack and unpack archives, as far as `kubectl cp` needs.
@@ -207,6 +210,7 @@ fn run(tool: Tool) -> Result<ExitCode> {
         Tool::Ls(ls) => ls.run(),
         Tool::Mkdir(mkdir) => mkdir.run(),
         Tool::MountInfo => machine::mount_info(),
+        Tool::Pause => process::pause(),
         Tool::Ps => process::list(),
         Tool::Rm(rm) => rm.run(),
         Tool::Sleep(options) => process::sleep(&options),

@@ -28,6 +28,22 @@ pub fn end_on_signals() -> Result<()> {
     Ok(())
 }
 
+/// The first process of a pod's namespaces: waits until it is told to end, and takes in processes whose parents have gone.
+pub fn pause() -> Result<ExitCode> {
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGCHLD] {
+        signals.add(signal);
+    }
+    signals.thread_block().context("block signals")?;
+    while signals.wait().context("wait for signals")? == Signal::SIGCHLD {
+        // One signal may stand for several ends; an error says that nobody is left.
+        while let Ok(status) = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG))
+            && status != nix::sys::wait::WaitStatus::StillAlive
+        {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
 /// The flags of `sleep`.
 #[derive(Debug, Args)]
 pub struct SleepOptions {

@@ -122,7 +122,7 @@ pub async fn run(context: Arc<Context>, pods: Arc<Pods>, token: CancellationToke
 
 async fn read(context: &Arc<Context>, owners: Vec<Arc<Pod>>) -> Vec<PodUsage> {
     let context = Arc::clone(context);
-    let work = move || usage::read(&context.config.runtime, owners, Some(&context.disks));
+    let work = move || usage::read(&*context.config.runtime, owners, Some(&context.disks));
     match tokio::task::spawn_blocking(work).await {
         Ok(used) => used,
         Err(error) => {

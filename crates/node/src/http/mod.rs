@@ -10,7 +10,6 @@ mod metrics;
 mod port_forward;
 mod query;
 mod remote;
-mod spdy;
 mod streaming;
 mod websocket;
 

@@ -6,13 +6,13 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use kobune_spdy::{self as spdy, PIECE, Stream};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 
-use super::spdy::{self, PIECE, Stream};
 use super::websocket::{self, Dialect, PortOutput};
 
 /// Connects to a port on the loopback address inside a network namespace (`None`: the host's).
@@ -190,8 +190,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::spdy::frame::{Decoder, Encoder, Frame};
     use bytes::BytesMut;
+    use kobune_spdy::frame::{Decoder, Encoder, Frame};
 
     #[tokio::test]
     async fn a_connection_over_spdy() {

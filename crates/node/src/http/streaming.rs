@@ -12,7 +12,8 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
-use kobune_runtime::{ContainerId, ExecOptions, Runtime, Streams};
+use kobune_runtime::{ContainerId, ContainerRuntime, ExecOptions, Streams};
+use kobune_spdy as spdy;
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -20,7 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use super::query::Query;
 use super::remote::{self, Client, Output};
-use super::{Body, Refusal, Server, full, port_forward, spdy, websocket};
+use super::{Body, Refusal, Server, full, port_forward, websocket};
 use crate::errors::chain;
 use crate::pod;
 
@@ -111,9 +112,9 @@ struct Wanted {
     options: ExecOptions,
 }
 
-async fn open(runtime: &Arc<Runtime>, wanted: &Wanted) -> Result<Streams, String> {
+async fn open(runtime: &Arc<dyn ContainerRuntime>, wanted: &Wanted) -> Result<Streams, String> {
     let opened = if wanted.attach {
-        runtime.attach(&wanted.id).await
+        runtime.attach(&wanted.id, wanted.options.clone()).await
     } else {
         runtime.exec(&wanted.id, wanted.options.clone()).await
     };
@@ -131,7 +132,7 @@ async fn open(runtime: &Arc<Runtime>, wanted: &Wanted) -> Result<Streams, String
     Ok(streams)
 }
 
-async fn talk(runtime: &Arc<Runtime>, wanted: Wanted, client: Client) {
+async fn talk(runtime: &Arc<dyn ContainerRuntime>, wanted: Wanted, client: Client) {
     match open(runtime, &wanted).await {
         Ok(streams) => remote::carry(client, streams).await,
         Err(message) => {
@@ -193,7 +194,7 @@ pub async fn remote(
 }
 
 /// The SPDY form: one stream each for errors, input, output and the terminal's size, opened by the client before anything runs.
-async fn over_spdy(runtime: &Arc<Runtime>, wanted: Wanted, connection: TokioIo<Upgraded>) {
+async fn over_spdy(runtime: &Arc<dyn ContainerRuntime>, wanted: Wanted, connection: TokioIo<Upgraded>) {
     let mut connection = spdy::serve(connection);
     let mut expected =
         1 + usize::from(wanted.options.stdin) + usize::from(wanted.options.stdout) + usize::from(wanted.options.stderr);

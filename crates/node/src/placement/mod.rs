@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
-use kobune_runtime::{ContainerId, ContainerState, Resources, Runtime};
+use kobune_runtime::{ContainerId, ContainerRuntime, ContainerState, Resources};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -187,7 +187,7 @@ impl Placement {
     }
 
     /// Moves a container to where it is to run now, if that is not where it is.
-    pub async fn settle(&self, runtime: &Runtime, id: &ContainerId) {
+    pub async fn settle(&self, runtime: &dyn ContainerRuntime, id: &ContainerId) {
         let Some(known) = runtime.container(id) else { return };
         let mut wanted = self.cpus(&known.pod_uid, &known.name);
         if wanted.is_none() && known.resources.cpuset_cpus.is_some() {
@@ -208,7 +208,7 @@ impl Placement {
         }
     }
 
-    async fn settle_all(&self, runtime: &Runtime) {
+    async fn settle_all(&self, runtime: &dyn ContainerRuntime) {
         let alive = |state| matches!(state, ContainerState::Created | ContainerState::Running);
         // Those that share leave a CPU before the one comes that has it for itself.
         let mut list: Vec<_> = runtime.containers().into_iter().filter(|container| alive(container.state)).collect();
@@ -314,7 +314,7 @@ pub async fn run(context: Arc<Context>, token: CancellationToken) {
     let (placement, runtime) = (&context.placement, &context.config.runtime);
     loop {
         placement.save().await;
-        placement.settle_all(runtime).await;
+        placement.settle_all(&**runtime).await;
         // Without a policy nothing changes any more.
         if placement.policy.is_none() {
             return;

@@ -296,6 +296,7 @@ async fn make(context: &Arc<Context>, owner: &Arc<Pod>, attempt: u32) -> Result<
         annotations: Default::default(),
         users,
         network_namespace: netns,
+        pod_ips: ips.clone(),
     };
     let id = config.runtime.run_pod_sandbox(sandbox).await.map_err(|error| chain(&error))?;
     Ok((id, ips.iter().map(ToString::to_string).collect()))

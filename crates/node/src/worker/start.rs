@@ -99,7 +99,7 @@ impl Starter {
         })?;
         self.event(member, Severity::Normal, "Created", format!("Created container: {}", member.container.name));
         // Somebody may have come or gone since its limits were made.
-        self.context.placement.settle(runtime, &id).await;
+        self.context.placement.settle(&**runtime, &id).await;
         runtime.start_container(&id).await.map_err(|error| {
             let message = chain(&error);
             self.event(member, Severity::Warning, "Failed", format!("Error: {message}"));
@@ -132,7 +132,7 @@ impl Starter {
         );
         let grace = pod::spec(&self.pod).termination_grace_period_seconds.unwrap_or(30).max(0).unsigned_abs();
         let grace = Duration::from_secs(grace);
-        if let Err(error) = self.context.config.runtime.stop_container(id, grace, None).await {
+        if let Err(error) = self.context.config.runtime.stop_container(id, grace).await {
             tracing::warn!(container = %id, error = &error as &dyn std::error::Error, "a container whose postStart failed was not stopped");
         }
         Err(failure("PostStartHookError", message))
@@ -174,13 +174,17 @@ impl Starter {
             self.event(member, Severity::Warning, "Failed", "Error: InvalidImageName");
             return Err(failure("InvalidImageName", message));
         }
-        let images = self.context.config.runtime.images();
         // No tag means "always ask the registry" to the API; these have none.
         let policy = match policy {
             PullPolicy::Always if is_local(wanted) => PullPolicy::IfNotPresent,
             policy => policy,
         };
-        let present = images.get(wanted);
+        let present = self.context.config.runtime.image_status(wanted).await.map_err(|error| {
+            let message = format!("Failed to inspect image \"{wanted}\": {}", chain(&error));
+            self.event(member, Severity::Warning, "InspectFailed", message.clone());
+            self.event(member, Severity::Warning, "Failed", "Error: ImageInspectError");
+            failure("ImageInspectError", message)
+        })?;
         match (policy, present) {
             (PullPolicy::IfNotPresent | PullPolicy::Never, Some(image)) => {
                 self.event(
@@ -217,10 +221,10 @@ impl Starter {
             tries.push(None);
         }
         let begun = Instant::now();
-        let images = self.context.config.runtime.images();
+        let runtime = &self.context.config.runtime;
         let mut last: Option<ImageError> = None;
         for auth in tries {
-            match images.pull(wanted, auth).await {
+            match runtime.pull_image(wanted, auth).await {
                 Ok(image) => {
                     let took = go_duration(begun.elapsed());
                     let message = format!(

@@ -47,7 +47,7 @@ impl Stopper {
         }
         let left = deadline.saturating_duration_since(Instant::now());
         let left = if hook.is_some() && !grace.is_zero() { left.max(LEAST_GRACE) } else { left };
-        match self.context.config.runtime.stop_container(id, left, None).await {
+        match self.context.config.runtime.stop_container(id, left).await {
             Ok(()) => true,
             Err(error) => {
                 tracing::warn!(

@@ -121,7 +121,7 @@ impl World {
         let node = Node::build(Config {
             name: "n".to_owned(),
             client: self.api.client(),
-            runtime,
+            runtime: Arc::new(runtime),
             network,
             node_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),

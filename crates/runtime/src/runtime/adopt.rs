@@ -56,6 +56,22 @@ pub(super) async fn open(config: Config) -> Result<Arc<Runtime>> {
     Ok(runtime)
 }
 
+/// Whether there is a pod of this boot that was not stopped.
+pub(super) fn has_running_pods(config: &Config) -> Result<bool> {
+    let folder = config.data_dir.join("sandboxes");
+    if !folder.exists() {
+        return Ok(false);
+    }
+    let boot = boot_id().map_err(Error::io("read", "/proc/sys/kernel/random/boot_id"))?;
+    for name in disk::names(&folder).map_err(Error::io("read", &folder))? {
+        let record = disk::read_json::<SandboxRecord>(&folder.join(name).join("sandbox.json"));
+        if matches!(record, Ok(Some(record)) if !record.stopped && record.boot == boot) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Runs something that blocks beside the async threads.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {

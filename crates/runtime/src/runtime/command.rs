@@ -100,7 +100,7 @@ impl Runtime {
             stdin: stdin.map(|stdin| stream(stdin).map(|stream| Box::new(stream) as _)).transpose()?,
             stdout: reader(stdout)?,
             stderr: reader(stderr)?,
-            control: StreamControl { terminal: terminal.map(Arc::new) },
+            control: StreamControl { terminal: terminal.map(Arc::new), sizes: None },
             exit: Box::pin(async move {
                 loop {
                     match listener.receive().await {
@@ -167,7 +167,7 @@ impl Runtime {
             stdin: input.map(|input| stream(input).map(|stream| Box::new(stream) as _)).transpose()?,
             stdout: reader(Some(stdout.ours))?,
             stderr: reader(stderr.map(|stderr| stderr.ours))?,
-            control: StreamControl { terminal },
+            control: StreamControl { terminal, sizes: None },
             exit: Box::pin(async move {
                 let ended = exit.wait_for(Option::is_some).await.map_err(|_| Error::ContainerNotFound(name))?;
                 Ok(ended.as_ref().map_or(255, |exit| exit.code))

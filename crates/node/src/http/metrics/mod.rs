@@ -21,7 +21,7 @@ async fn used(server: &Server, with_disks: bool) -> Result<Vec<PodUsage>, Refusa
     let context = Arc::clone(&server.context);
     let pods = server.pods.all();
     let read = tokio::task::spawn_blocking(move || {
-        usage::read(&context.config.runtime, pods, with_disks.then_some(&context.disks))
+        usage::read(&*context.config.runtime, pods, with_disks.then_some(&context.disks))
     });
     read.await.map_err(|error| Refusal::internal(error.to_string()))
 }

@@ -1,11 +1,4 @@
-//! SPDY/3.1 as the streaming protocols of Kubernetes use it: the client opens streams, both sides send data on them.
-//!
-//! One task owns the connection. Data for a stream goes through a bounded queue to whoever serves it; what they write comes
-//! back through one bounded queue, so that a slow connection slows them down. Like the implementation that clients use, there
-//! are no per-stream windows.
-
-mod dictionary;
-pub mod frame;
+//! The side that streams are opened on.
 
 use std::collections::HashMap;
 use std::io;
@@ -15,68 +8,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use frame::{Decoder, Encoder, FLAG_FIN, Frame, Headers};
-
-/// Messages waiting for the connection, and pieces waiting for one stream.
-const QUEUE: usize = 16;
-/// Data is sent in pieces of this size.
-pub const PIECE: usize = 32 << 10;
-
-/// What is sent on a stream.
-enum Outgoing {
-    Data(u32, Bytes),
-    /// Nothing more comes on this stream.
-    End(u32),
-    /// The stream is over in both directions.
-    Reset(u32),
-}
-
-/// A stream that the client opened.
-pub struct Stream {
-    id: u32,
-    /// The headers it was opened with.
-    pub headers: Headers,
-    /// What the client sends; ends when the client ends its side.
-    pub incoming: mpsc::Receiver<Bytes>,
-    /// The way back.
-    pub outgoing: Sender,
-}
-
-impl Stream {
-    /// A header of the stream.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// Sends on one stream.
-#[derive(Clone)]
-pub struct Sender {
-    id: u32,
-    queue: mpsc::Sender<Outgoing>,
-}
-
-/// The connection is gone.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection is closed")]
-pub struct Closed;
-
-impl Sender {
-    /// Sends data; waits while the connection is slow.
-    pub async fn send(&self, bytes: Bytes) -> Result<(), Closed> {
-        self.queue.send(Outgoing::Data(self.id, bytes)).await.map_err(|_| Closed)
-    }
-
-    /// Ends this side of the stream.
-    pub async fn end(&self) -> Result<(), Closed> {
-        self.queue.send(Outgoing::End(self.id)).await.map_err(|_| Closed)
-    }
-
-    /// Ends the stream in both directions.
-    pub async fn reset(&self) -> Result<(), Closed> {
-        self.queue.send(Outgoing::Reset(self.id)).await.map_err(|_| Closed)
-    }
-}
+use crate::frame::{Decoder, Encoder, FLAG_FIN, Frame};
+use crate::{Outgoing, PIECE, QUEUE, Sender, Stream};
 
 /// The streams that a client opens.
 ///
@@ -128,6 +61,7 @@ where
                 biased;
                 Some(frame) = controls.recv() => frame,
                 message = queue.recv() => match message {
+                    Some(Outgoing::Open(id, headers)) => Frame::SynStream { id, flags: 0, headers },
                     Some(Outgoing::Data(id, bytes)) => Frame::Data { id, flags: 0, bytes },
                     Some(Outgoing::End(id)) => Frame::Data { id, flags: FLAG_FIN, bytes: Bytes::new() },
                     Some(Outgoing::Reset(id)) => Frame::Reset { id, status: 5 },

@@ -3,7 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-use super::dictionary::dictionary;
+use crate::dictionary::dictionary;
 
 /// Larger frames are refused: clients send at most 16 MiB by the format, and 32 KiB in practice.
 const FRAME_LIMIT: usize = 4 << 20;
@@ -16,7 +16,8 @@ pub const FLAG_FIN: u8 = 1;
 /// Headers in order.
 pub type Headers = Vec<(String, String)>;
 
-/// A frame.
+/// A frame. Its fields are those of the format: the stream's number, flags, headers, bytes.
+#[expect(missing_docs, reason = "the format's own names say what they are")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// Begins a stream.
