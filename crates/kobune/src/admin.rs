@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
-use kobune_runtime::{Images, Runtime};
+use kobune_runtime::Images;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
@@ -86,10 +86,10 @@ fn socket_path(data_dir: &Path) -> PathBuf {
     data_dir.join("run/kobune.sock")
 }
 
-/// Binds the socket and returns what serves it.
+/// Binds the socket and returns what serves it. Without `images` another program keeps them.
 pub fn serve(
     data_dir: &Path,
-    runtime: Arc<Runtime>,
+    images: Option<Arc<Images>>,
     token: CancellationToken,
 ) -> Result<impl Future<Output = Result<()>> + use<>> {
     let path = socket_path(data_dir);
@@ -110,9 +110,9 @@ pub fn serve(
                 accepted = listener.accept() => accepted,
             };
             let (stream, _) = accepted.context("accept on the admin socket")?;
-            let images = Arc::clone(runtime.images());
+            let images = images.clone();
             tokio::spawn(async move {
-                if let Err(error) = converse(stream, &images).await {
+                if let Err(error) = converse(stream, images.as_ref()).await {
                     tracing::warn!("admin socket: {error:#}");
                 }
             });
@@ -120,11 +120,18 @@ pub fn serve(
     })
 }
 
-async fn converse(mut stream: tokio::net::UnixStream, images: &Arc<Images>) -> Result<()> {
+async fn converse(mut stream: tokio::net::UnixStream, images: Option<&Arc<Images>>) -> Result<()> {
     let mut line = String::new();
     tokio::io::BufReader::new(&mut stream).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
-        Ok(request) => perform(images, request).await.unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))),
+        Ok(request) => match images {
+            Some(images) => perform(images, request).await.unwrap_or_else(|error| Answer::Failed(format!("{error:#}"))),
+            None => Answer::Failed(
+                "images are kept by another container runtime: use its own tools, such as `ctr -n k8s.io images` or \
+                 crictl"
+                    .to_owned(),
+            ),
+        },
         Err(error) => Answer::Failed(format!("not a request: {error}")),
     };
     let mut line = serde_json::to_vec(&answer)?;

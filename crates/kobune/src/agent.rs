@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use kobune_cri::CriRuntime;
 use kobune_network::Network;
 use kobune_network::cluster::Cluster;
 use kobune_node::{CredentialProviders, Node};
 use kobune_pki::{Authority, San, tls};
-use kobune_runtime::Runtime;
+use kobune_runtime::{ContainerRuntime, Images, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -27,8 +28,10 @@ const OFFLINE_AFTER: Duration = Duration::from_secs(5);
 
 /// The parts of a node that need no cluster.
 pub struct Machine {
-    /// Containers and images.
-    pub runtime: Arc<Runtime>,
+    /// Containers.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// The images of the runtime built in, where pods are run by it.
+    pub images: Option<Arc<Images>>,
     /// Links and addresses.
     pub network: Arc<Network>,
     /// The node's addresses, its own first; of each family at most one.
@@ -57,9 +60,7 @@ impl Machine {
             [] => network.node_addresses().await.context("find the node's address; give one with --node-ip")?,
             given => given.to_vec(),
         };
-        let mut config = names.runtime();
-        config.handlers.clone_from(&node.runtime_handlers);
-        let runtime = Runtime::open(config).await.context("open the container runtime")?;
+        let (runtime, images) = open_runtime(names, node).await.context("open the container runtime")?;
         // Who attaches pods has changed: those of before begin anew.
         for sandbox in runtime.pod_sandboxes() {
             if network.dropped().contains(&sandbox.config.uid) {
@@ -67,8 +68,36 @@ impl Machine {
                 stopped.with_context(|| format!("stop pod sandbox {}, which has lost its network", sandbox.id))?;
             }
         }
-        Ok(Self { runtime, network, ips })
+        Ok(Self { runtime, images, network, ips })
     }
+}
+
+/// The runtime built in with its images, or the one behind a socket. Pods that the other one may still run are nobody's then:
+/// they have to be ended first.
+async fn open_runtime(names: &Names, node: &NodeSettings) -> Result<(Arc<dyn ContainerRuntime>, Option<Arc<Images>>)> {
+    let Some(socket) = &node.container_runtime else {
+        if let Some(other) = kobune_cri::left_behind(&names.data_dir)? {
+            bail!(
+                "pods of this instance may still run in the container runtime at {}: give its \
+                 --container-runtime-endpoint, or end them with `kobune down --data-dir {}`",
+                other.display(),
+                names.data_dir.display()
+            );
+        }
+        let mut config = names.runtime();
+        config.handlers.clone_from(&node.runtime_handlers);
+        let runtime = Runtime::open(config).await?;
+        let images = Arc::clone(runtime.images());
+        return Ok((Arc::new(runtime), Some(images)));
+    };
+    let own = names.runtime();
+    if tokio::task::spawn_blocking(move || Runtime::has_running_pods(&own)).await?? {
+        bail!(
+            "pods of this instance run in the runtime built in: end them with `kobune down --data-dir {}`",
+            names.data_dir.display()
+        );
+    }
+    Ok((CriRuntime::open(names.cri(socket)).await?, None))
 }
 
 /// Who a node is to the cluster.
@@ -103,15 +132,15 @@ pub async fn start(
     parts: &mut JoinSet<(&'static str, Result<()>)>,
     token: &CancellationToken,
 ) -> Result<Arc<Cluster>> {
-    let runtime = Arc::clone(&machine.runtime);
-    let own = tokio::task::spawn_blocking(move || runtime.images().ensure_self().map(drop))
-        .await
-        .context("make kobune's own image")?;
-    own.context("make kobune's own image")?;
-    let (runtime, data_dir) = (Arc::clone(&machine.runtime), names.data_dir.clone());
-    // Before the first pod: one whose image is about to come should not fail to pull it.
-    let loaded = tokio::task::spawn_blocking(move || image_folder::load(&data_dir, runtime.images())).await;
-    loaded.context("load images")?.context("load images")?;
+    if let Some(images) = machine.images.clone() {
+        let data_dir = names.data_dir.clone();
+        // Before the first pod: one whose image is about to come should not fail to pull it.
+        let loaded = tokio::task::spawn_blocking(move || {
+            images.ensure_self().context("make kobune's own image")?;
+            image_folder::load(&data_dir, &images)
+        });
+        loaded.await.context("load images")?.context("load images")?;
+    }
 
     let dns = settings::dns_addresses(&settings.service_cidrs);
     let names_service = kobune_network::dns::Config {
@@ -140,7 +169,7 @@ pub async fn start(
     let node = Node::build(kobune_node::Config {
         name: settings.name.clone(),
         client: identity.client,
-        runtime: Arc::new(Arc::clone(&machine.runtime)),
+        runtime: Arc::clone(&machine.runtime),
         network: Arc::clone(&machine.network),
         node_ips: machine.ips.clone(),
         listen: SocketAddr::new(settings.bind_address.unwrap_or(any), settings.port),
@@ -191,6 +220,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
         eviction,
         placement,
         runtime_handlers,
+        container_runtime: options.node.container_runtime_endpoint.clone(),
         static_pods,
         credential_providers,
         offline_records: true,
@@ -228,7 +258,7 @@ pub async fn run(options: AgentOptions, token: CancellationToken) -> Result<()> 
     start(&machine, Identity { proxy: client.clone(), client, tls }, &names, &settings, &mut parts, &token).await?;
     let certificates = membership.keep(renewal, token.clone());
     parts.spawn(async { ("certificates", certificates.await) });
-    let admin = admin::serve(&names.data_dir, Arc::clone(&machine.runtime), token.clone())?;
+    let admin = admin::serve(&names.data_dir, machine.images.clone(), token.clone())?;
     parts.spawn(async { ("admin socket", admin.await) });
     tracing::info!(node = settings.name, "the node runs");
     up::supervise(parts, &token, None).await

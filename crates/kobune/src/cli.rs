@@ -354,6 +354,10 @@ pub struct NodeOptions {
         requires = "image_credential_provider_config"
     )]
     pub image_credential_provider_bin_dir: Option<PathBuf>,
+    /// Run pods with the container runtime behind this socket, by CRI v1, instead of the one built in: such as
+    /// unix:///run/containerd/containerd.sock; without hostUsers: false and devices' hooks (docs/runtimes.md)
+    #[arg(long, value_name = "ENDPOINT", env = "KOBUNE_CONTAINER_RUNTIME_ENDPOINT", value_parser = parse_endpoint)]
+    pub container_runtime_endpoint: Option<PathBuf>,
     /// OCI runtimes for RuntimeClasses, NAME=PATH [default: runc, crun and youki where they are installed]
     #[arg(long, value_name = "NAME=PATH", env = "KOBUNE_RUNTIME_HANDLERS", value_delimiter = ',', value_parser = parse_handler)]
     pub runtime_handler: Vec<(String, PathBuf)>,
@@ -525,6 +529,10 @@ fn parse_dns64(text: &str) -> Result<ipnet::Ipv6Net, String> {
 fn parse_label(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("expected KEY=VALUE")?;
     Ok((key.to_owned(), value.to_owned()))
+}
+
+fn parse_endpoint(text: &str) -> Result<PathBuf, String> {
+    kobune_cri::socket_of(text).map_err(|error| error.to_string())
 }
 
 fn parse_handler(text: &str) -> Result<(String, PathBuf), String> {

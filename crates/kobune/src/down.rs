@@ -38,24 +38,38 @@ pub fn run(options: &DownOptions) -> Result<()> {
         bail!("{} is not a data folder of kobune: it has no kobune.lock", names.data_dir.display());
     }
     let _instance = stop_running(&names)?;
+    process::offline(async {
+        end_elsewhere(&names).await?;
+        if options.purge {
+            Runtime::purge(&names.runtime()).context("remove the containers")?;
+            LocalVolumes::of(&names.data_dir).detach_all().context("detach the devices of local volumes")?;
+            Network::purge(&names.network()).await.context("remove the network")
+        } else {
+            stop_pods(&names).await
+        }
+    })?;
     if options.purge {
-        Runtime::purge(&names.runtime()).context("remove the containers")?;
-        LocalVolumes::of(&names.data_dir).detach_all().context("detach the devices of local volumes")?;
-        process::offline(async { Network::purge(&names.network()).await.context("remove the network") })?;
         empty(&names)?;
         println!("removed everything of {}", names.data_dir.display());
     } else {
-        process::offline(async {
-            let runtime = Runtime::open(names.runtime()).await.context("open the container runtime")?;
-            for sandbox in runtime.pod_sandboxes() {
-                runtime
-                    .stop_pod_sandbox(&sandbox.id)
-                    .await
-                    .with_context(|| format!("stop pod sandbox {}", sandbox.id))?;
-            }
-            Ok(())
-        })?;
         println!("stopped; the data is kept in {}", names.data_dir.display());
+    }
+    Ok(())
+}
+
+/// Ends and removes pods that another container runtime runs.
+async fn end_elsewhere(names: &Names) -> Result<()> {
+    let Some(socket) = kobune_cri::left_behind(&names.data_dir)? else { return Ok(()) };
+    let ended = kobune_cri::end_all(&names.cri(&socket)).await;
+    ended.with_context(|| format!("end the pods in the container runtime at {}", socket.display()))
+}
+
+/// Stops the pods of the runtime built in.
+async fn stop_pods(names: &Names) -> Result<()> {
+    let runtime = Runtime::open(names.runtime()).await.context("open the container runtime")?;
+    for sandbox in runtime.pod_sandboxes() {
+        let stopped = runtime.stop_pod_sandbox(&sandbox.id).await;
+        stopped.with_context(|| format!("stop pod sandbox {}", sandbox.id))?;
     }
     Ok(())
 }

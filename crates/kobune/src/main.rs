@@ -45,6 +45,10 @@ fn main() -> ExitCode {
     {
         return tool(arguments);
     }
+    // A container runtime may call this program for a pod's network, under any name.
+    if kobune_cri::is_plugin_call() {
+        return kobune_cri::plugin_main();
+    }
     let arguments: Vec<OsString> = arguments.collect();
     match arguments.first().and_then(|word| word.to_str()) {
         Some("shim") => return kobune_runtime::shim_main(arguments.into_iter().skip(1)),

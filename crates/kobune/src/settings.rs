@@ -49,6 +49,18 @@ impl Names {
         kobune_runtime::Config::new(&self.data_dir, format!("/{}", self.instance))
     }
 
+    /// How this instance uses the container runtime behind a socket.
+    pub fn cri(&self, socket: &Path) -> kobune_cri::Config {
+        let own = self.runtime();
+        kobune_cri::Config {
+            socket: socket.to_path_buf(),
+            data_dir: self.data_dir.clone(),
+            instance: self.instance.clone(),
+            cgroup_parent: own.cgroup_parent,
+            executable: own.executable,
+        }
+    }
+
     /// How the network of this instance is arranged, with default ranges. `purge` needs no more than this.
     pub fn network(&self) -> kobune_network::Config {
         let mut config = kobune_network::Config::for_data_dir(&self.data_dir);
@@ -100,6 +112,8 @@ pub struct NodeSettings {
     /// What is kept from pods, and which CPUs containers get.
     pub placement: PlacementSettings,
     pub runtime_handlers: BTreeMap<String, PathBuf>,
+    /// The socket of the container runtime that runs pods instead of the one built in.
+    pub container_runtime: Option<PathBuf>,
     pub static_pods: PathBuf,
     /// The kubelet's configuration of credential providers, and the folder of the programs.
     pub credential_providers: Option<(PathBuf, PathBuf)>,
@@ -183,6 +197,7 @@ pub fn resolve(options: &UpOptions) -> Result<(ServerSettings, NodeSettings)> {
         eviction,
         placement,
         runtime_handlers: runtime_handlers(&options.node),
+        container_runtime: options.node.container_runtime_endpoint.clone(),
         static_pods: static_pods(&options.node, &server.names.data_dir),
         credential_providers: credential_providers(&options.node),
         offline_records: false,
@@ -335,6 +350,12 @@ pub fn show(options: UpOptions) -> Result<()> {
     println!("max-pods: {}", node.max_pods);
     println!("pod-manifest-path: {}", node.static_pods.display());
     println!("pod-cidr: {}", texts(&node.pod_cidrs));
+    println!(
+        "container-runtime-endpoint: {}",
+        node.container_runtime
+            .as_ref()
+            .map_or_else(|| "the runtime built in".to_owned(), |socket| format!("unix://{}", socket.display()))
+    );
     let handlers = node.runtime_handlers.iter().map(|(name, path)| format!("{name}={}", path.display()));
     println!("runtime-handler: [{}]", handlers.collect::<Vec<_>>().join(", "));
     for (key, value) in options.node.placement.show() {

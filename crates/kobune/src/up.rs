@@ -1,7 +1,6 @@
 //! `kobune up` and `kobune server`: a whole cluster in one process.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -66,7 +65,7 @@ pub async fn run(options: UpOptions, wanted: Parts, token: CancellationToken) ->
             let proxy = kobune_ingress::run(config, ingress_client, cluster, token.clone());
             parts.spawn(async { ("ingress", proxy.await.context("ingress")) });
         }
-        let admin = admin::serve(&names.data_dir, Arc::clone(&machine.runtime), token.clone())?;
+        let admin = admin::serve(&names.data_dir, machine.images.clone(), token.clone())?;
         parts.spawn(async { ("admin socket", admin.await) });
     }
     announce(ip, options.port, &names, start);

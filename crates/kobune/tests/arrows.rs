@@ -20,6 +20,7 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("runtime", &[]),
         ("node", &["grpc", "network", "runtime", "spdy"]),
         ("spdy", &[]),
+        ("cri", &["grpc", "network", "runtime", "spdy"]),
         ("scheduler", &["expressions", "partial"]),
         ("controllers", &["grpc", "kinds", "partial", "pki", "scheduler"]),
         ("simulator", &["partial"]),

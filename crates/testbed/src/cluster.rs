@@ -60,14 +60,21 @@ impl ClusterBuilder {
 
     /// Makes the link, the host and the data folder, starts kobune and waits until its API server is ready.
     pub fn start(self) -> Result<Cluster> {
+        self.start_beside(|_| Ok(())).map(|((), cluster)| cluster)
+    }
+
+    /// As [`ClusterBuilder::start`], with something on the host before kobune. It comes first in the answer, so that it goes
+    /// last.
+    pub fn start_beside<T>(self, begin: impl FnOnce(&Host) -> Result<T>) -> Result<(T, Cluster)> {
         let lan = Lan::new()?;
         let host = if self.only_v6 { lan.v6_host()? } else { lan.host()? };
+        let beside = begin(&host)?;
         let mut first = Instance::new(self.executable, self.command, host)?;
         first.arguments.extend(self.arguments);
         first.environment.extend(self.environment);
         let mut cluster = Cluster { agents: Vec::new(), first, lan };
         cluster.start_again()?;
-        Ok(cluster)
+        Ok((beside, cluster))
     }
 }
 

@@ -130,6 +130,8 @@ pub(crate) fn load(folder: &Path) -> Result<Option<List>, ListError> {
     let mut first_error = None;
     for path in files(folder, &["conf", "conflist", "json"])? {
         match read(folder, &path) {
+            // By it another container runtime gets pods' networks from kobune (`kobune-cri`), not kobune from plug-ins.
+            Ok(list) if list.plugins.iter().any(|plugin| plugin.contains_key("kobuneHandsOver")) => {}
             Ok(list) => return Ok(Some(list)),
             Err(error) => {
                 tracing::warn!(error = &error as &dyn std::error::Error, "a network configuration is passed over");
@@ -301,5 +303,7 @@ mod tests {
         assert_eq!(name().expect("a list"), Some(("mid".to_owned(), 1)));
         write("00-empty.conflist", r#"{"name": "empty", "plugins": []}"#);
         assert_eq!(name().expect("a list"), Some(("mid".to_owned(), 1)));
+        write("00-own.conflist", r#"{"name": "own", "plugins": [{"type": "own", "kobuneHandsOver": true}]}"#);
+        assert_eq!(name().expect("a list"), Some(("mid".to_owned(), 1)), "kobune's own is for others");
     }
 }
