@@ -300,6 +300,23 @@ fn what_others_applied_is_taken_over_and_mistakes_come_together() {
     assert_eq!(after, r#"{"kept":"a"}kobune"#);
     client.expect(&take, 0, &["1 unchanged"]);
 
+    // Neither is of Argo CD, which applies as kubectl does, by patches or on the server, and marks what it tracks.
+    for (name, how) in [("patched", &[] as &[&str]), ("served", &["--server-side"])] {
+        let plain = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: default}}\ndata: {{a: b}}\n"
+        );
+        let tracked = format!(
+            "{{name: {name}, labels: {{app.kubernetes.io/instance: shop}}, annotations: {{argocd.argoproj.io/tracking-id: \"shop:/ConfigMap:default/{name}\"}},"
+        );
+        let argo = client.file("argo.yaml", &plain.replace(&format!("{{name: {name},"), &tracked));
+        client.kubectl(&[&["apply", "-f", &argo, "--field-manager=argocd-controller"], how].concat());
+        let plain = client.file("plain.yaml", &plain);
+        client.expect(&["apply", "-f", &plain, "--take-over", "argocd"], 0, &["changed"]);
+        let output = "jsonpath={.metadata.labels}{.metadata.annotations}{.metadata.managedFields[*].manager}";
+        let after = client.kubectl(&["get", "configmap", name, "-o", output, "--show-managed-fields"]);
+        assert_eq!(after, "kobune", "{name}");
+    }
+
     // Several mistakes in one go, each where it stands; nothing is applied.
     let bad = client.file(
         "bad.yaml",
