@@ -85,6 +85,7 @@ impl Network {
         let lo = links::index("lo").map_err(Step::List.failed())?;
         links::set_up(&mut netlink, lo).map_err(Step::MakeBridge.failed())?;
         forward_packets(&config)?;
+        remember_connections();
         if plugins.is_some() {
             filter_bridged();
         }
@@ -178,6 +179,26 @@ fn forward_packets(config: &Config) -> Result<(), NetworkError> {
         switch("/proc/sys/net/ipv6/conf/all/forwarding")?;
     }
     Ok(())
+}
+
+/// How long the kernel remembers translated connections that are silent, in seconds: of kube-proxy
+/// (`pkg/proxy/apis/config/v1alpha1/defaults.go`). The kernel forgets those that one side has closed after a minute, and
+/// whoever still sends is cut off; it remembers open ones for five days.
+const REMEMBERED: [(&str, &str); 2] =
+    [("nf_conntrack_tcp_timeout_established", "86400"), ("nf_conntrack_tcp_timeout_close_wait", "3600")];
+
+fn remember_connections() {
+    for (name, seconds) in REMEMBERED {
+        let path = Path::new("/proc/sys/net/netfilter").join(name);
+        let set = match fs::read_to_string(&path) {
+            Ok(text) if text.trim() == seconds => Ok(()),
+            Ok(_) => fs::write(&path, seconds),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = set {
+            tracing::warn!(%error, "net.netfilter.{name} stays as it is");
+        }
+    }
 }
 
 /// Lets rules see what a bridge passes on, as Kubernetes asks of machines whose pods are on one: an answer to a connection that

@@ -182,6 +182,9 @@ fn services_reach_pods() {
             tokio::spawn(services::run(Arc::clone(&network), Arc::clone(&cluster), "node".to_owned(), token.clone()));
         until_rules(&table, |text| text.contains("idle-ports4") && text.contains("30081")).await;
 
+        let remembered = std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait");
+        assert_eq!(remembered.expect("connections are tracked").trim(), "3600");
+
         // Pod to pod, host to pod, with the senders' own addresses.
         assert_eq!(from_pod(&one, at(two.ips[0], 8080)).await, Ok(format!("two {}", one.ips[0])));
         assert_eq!(from_host(at(two.ips[0], 8080)).await, Ok(format!("two {gateway}")));
