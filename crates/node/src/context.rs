@@ -89,6 +89,12 @@ impl Context {
         self.config.node_dir().join("logs").join(folder)
     }
 
+    /// What the runtime calls itself, which ids of containers begin with: `kobune`, `containerd`.
+    pub fn runtime_name(&self) -> String {
+        let version = self.config.runtime.version();
+        version.split_once("://").map_or(version.as_str(), |(name, _)| name).to_owned()
+    }
+
     /// The node's addresses as text.
     pub fn host_ips(&self) -> Vec<String> {
         self.config.node_ips.iter().map(ToString::to_string).collect()

@@ -42,6 +42,8 @@ pub struct View<'a> {
     pub resize: ResizeState<'a>,
     /// The sandbox exists and has its network.
     pub sandbox_ready: bool,
+    /// What the runtime calls itself: `kobune`, `containerd`.
+    pub runtime: &'a str,
     /// Addresses of the node.
     pub host_ips: &'a [String],
     /// Addresses of the pod.
@@ -173,8 +175,9 @@ fn waiting(reason: &str, message: Option<&str>) -> ApiState {
     }
 }
 
-fn container_uri(id: &ContainerId) -> String {
-    format!("kobune://{id}")
+/// How the API names a container: `runtime://id`.
+pub fn container_uri(runtime: &str, id: &ContainerId) -> String {
+    format!("{runtime}://{id}")
 }
 
 fn terminated(view: &View<'_>, container: &ContainerStatus) -> ApiState {
@@ -196,7 +199,7 @@ fn terminated(view: &View<'_>, container: &ContainerStatus) -> ApiState {
             signal: None,
             started_at: Some(time(container.started_at.unwrap_or(container.created_at))),
             finished_at: Some(time(container.finished_at.unwrap_or(container.created_at))),
-            container_id: Some(container_uri(&container.id)),
+            container_id: Some(container_uri(view.runtime, &container.id)),
         }),
         ..ApiState::default()
     }
@@ -263,7 +266,7 @@ fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiCon
         return status;
     };
     status.image_id = container.image_ref.clone();
-    status.container_id = Some(container_uri(&container.id));
+    status.container_id = Some(container_uri(view.runtime, &container.id));
     status.restart_count = i32::try_from(container.attempt).unwrap_or(i32::MAX);
     status.stop_signal = member.container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.stop_signal.clone());
     let last = previous(view.containers, name, Some(&container.id)).map(|last| terminated(view, last));
@@ -657,6 +660,7 @@ mod tests {
             resources: &Record::default(),
             resize: ResizeState::default(),
             sandbox_ready: true,
+            runtime: "kobune",
             host_ips: &["192.0.2.1".to_owned()],
             pod_ips: &["10.0.0.2".to_owned()],
             start_time: Timestamp::from_second(50).expect("a time"),

@@ -217,6 +217,7 @@ fn pods_run_in_containerd() {
         .kubectl(["get", "pod", "web", "-o", "jsonpath={.status.podIP} {.status.containerStatuses[0].containerID}"])
         .unwrap()
         .ok();
+    assert!(before.contains(" containerd://"), "{before}");
     cluster.kill().unwrap();
     cluster.start_again().unwrap();
     cluster.kubectl(["wait", "--for=condition=Ready", "pod/web", "--timeout=90s"]).unwrap().ok();

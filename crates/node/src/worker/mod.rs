@@ -648,6 +648,7 @@ impl Worker {
             sandbox_ready: self.sandbox.is_some()
                 && !self.pod_ips.is_empty()
                 && matches!(self.stage, Stage::Running | Stage::Stopping),
+            runtime: &self.context.runtime_name(),
             host_ips: &host_ips,
             pod_ips: &self.pod_ips,
             start_time: self.first_seen,

@@ -15,6 +15,7 @@ use crate::events::Severity;
 use crate::pod::{self, Member, Role};
 use crate::probes::{ProbeKind, Target};
 use crate::static_pods;
+use crate::status;
 
 impl Worker {
     pub(super) fn take(&mut self, progress: Progress) {
@@ -204,7 +205,7 @@ impl Worker {
         let Some(member) = self.member(name).cloned() else { return };
         let before = self.pod.status.as_ref().and_then(|status| {
             let lists = status.container_statuses.iter().chain(&status.init_container_statuses).flatten();
-            let uri = format!("kobune://{id}");
+            let uri = status::container_uri(&self.context.runtime_name(), id);
             lists
                 .into_iter()
                 .find(|status| status.container_id.as_deref() == Some(&uri))
