@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::frame::{Decoder, Encoder, FLAG_FIN, Frame, Headers};
-use crate::{Closed, Outgoing, PIECE, QUEUE, Sender, Stream};
+use crate::frame::{Decoder, FLAG_FIN, Frame, Headers};
+use crate::{Closed, Outgoing, PIECE, QUEUE, Sender, Stream, writing};
 
 type Open = Arc<Mutex<HashMap<u32, mpsc::Sender<Bytes>>>>;
 
@@ -60,34 +60,13 @@ where
     Connection { next: 1, open, queue, over }
 }
 
-async fn run<C>(connection: C, open: &Open, mut queue: mpsc::Receiver<Outgoing>) -> io::Result<()>
+async fn run<C>(connection: C, open: &Open, queue: mpsc::Receiver<Outgoing>) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (mut reader, mut writer) = tokio::io::split(connection);
-    let (answer, mut answers) = mpsc::channel::<u32>(QUEUE);
-    let write = async {
-        let (mut encoder, mut buffer) = (Encoder::default(), BytesMut::new());
-        loop {
-            // Both receives keep their messages when they are dropped.
-            let frame = tokio::select! {
-                biased;
-                Some(id) = answers.recv() => Frame::Ping { id },
-                message = queue.recv() => match message {
-                    Some(Outgoing::Open(id, headers)) => Frame::SynStream { id, flags: 0, headers },
-                    Some(Outgoing::Data(id, bytes)) => Frame::Data { id, flags: 0, bytes },
-                    Some(Outgoing::End(id)) => Frame::Data { id, flags: FLAG_FIN, bytes: Bytes::new() },
-                    Some(Outgoing::Reset(id)) => Frame::Reset { id, status: 5 },
-                    None => break,
-                },
-            };
-            encoder.encode(&frame, &mut buffer).map_err(io::Error::other)?;
-            writer.write_all(&buffer).await?;
-            writer.flush().await?;
-            buffer.clear();
-        }
-        writer.shutdown().await
-    };
+    let (mut reader, writer) = tokio::io::split(connection);
+    let (answer, answers) = mpsc::channel(QUEUE);
+    let write = writing::write(writer, answers, queue);
     let read = async move {
         let (mut decoder, mut buffer) = (Decoder::default(), BytesMut::with_capacity(PIECE));
         loop {
@@ -111,7 +90,7 @@ where
                     }
                     // Pings with odd numbers would be answers to our own, of which there are none.
                     Frame::Ping { id } if id % 2 == 0 => {
-                        answer.send(id).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
+                        answer.send(Frame::Ping { id }).await.map_err(|_| io::ErrorKind::BrokenPipe)?;
                     }
                     _ => {}
                 }
@@ -134,6 +113,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[tokio::test]

@@ -8,6 +8,7 @@ pub mod client;
 mod dictionary;
 pub mod frame;
 mod server;
+mod writing;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::frame::{Decoder, Encoder, FLAG_FIN, Frame};
-use crate::{Outgoing, PIECE, QUEUE, Sender, Stream};
+use crate::frame::{Decoder, FLAG_FIN, Frame};
+use crate::{Outgoing, PIECE, QUEUE, Sender, Stream, writing};
 
 /// The streams that a client opens.
 ///
@@ -45,36 +45,14 @@ async fn run<C>(
     connection: C,
     opened: mpsc::Sender<Stream>,
     outgoing: mpsc::WeakSender<Outgoing>,
-    mut queue: mpsc::Receiver<Outgoing>,
+    queue: mpsc::Receiver<Outgoing>,
 ) -> io::Result<()>
 where
     C: AsyncRead + AsyncWrite + Send + 'static,
 {
-    let (mut reader, mut writer) = tokio::io::split(connection);
-    let (control, mut controls) = mpsc::channel::<Frame>(QUEUE);
-    let write = async {
-        let mut encoder = Encoder::default();
-        let mut buffer = BytesMut::new();
-        loop {
-            // Both receives keep their messages when they are dropped.
-            let frame = tokio::select! {
-                biased;
-                Some(frame) = controls.recv() => frame,
-                message = queue.recv() => match message {
-                    Some(Outgoing::Open(id, headers)) => Frame::SynStream { id, flags: 0, headers },
-                    Some(Outgoing::Data(id, bytes)) => Frame::Data { id, flags: 0, bytes },
-                    Some(Outgoing::End(id)) => Frame::Data { id, flags: FLAG_FIN, bytes: Bytes::new() },
-                    Some(Outgoing::Reset(id)) => Frame::Reset { id, status: 5 },
-                    None => break,
-                },
-            };
-            encoder.encode(&frame, &mut buffer).map_err(io::Error::other)?;
-            writer.write_all(&buffer).await?;
-            writer.flush().await?;
-            buffer.clear();
-        }
-        writer.shutdown().await
-    };
+    let (mut reader, writer) = tokio::io::split(connection);
+    let (control, controls) = mpsc::channel(QUEUE);
+    let write = writing::write(writer, controls, queue);
     let read = async move {
         let mut decoder = Decoder::default();
         let mut buffer = BytesMut::with_capacity(PIECE);
