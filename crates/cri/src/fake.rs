@@ -40,6 +40,8 @@ pub(crate) enum Fault {
 /// What the server has and does.
 #[derive(Default)]
 pub(crate) struct Books {
+    /// How often a sandbox is not removed yet.
+    pub refusals: u32,
     pub sandboxes: HashMap<String, PodSandboxStatus>,
     pub containers: HashMap<String, (String, ContainerStatus)>,
     pub faults: HashMap<&'static str, Fault>,
@@ -194,6 +196,10 @@ impl Books {
                 Ok(Bytes::new())
             }
             "RemovePodSandbox" => {
+                if self.refusals > 0 {
+                    self.refusals -= 1;
+                    return Err(Status::unknown("container is in starting state, can't be removed"));
+                }
                 let id = decode::<ById>(message)?.id;
                 self.containers.retain(|_, (sandbox, _)| *sandbox != id);
                 self.sandboxes.remove(&id);

@@ -2,8 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use crate::calls::Calls;
 use crate::proto::sandbox::{ListPodSandboxRequest, PodSandboxFilter};
@@ -47,6 +49,27 @@ pub fn left_behind(data_dir: &Path) -> Result<Option<PathBuf>, OpenError> {
     }
 }
 
+/// How long a sandbox may refuse to go, and how soon it is asked again.
+const REFUSES: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Ends a sandbox with its containers. A container that was just being started when kobune ended can only be removed once
+/// the runtime has finished or given up its start.
+async fn end(calls: &Calls, id: &str) -> Result<(), kobune_runtime::Error> {
+    let by_id = || ById { id: id.to_owned(), verbose: false };
+    let until = Instant::now() + REFUSES;
+    loop {
+        failure::unless_gone(calls.stop_pod_sandbox(by_id()).await)?;
+        match failure::unless_gone(calls.remove_pod_sandbox(by_id()).await) {
+            Err(error) if Instant::now() < until => {
+                tracing::debug!(error = &error as &dyn std::error::Error, id, "a sandbox is not removed yet");
+                tokio::time::sleep(AGAIN).await;
+            }
+            ended => return ended.map(|_| ()),
+        }
+    }
+}
+
 /// Removes all sandboxes of the instance, and what was set up for the runtime.
 pub async fn end_all(config: &Config) -> Result<(), OpenError> {
     let calls = Calls::new(config.socket.clone());
@@ -58,9 +81,7 @@ pub async fn end_all(config: &Config) -> Result<(), OpenError> {
         if sandbox.labels.get(INSTANCE).is_none_or(|instance| *instance != config.instance) {
             continue;
         }
-        let by_id = || ById { id: sandbox.id.clone(), verbose: false };
-        failure::unless_gone(calls.stop_pod_sandbox(by_id()).await)?;
-        failure::unless_gone(calls.remove_pod_sandbox(by_id()).await)?;
+        end(&calls, &sandbox.id).await?;
     }
     let status = calls.status(StatusRequest { verbose: true }).await.map_err(failed)?;
     cni::uninstall(config, &cni::places(&status.info))?;
