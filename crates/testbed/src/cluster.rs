@@ -25,12 +25,19 @@ pub struct ClusterBuilder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     only_v6: bool,
+    shift: Option<i64>,
 }
 
 impl ClusterBuilder {
     /// The machines have IPv6 addresses and routes, and none of IPv4.
     pub fn only_v6(mut self) -> Self {
         self.only_v6 = true;
+        self
+    }
+
+    /// The clock of `kobune up` is so many seconds ahead of the machine's.
+    pub fn clock(mut self, shift: i64) -> Self {
+        self.shift = Some(shift);
         self
     }
 
@@ -72,6 +79,7 @@ impl ClusterBuilder {
         let mut first = Instance::new(self.executable, self.command, host)?;
         first.arguments.extend(self.arguments);
         first.environment.extend(self.environment);
+        first.shift = self.shift;
         let mut cluster = Cluster { agents: Vec::new(), first, lan };
         cluster.start_again()?;
         Ok((beside, cluster))
@@ -90,7 +98,14 @@ impl Cluster {
     /// A cluster of the given executable.
     pub fn builder(executable: impl Into<PathBuf>) -> ClusterBuilder {
         let executable = executable.into();
-        ClusterBuilder { executable, command: "up", arguments: Vec::new(), environment: Vec::new(), only_v6: false }
+        ClusterBuilder {
+            executable,
+            command: "up",
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            only_v6: false,
+            shift: None,
+        }
     }
 
     /// The machine that the cluster's server runs on.
@@ -163,6 +178,11 @@ impl Cluster {
     /// The agents, in the order in which they joined.
     pub fn agents(&mut self) -> &mut [Instance] {
         &mut self.agents
+    }
+
+    /// Sets the clock of a cluster that has one of its own, now and for later starts.
+    pub fn set_clock(&mut self, shift: i64) -> Result<()> {
+        self.first.set_clock(shift)
     }
 
     /// Ends kobune as a power cut would: no handler runs. Its pods go on.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::clock::Clock;
 use crate::host::Host;
 use crate::process::{Finished, Running};
 use crate::wait::Deadline;
@@ -25,6 +26,9 @@ pub struct Instance {
     pub(crate) arguments: Vec<String>,
     pub(crate) environment: Vec<(String, String)>,
     process: Option<Child>,
+    /// How far ahead its clock is at the next start, where it has one of its own.
+    pub(crate) shift: Option<i64>,
+    clock: Option<Clock>,
     log: PathBuf,
     data_dir: tempfile::TempDir,
     host: Host,
@@ -38,7 +42,18 @@ impl Instance {
         let data_dir = tempfile::Builder::new().prefix("kobune-test-").tempdir_in(parent)?;
         let log = data_dir.path().with_extension("log");
         let (arguments, environment) = (Vec::new(), Vec::new());
-        Ok(Self { executable, command, arguments, environment, process: None, log, data_dir, host })
+        Ok(Self {
+            executable,
+            command,
+            arguments,
+            environment,
+            process: None,
+            shift: None,
+            clock: None,
+            log,
+            data_dir,
+            host,
+        })
     }
 
     /// The machine that it runs on.
@@ -76,8 +91,27 @@ impl Instance {
         command.arg(self.command).arg("--data-dir").arg(self.data_dir()).args(&self.arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        self.process = Some(command.spawn().with_context(|| format!("start kobune {}", self.command))?);
+        let what = || format!("start kobune {}", self.command);
+        self.process = Some(match self.shift {
+            Some(shift) => {
+                // The first program is the one that enters the host's network namespace.
+                let (process, clock) = Clock::start(&mut command, 2, shift).with_context(what)?;
+                self.clock = Some(clock);
+                process
+            }
+            None => command.spawn().with_context(what)?,
+        });
         Ok(())
+    }
+
+    /// Sets the clock of the process so many seconds ahead of the machine's, now and at later starts. One that has had no clock of
+    /// its own gets it at its next start.
+    pub fn set_clock(&mut self, shift: i64) -> Result<()> {
+        self.shift = Some(shift);
+        match &self.clock {
+            Some(clock) if self.process.is_some() => clock.set(shift),
+            _ => Ok(()),
+        }
     }
 
     /// Waits until `condition` holds; fails when the process ends before.

@@ -6,12 +6,14 @@
 //! hosts join it with `kobune agent`.
 //! Everything is taken away when the value is dropped, also when the test panics; then the logs are kept.
 
+mod clock;
 mod cluster;
 mod host;
 mod instance;
 mod process;
 mod wait;
 
+pub use clock::Clock;
 pub use cluster::{Cluster, ClusterBuilder};
 pub use host::{Host, Lan};
 pub use instance::Instance;

@@ -5,6 +5,7 @@ mod apply;
 mod bad_input;
 mod beside_kubectl;
 mod clients;
+mod clocks;
 mod container_runtime;
 mod devices;
 mod disruptions;
