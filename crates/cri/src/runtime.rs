@@ -400,9 +400,11 @@ impl Inner {
         Ok(())
     }
 
-    async fn confine(&self, id: &ContainerId, cpus: Option<String>) -> Result<()> {
-        let Some(cpus) = cpus else { return Ok(()) };
-        let limits = Resources { cpuset_cpus: Some(cpus), ..Resources::default() };
+    async fn confine(&self, id: &ContainerId, cpus: Option<String>, nodes: Option<String>) -> Result<()> {
+        if cpus.is_none() && nodes.is_none() {
+            return Ok(());
+        }
+        let limits = Resources { cpuset_cpus: cpus, cpuset_mems: nodes, ..Resources::default() };
         let request =
             UpdateContainerResourcesRequest { container_id: id.to_string(), linux: Some(resources::limits(&limits)) };
         self.calls.update_container_resources(request).await.map_err(remote)?;
@@ -547,8 +549,13 @@ impl ContainerRuntime for CriRuntime {
         self.inner.resize(id, wanted).boxed()
     }
 
-    fn confine<'a>(&'a self, id: &'a ContainerId, cpus: Option<String>) -> BoxFuture<'a, Result<()>> {
-        self.inner.confine(id, cpus).boxed()
+    fn confine<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        cpus: Option<String>,
+        nodes: Option<String>,
+    ) -> BoxFuture<'a, Result<()>> {
+        self.inner.confine(id, cpus, nodes).boxed()
     }
 
     fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

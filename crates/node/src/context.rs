@@ -15,7 +15,7 @@ use crate::dra::Dra;
 use crate::env::Surroundings;
 use crate::events::Recorder;
 use crate::eviction::Pressure;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Totals};
 use crate::machine::Machine;
 use crate::offline::Offline;
 use crate::placement::Placement;
@@ -63,6 +63,8 @@ pub struct Context {
     pub devices: Devices,
     /// Devices of claims.
     pub dra: Dra,
+    /// What is kept from pods.
+    pub kept: Totals,
     /// Which CPUs containers run on.
     pub placement: Placement,
     /// Users of pods that have their own.
@@ -103,7 +105,7 @@ impl Context {
     /// What the node can give to pods, by resource.
     pub fn allocatable(&self) -> BTreeMap<String, Amount> {
         let mut allocatable = BTreeMap::new();
-        let reserved = self.config.placement.reserved();
+        let reserved = self.kept;
         if let Some(cpus) = Amount::parse(&format!("{}m", self.machine.milli_cpus(reserved.cpu))) {
             allocatable.insert("cpu".to_owned(), cpus);
         }

@@ -223,6 +223,14 @@ impl Ledger {
         Answer::Granted
     }
 
+    /// Has the workers of these pods look again.
+    pub fn wake(&self, uids: &[String]) {
+        let entries = self.entries.lock();
+        for entry in uids.iter().filter_map(|uid| entries.get(uid)) {
+            entry.wake.notify_one();
+        }
+    }
+
     /// The pod uses nothing any more.
     pub fn release(&self, uid: &str) {
         let mut entries = self.entries.lock();

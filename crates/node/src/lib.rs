@@ -65,7 +65,8 @@ pub use eviction::{Threshold, ThresholdError, defaults as default_eviction};
 pub use folder_watch::FolderWatch;
 pub use node::{Node, NodeError};
 pub use placement::{
-    CpuOptions, CpuOptionsError, CpuSet, CpuSetError, PlacementError, PlacementSettings, Reserved, ReservedError,
+    AlignPolicy, AlignScope, CpuOptions, CpuOptionsError, CpuSet, CpuSetError, PlacementError, PlacementSettings,
+    Reserved, ReservedError, ReservedMemory, ReservedMemoryError,
 };
 pub use user_namespaces::UsersError;
 pub use volumes::local::{LocalError, LocalVolumes};

@@ -16,10 +16,10 @@ use crate::csi::local::{self as local_driver, LocalDriver};
 use crate::devices::{self, Devices};
 use crate::dra;
 use crate::events;
-use crate::eviction::{self, Pressure};
+use crate::eviction::{self, Pressure, Signal};
 use crate::http::Server;
 use crate::ledger::{Ledger, Totals};
-use crate::machine::read_machine;
+use crate::machine::{Disk, Machine, read_machine};
 use crate::offline::Offline;
 use crate::placement::{self, Placement, PlacementError};
 use crate::plugins;
@@ -101,13 +101,13 @@ impl Node {
         let (recorder, writer) = events::channel();
         let machine = read_machine();
         let disk = crate::machine::disk(&config.data_dir).unwrap_or_default();
-        let reserved = config.placement.reserved();
+        let kept = kept(&config, &machine, &disk);
         let capacity = Totals {
-            cpu: machine.milli_cpus(reserved.cpu),
-            memory: machine.free_memory(reserved.memory),
-            storage: i64::try_from(disk.less(reserved.storage)).unwrap_or(i64::MAX),
+            cpu: machine.milli_cpus(kept.cpu),
+            memory: machine.free_memory(kept.memory),
+            storage: i64::try_from(disk.less(kept.storage)).unwrap_or(i64::MAX),
         };
-        let placement = Placement::open(&config.placement, &config.node_dir());
+        let placement = Placement::open(&config.placement, kept, &config.node_dir());
         let placement = placement.map_err(|source| NodeError::Placement { source })?;
         let offline = Offline::new(config.offline_records.then(|| config.node_dir().join("offline")));
         let locals = Arc::new(LocalVolumes::of(&config.data_dir));
@@ -126,6 +126,7 @@ impl Node {
             locals,
             local_driver: Arc::new(local_driver),
             drivers: Drivers::default(),
+            kept,
             placement,
             dra: Default::default(),
             users: UserRanges::open(&config.node_dir().join("pods"), config.max_pods)
@@ -186,6 +187,20 @@ impl Node {
         }
         result
     }
+}
+
+/// What is kept from pods: what is reserved, and what is never to be used up. Source: `GetNodeAllocatableReservation` of
+/// upstream's `pkg/kubelet/cm`.
+fn kept(config: &Config, machine: &Machine, disk: &Disk) -> Totals {
+    let mut kept = config.placement.reserved();
+    for threshold in config.eviction.iter().filter(|threshold| threshold.grace.is_none()) {
+        match threshold.signal {
+            Signal::Memory => kept.memory += threshold.least(machine.memory),
+            Signal::Disk => kept.storage += threshold.least(i64::try_from(disk.size).unwrap_or(i64::MAX)),
+            Signal::Inodes | Signal::Pids => {}
+        }
+    }
+    kept
 }
 
 async fn sweep_slices(context: Arc<Context>, token: CancellationToken) {

@@ -353,7 +353,7 @@ async fn pass(
             version: &config.version,
             runtime: &runtime,
             machine: &context.machine,
-            reserved: context.config.placement.reserved(),
+            reserved: context.kept,
             handlers: &handlers,
         };
         node_status(&facts, &look, old)

@@ -1,17 +1,18 @@
 //! A pod's status, computed as upstream's kubelet does: phase, conditions and the state of each container. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
     ContainerStatus as ApiContainerStatus, ContainerUser, HostIP, ImageVolumeStatus, LinuxContainerUser, Pod,
-    PodCondition, PodIP, PodStatus, VolumeMount, VolumeMountStatus, VolumeStatus,
+    PodCondition, PodIP, PodStatus, ResourceHealth, ResourceStatus, VolumeMount, VolumeMountStatus, VolumeStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kobune_runtime::{ContainerId, ContainerState, ContainerStatus};
 
 use crate::allocation::Record;
+use crate::devices::Health;
 use crate::plan::{
     Track, current_round, exit_code, is_followed, latest, may_restart_all, previous, restarts, restarts_together,
 };
@@ -38,6 +39,8 @@ pub struct View<'a> {
     pub rejected: bool,
     /// Resources that the node has granted, and those in force.
     pub resources: &'a Record,
+    /// How the devices of its containers are.
+    pub devices: &'a Health,
     /// How a resize stands.
     pub resize: ResizeState<'a>,
     /// The sandbox exists and has its network.
@@ -205,6 +208,21 @@ fn terminated(view: &View<'_>, container: &ContainerStatus) -> ApiState {
     }
 }
 
+/// What of the devices of a container is known. Source: KEP-4680.
+fn device_status(view: &View<'_>, container: &str) -> Option<Vec<ResourceStatus>> {
+    let own = view.devices.get(container).filter(|own| !own.is_empty())?;
+    let health = |(id, health): (&String, &&str)| ResourceHealth {
+        resource_id: id.clone(),
+        health: Some((*health).to_owned()),
+        ..ResourceHealth::default()
+    };
+    let resource = |(name, ids): (&String, &BTreeMap<String, &'static str>)| ResourceStatus {
+        name: name.clone(),
+        resources: Some(ids.iter().map(health).collect()),
+    };
+    Some(own.iter().map(resource).collect())
+}
+
 fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiContainerStatus {
     let name = &member.container.name;
     let newest = latest(view.containers, name);
@@ -221,6 +239,7 @@ fn container_status(view: &View<'_>, member: &Member, old: &PodStatus) -> ApiCon
         started: Some(false),
         ..ApiContainerStatus::default()
     };
+    status.allocated_resources_status = device_status(view, name);
     if member.role != Role::Ephemeral {
         // Who resizes looks here, also while the container does not run.
         let granted = member.container.resources.clone().unwrap_or_default();
@@ -658,6 +677,7 @@ mod tests {
             verdict: None,
             rejected: false,
             resources: &Record::default(),
+            devices: &Health::new(),
             resize: ResizeState::default(),
             sandbox_ready: true,
             runtime: "kobune",

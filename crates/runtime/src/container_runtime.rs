@@ -90,8 +90,13 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// Changes limits of a running pod.
     fn resize<'a>(&'a self, id: &'a SandboxId, wanted: Resize) -> BoxFuture<'a, Result<(), ResizeError>>;
 
-    /// Has a container run on these CPUs from now on.
-    fn confine<'a>(&'a self, id: &'a ContainerId, cpus: Option<String>) -> BoxFuture<'a, Result<()>>;
+    /// Has a container run on these CPUs, and its memory come from these nodes, from now on.
+    fn confine<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        cpus: Option<String>,
+        nodes: Option<String>,
+    ) -> BoxFuture<'a, Result<()>>;
 
     /// What a container uses now of CPU and memory. Blocks: never called from a task.
     fn stats(&self, id: &ContainerId) -> Result<ContainerStats>;
@@ -211,8 +216,13 @@ impl ContainerRuntime for Arc<Runtime> {
         Runtime::resize(self, id, wanted).boxed()
     }
 
-    fn confine<'a>(&'a self, id: &'a ContainerId, cpus: Option<String>) -> BoxFuture<'a, Result<()>> {
-        Runtime::confine(self, id, cpus).boxed()
+    fn confine<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        cpus: Option<String>,
+        nodes: Option<String>,
+    ) -> BoxFuture<'a, Result<()>> {
+        Runtime::confine(self, id, cpus, nodes).boxed()
     }
 
     fn stats(&self, id: &ContainerId) -> Result<ContainerStats> {

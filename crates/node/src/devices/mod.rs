@@ -24,20 +24,30 @@ use tokio::sync::Notify;
 
 use crate::cdi;
 use crate::ledger::Rejection;
+use crate::placement::CpuSet;
 use crate::pod;
-use assign::ByResource;
+use assign::{Assigning, ByResource, Places};
 use kobune_grpc::client::{Client, QUESTION, WORK, words};
-use proto::{AllocateRequest, AllocateResponse, ContainerNeeds, DeviceList, HEALTHY, Ids, PluginOptions};
+use proto::{AllocateRequest, AllocateResponse, ContainerNeeds, DeviceList, HEALTHY, Ids, PluginDevice, PluginOptions};
 
 /// The record beside a pod.
 const RECORD: &str = "devices.json";
+
+/// What a plugin says of a device.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Known {
+    /// It can be used.
+    healthy: bool,
+    /// The memory nodes that it is close to.
+    nodes: CpuSet,
+}
 
 struct Plugin {
     /// How to reach it, while it is there.
     client: Option<Client>,
     options: PluginOptions,
-    /// Its devices, and whether each can be used.
-    devices: BTreeMap<String, bool>,
+    /// Its devices.
+    devices: BTreeMap<String, Known>,
     /// Counts registrations: what an earlier one tells no longer counts.
     turn: u64,
 }
@@ -62,6 +72,9 @@ struct Needs {
     annotations: BTreeMap<String, String>,
     cdi: Vec<String>,
 }
+
+/// How devices are (`Healthy`, `Unhealthy`, `Unknown`), by container, resource and name.
+pub type Health = BTreeMap<String, BTreeMap<String, BTreeMap<String, &'static str>>>;
 
 /// What the containers of a pod have, by container and resource.
 pub type Grants = BTreeMap<String, BTreeMap<String, Grant>>;
@@ -106,7 +119,7 @@ impl State {
     fn free(&self, but: &str) -> ByResource {
         let mut free: ByResource = BTreeMap::new();
         for (resource, plugin) in &self.plugins {
-            let healthy = plugin.devices.iter().filter(|(_, healthy)| **healthy).map(|(id, _)| id.clone());
+            let healthy = plugin.devices.iter().filter(|(_, known)| known.healthy).map(|(id, _)| id.clone());
             free.insert(resource.clone(), healthy.collect());
         }
         for grants in self.pods.iter().filter(|(uid, _)| *uid != but).flat_map(|(_, grants)| grants.values()) {
@@ -117,6 +130,15 @@ impl State {
             }
         }
         free
+    }
+}
+
+impl State {
+    /// Where the devices are.
+    fn places(&self) -> Places {
+        let places =
+            |plugin: &Plugin| plugin.devices.iter().map(|(id, known)| (id.clone(), known.nodes.clone())).collect();
+        self.plugins.iter().map(|(resource, plugin)| (resource.clone(), places(plugin))).collect()
     }
 }
 
@@ -148,7 +170,7 @@ impl Devices {
     pub fn amounts(&self) -> BTreeMap<String, (usize, usize)> {
         let state = self.state.lock();
         let count =
-            |plugin: &Plugin| (plugin.devices.len(), plugin.devices.values().filter(|healthy| **healthy).count());
+            |plugin: &Plugin| (plugin.devices.len(), plugin.devices.values().filter(|known| known.healthy).count());
         state.plugins.iter().map(|(resource, plugin)| (resource.clone(), count(plugin))).collect()
     }
 
@@ -157,10 +179,35 @@ impl Devices {
         self.state.lock().pods.get(uid).cloned().unwrap_or_default()
     }
 
-    /// Names of all devices by resource.
-    pub fn all(&self) -> BTreeMap<String, Vec<String>> {
+    /// Where all devices are, by resource and name.
+    pub fn places(&self) -> Places {
+        self.state.lock().places()
+    }
+
+    /// The pods that have devices of a resource.
+    pub fn holders(&self, resource: &str) -> Vec<String> {
         let state = self.state.lock();
-        state.plugins.iter().map(|(name, plugin)| (name.clone(), plugin.devices.keys().cloned().collect())).collect()
+        let has = |grants: &Grants| grants.values().any(|own| own.contains_key(resource));
+        state.pods.iter().filter(|(_, grants)| has(grants)).map(|(uid, _)| uid.clone()).collect()
+    }
+
+    /// How the devices of a pod's containers are.
+    pub fn health(&self, uid: &str) -> Health {
+        let state = self.state.lock();
+        let word =
+            |resource: &str, id: &String| match state.plugins.get(resource).and_then(|plugin| plugin.devices.get(id)) {
+                Some(known) if known.healthy => "Healthy",
+                Some(_) => "Unhealthy",
+                None => "Unknown",
+            };
+        let of = |own: &BTreeMap<String, Grant>| {
+            let each = |(resource, grant): (&String, &Grant)| {
+                (resource.clone(), grant.ids.iter().map(|id| (id.clone(), word(resource, id))).collect())
+            };
+            own.iter().map(each).collect()
+        };
+        let grants = state.pods.get(uid).into_iter().flatten();
+        grants.map(|(container, own)| (container.clone(), of(own))).collect()
     }
 
     /// A plugin has registered; the number of this registration.
@@ -187,7 +234,12 @@ impl Devices {
     fn tell(&self, resource: &str, turn: u64, list: DeviceList) -> bool {
         let mut state = self.state.lock();
         let Some(plugin) = state.plugins.get_mut(resource).filter(|plugin| plugin.turn == turn) else { return false };
-        let devices = list.devices.into_iter().map(|device| (device.id, device.health == HEALTHY)).collect();
+        let known = |device: PluginDevice| {
+            let nodes = device.topology.into_iter().flat_map(|place| place.nodes);
+            let nodes = nodes.filter_map(|node| u32::try_from(node.id).ok()).collect();
+            (device.id, Known { healthy: device.health == HEALTHY, nodes })
+        };
+        let devices = list.devices.into_iter().map(known).collect();
         if plugin.devices != devices {
             plugin.devices = devices;
             self.changed.notify_one();
@@ -203,18 +255,23 @@ impl Devices {
         if for_good {
             plugin.devices.clear();
         } else {
-            plugin.devices.values_mut().for_each(|healthy| *healthy = false);
+            plugin.devices.values_mut().for_each(|known| known.healthy = false);
         }
         self.changed.notify_one();
     }
 
-    /// Chooses the devices of a pod's containers, or takes over those that they have.
-    pub fn enter(&self, owner: &Pod, pod_dir: &Path) -> Result<(), Rejection> {
+    /// Has `place` choose the devices of a pod's containers; those that they have they keep.
+    pub fn enter(
+        &self,
+        owner: &Pod,
+        pod_dir: &Path,
+        place: impl FnOnce(&mut Assigning) -> Result<(), Rejection>,
+    ) -> Result<(), Rejection> {
         let members = pod::members(pod::spec(owner));
         let mut state = self.state.lock();
         let known = |name: &str| state.plugins.contains_key(name);
         if !members.iter().any(|member| !assign::wanted(member, known).is_empty()) {
-            return Ok(());
+            return place(&mut Assigning::new(ByResource::new(), BTreeMap::new(), Places::new()));
         }
         let uid = pod::uid(owner);
         let had = read(pod_dir).unwrap_or_else(|error| {
@@ -229,14 +286,9 @@ impl Devices {
             own.iter().map(|(resource, grant)| (resource.clone(), grant.ids.clone())).collect()
         };
         let before = had.iter().map(|(name, own)| (name.clone(), plain(own))).collect();
-        let given = assign::assign(&members, known, state.free(uid), &before).map_err(|short| Rejection {
-            reason: "UnexpectedAdmissionError".to_owned(),
-            // Upstream's text.
-            message: format!(
-                "Allocate failed due to requested number of devices unavailable for {}. Requested: {}, Available: {}, which is unexpected",
-                short.resource, short.wanted, short.free
-            ),
-        })?;
+        let mut assigning = Assigning::new(state.free(uid), before, state.places());
+        place(&mut assigning)?;
+        let given = assigning.given();
         let with_needs = |name: &str, resource: &String, ids: BTreeSet<String>| {
             let before = had.get(name).and_then(|own| own.get(resource)).filter(|grant| grant.ids == ids).cloned();
             before.unwrap_or(Grant { ids, needs: None })
@@ -386,6 +438,15 @@ mod tests {
         DeviceList { devices: healthy.iter().enumerate().map(device).collect() }
     }
 
+    fn enter(devices: &Devices, owner: &Pod, folder: &Path) -> Result<(), Rejection> {
+        devices.enter(owner, folder, |assigning| {
+            for member in pod::members(pod::spec(owner)) {
+                assigning.give(&member, None)?;
+            }
+            Ok(())
+        })
+    }
+
     #[tokio::test]
     async fn devices_come_and_go_with_plugins_and_pods() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -393,15 +454,15 @@ mod tests {
         let devices = Devices::open(record.clone());
         let name = "example.com/dev";
         // What no plugin ever had is somebody else's business.
-        devices.enter(&owner("early", 1), folder.path()).expect("let in");
+        enter(&devices, &owner("early", 1), folder.path()).expect("let in");
         let turn = devices.register(name, Client::new("/none".into()), PluginOptions::default());
         assert!(devices.tell(name, turn, list(&[true, true, false])));
         assert_eq!(devices.amounts()[name], (3, 2));
-        devices.enter(&owner("a", 2), folder.path()).expect("there are two");
-        let refused = devices.enter(&owner("b", 1), folder.path()).expect_err("none is free");
+        enter(&devices, &owner("a", 2), folder.path()).expect("there are two");
+        let refused = enter(&devices, &owner("b", 1), folder.path()).expect_err("none is free");
         assert_eq!(refused.reason, "UnexpectedAdmissionError");
         devices.leave("a");
-        devices.enter(&owner("b", 1), folder.path()).expect("free again");
+        enter(&devices, &owner("b", 1), folder.path()).expect("free again");
         let next = devices.register(name, Client::new("/none".into()), PluginOptions::default());
         assert!(!devices.tell(name, turn, list(&[])), "the earlier registration does not count");
         devices.lose(name, turn, true);
@@ -411,6 +472,6 @@ mod tests {
         devices.lose(name, next, true);
         assert_eq!(devices.amounts()[name], (0, 0), "the node says that there are none");
         let later = Devices::open(record);
-        later.enter(&owner("c", 1), folder.path()).expect_err("its plugin is not there yet");
+        enter(&later, &owner("c", 1), folder.path()).expect_err("its plugin is not there yet");
     }
 }

@@ -116,9 +116,13 @@ fn begin(
             () = follow(&context, &resource, turn, &client) => {}
         }
         context.devices.lose(&resource, turn, false);
+        context.ledger.wake(&context.devices.holders(&resource));
         tokio::select! {
             () = token.cancelled() => {}
-            () = tokio::time::sleep(GONE_FOR_GOOD) => context.devices.lose(&resource, turn, true),
+            () = tokio::time::sleep(GONE_FOR_GOOD) => {
+                context.devices.lose(&resource, turn, true);
+                context.ledger.wake(&context.devices.holders(&resource));
+            }
         }
     });
     Ok(())
@@ -140,6 +144,8 @@ async fn follow(context: &Context, resource: &str, turn: u64, client: &Client) {
                 if !context.devices.tell(resource, turn, list) {
                     return;
                 }
+                // Their status says how their devices are.
+                context.ledger.wake(&context.devices.holders(resource));
             }
             Ok(None) => {
                 tracing::info!(resource, "a device plugin has gone");

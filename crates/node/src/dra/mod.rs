@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceClaim as ContainerClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kobune_runtime::ContainerConfig;
 use kube::Api;
@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::cdi;
 use crate::context::Context;
+use crate::devices::pod_resources::{ClaimResource, DynamicResource};
+use crate::devices::proto::CdiName;
 use crate::errors::chain;
 use crate::pod;
 use drivers::DraDrivers;
@@ -60,8 +62,17 @@ struct ClaimedDevice {
     cdi: Vec<String>,
 }
 
+impl ClaimedDevice {
+    /// Whether it is for a request of the claim; for the whole claim all are.
+    fn is_for(&self, request: Option<&str>) -> bool {
+        // A request may be met by one of its alternatives: `request/alternative`.
+        let meets = |own: &String, request: &str| own == request || own.split('/').next() == Some(request);
+        request.is_none_or(|request| self.requests.is_empty() || self.requests.iter().any(|own| meets(own, request)))
+    }
+}
+
 /// By the name that the pod gives the claim.
-type Record = BTreeMap<String, Claimed>;
+pub type Record = BTreeMap<String, Claimed>;
 
 /// Drivers, and who works on which claim.
 #[derive(Default)]
@@ -133,15 +144,8 @@ fn cdi_names(record: &Record, wanted: &[(String, Option<String>)]) -> Vec<String
     let mut names: Vec<String> = Vec::new();
     for (claim, request) in wanted {
         let devices = record.get(claim).into_iter().flat_map(|claimed| claimed.drivers.values().flatten());
-        for device in devices {
-            // A request may be met by one of its alternatives: `request/alternative`.
-            let meets = |request: &String| {
-                device.requests.is_empty()
-                    || device.requests.iter().any(|own| own == request || own.split('/').next() == Some(request))
-            };
-            if request.as_ref().is_none_or(meets) {
-                names.extend(device.cdi.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
-            }
+        for device in devices.filter(|device| device.is_for(request.as_deref())) {
+            names.extend(device.cdi.iter().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
         }
     }
     names
@@ -232,6 +236,34 @@ pub async fn give(
     }
     let record = read(pod_dir).await?;
     cdi::inject(cdi_dirs, &cdi_names(&record, &wanted), config).map_err(|error| error.to_string())
+}
+
+/// What a pod has of its claims.
+pub async fn record(pod_dir: &Path) -> Result<Record, String> {
+    read(pod_dir).await
+}
+
+/// What a container has of its pod's claims, for the pod resources API.
+pub fn of_container(record: &Record, container: &Container) -> Vec<DynamicResource> {
+    let uses = container.resources.iter().flat_map(|own| own.claims.iter().flatten());
+    let resource = |used: &ContainerClaim| {
+        let claimed = record.get(&used.name)?;
+        let devices =
+            claimed.drivers.iter().flat_map(|(driver, devices)| devices.iter().map(move |device| (driver, device)));
+        let wanted = used.request.as_deref().filter(|request| !request.is_empty());
+        let devices = devices.filter(|(_, device)| device.is_for(wanted)).map(|(driver, device)| ClaimResource {
+            cdi_devices: device.cdi.iter().map(|name| CdiName { name: name.clone() }).collect(),
+            driver_name: driver.clone(),
+            pool_name: device.pool.clone(),
+            device_name: device.device.clone(),
+        });
+        Some(DynamicResource {
+            claim_name: claimed.name.clone(),
+            claim_namespace: claimed.namespace.clone(),
+            claim_resources: devices.collect(),
+        })
+    };
+    uses.filter_map(resource).collect()
 }
 
 /// Has the drivers give up what they prepared for a pod and no other pod here has. Idempotent.
@@ -391,5 +423,36 @@ mod tests {
         check(&[("gpu", Some("b"))], &["v/c=b", "v/c=all"]);
         check(&[("gpu", Some("a")), ("gpu", Some("b"))], &["v/c=a", "v/c=all", "v/c=b"]);
         check(&[("other", None)], &[]);
+    }
+
+    #[test]
+    fn claims_of_a_container() {
+        let device = |name: &str, request: &str| ClaimedDevice {
+            requests: vec![request.to_owned()],
+            pool: "p".to_owned(),
+            device: name.to_owned(),
+            cdi: vec![format!("x/y={name}")],
+        };
+        let drivers = [("d".to_owned(), vec![device("one", "a"), device("two", "b/first")])].into();
+        let claimed = Claimed { namespace: "ns".to_owned(), name: "mine".to_owned(), uid: "u".to_owned(), drivers };
+        let record: Record = [("t".to_owned(), claimed)].into();
+        let check = |claims: Value, expected: &str| {
+            let container: Container =
+                serde_json::from_value(json!({"name": "c", "resources": {"claims": claims}})).expect("one");
+            let word = |own: &DynamicResource| {
+                let devices: Vec<String> = own
+                    .claim_resources
+                    .iter()
+                    .map(|device| format!("{}/{}/{}", device.driver_name, device.pool_name, device.cdi_devices[0].name))
+                    .collect();
+                format!("{}/{}: {}", own.claim_namespace, own.claim_name, devices.join(" "))
+            };
+            let list: Vec<String> = of_container(&record, &container).iter().map(word).collect();
+            assert_eq!(list.join("; "), expected);
+        };
+        check(json!([{"name": "t"}]), "ns/mine: d/p/x/y=one d/p/x/y=two");
+        check(json!([{"name": "t", "request": "b"}]), "ns/mine: d/p/x/y=two");
+        check(json!([{"name": "other"}]), "");
+        check(json!([]), "");
     }
 }

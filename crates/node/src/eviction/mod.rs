@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-pub use threshold::{Threshold, ThresholdError, defaults};
+pub use threshold::{Signal, Threshold, ThresholdError, defaults};
 
 use crate::context::Context;
 use crate::events::Severity;
@@ -32,7 +32,7 @@ use crate::quantity::Amount;
 use crate::usage::{self, PodUsage};
 use limits::OnDisk;
 use rank::{Candidate, Part};
-use threshold::{Observation, Seen, Signal, Tracker};
+use threshold::{Observation, Seen, Tracker};
 
 /// How often the local storage of pods with limits is looked at.
 const STORAGE_EVERY: Duration = Duration::from_secs(60);

@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
+use super::align::{Hint, Hints, subsets};
 use super::cpu_set::CpuSet;
 use super::take::{How, NotEnough, take};
 use super::topology::Topology;
 use crate::ledger::Rejection;
-use crate::pod;
+use crate::pod::{self, Member, Role};
 use crate::quantity::Amount;
 use crate::resources::{QosClass, qos_class};
 
@@ -134,6 +135,21 @@ pub fn exclusive(owner: &Pod, container: &Container) -> usize {
     if milli % 1000 == 0 { usize::try_from(milli / 1000).unwrap_or(0) } else { 0 }
 }
 
+/// Whole CPUs that the containers of a pod are to have for themselves at any time.
+pub fn exclusive_together(owner: &Pod, members: &[Member]) -> usize {
+    let (mut most, mut sidecars, mut mains) = (0, 0, 0);
+    for member in members {
+        let own = exclusive(owner, &member.container);
+        match member.role {
+            Role::Init => most = most.max(sidecars + own),
+            Role::Sidecar => sidecars += own,
+            Role::Main => mains += own,
+            Role::Ephemeral => {}
+        }
+    }
+    most.max(sidecars + mains)
+}
+
 /// The policy.
 #[derive(Clone, Debug, Default)]
 pub struct StaticCpus {
@@ -159,6 +175,29 @@ impl StaticCpus {
     /// What can be given away.
     pub fn free(&self, machine: &Topology, owners: &Owners) -> CpuSet {
         machine.all().without(&owned(owners, |_| true)).without(&self.reserved)
+    }
+
+    /// Which memory nodes have enough CPUs of those that are free or can be had again.
+    pub fn hints(&self, machine: &Topology, free: &CpuSet, wanted: usize, reusable: &CpuSet) -> Hints {
+        if wanted == 0 {
+            return None;
+        }
+        let nodes: CpuSet = machine.nodes.keys().copied().collect();
+        let (all, candidates) = (machine.all(), free.plus(reusable));
+        let able: Vec<CpuSet> =
+            subsets(&nodes).into_iter().filter(|nodes| machine.on_nodes(&all, nodes).len() >= wanted).collect();
+        let fewest = able.iter().map(CpuSet::len).min().unwrap_or(nodes.len());
+        let could = able.into_iter().filter(|nodes| machine.on_nodes(&candidates, nodes).len() >= wanted);
+        let sockets = machine.count(|cpu| cpu.socket).max(1);
+        let nodes_of_socket = (nodes.len() / sockets).max(1);
+        let hint = |nodes: CpuSet| {
+            let spanned: CpuSet =
+                machine.cpus.values().filter(|cpu| nodes.contains(cpu.node)).map(|cpu| cpu.socket).collect();
+            let by_socket = spanned.len() == fewest.div_ceil(nodes_of_socket);
+            let preferred = if self.options.align_by_socket { by_socket } else { nodes.len() == fewest };
+            Hint { nodes, preferred }
+        };
+        Some(could.map(hint).collect())
     }
 
     /// Chooses CPUs: of those that earlier init containers of the pod had, then of those that nobody has, on `nodes` as far
@@ -277,6 +316,27 @@ mod tests {
         check(2, "1", "2,6");
         check(1, "0", "4");
         check(5, "1", "2-4,6-7");
+    }
+
+    #[test]
+    fn nodes_that_could_serve() {
+        let check = |machine: &Topology, by_socket: &str, free: &str, wanted: usize, expected: &str| {
+            let options = CpuOptions::parse([("align-by-socket", by_socket)]).expect("options");
+            let policy = StaticCpus { reserved: CpuSet::default(), options };
+            let hints = policy.hints(machine, &set(free), wanted, &CpuSet::default());
+            let word = |hint: &Hint| format!("{}{}", hint.nodes, if hint.preferred { "!" } else { "" });
+            let got = hints.map(|hints| hints.iter().map(word).collect::<Vec<_>>().join(" "));
+            assert_eq!(got.unwrap_or_else(|| "any".to_owned()), expected, "{wanted} of {free}");
+        };
+        let two = machine(2, 1, 4, 1);
+        check(&two, "false", "0-7", 0, "any");
+        check(&two, "false", "0-7", 3, "0! 1! 0-1");
+        check(&two, "false", "2-7", 3, "1! 0-1");
+        check(&two, "false", "0-7", 5, "0-1!");
+        check(&two, "false", "0-2,5-7", 4, "0-1");
+        check(&two, "false", "0-1", 3, "");
+        let four = machine(2, 2, 2, 1);
+        check(&four, "true", "1,3-7", 2, "0-1! 2! 0,2 1-2 0-2 3! 0,3 1,3 0-1,3 2-3! 0,2-3 1-3 0-3");
     }
 
     #[test]

@@ -137,10 +137,19 @@ impl Topology {
     }
 }
 
+/// The memory nodes that this process may use, likewise.
+pub fn memory_nodes() -> io::Result<CpuSet> {
+    status_list("Mems_allowed_list:")
+}
+
 /// Which CPUs this process may run on, from `/proc/self/status`: a machine may be a container on a larger one.
 pub fn allowed() -> io::Result<CpuSet> {
+    status_list("Cpus_allowed_list:")
+}
+
+fn status_list(key: &str) -> io::Result<CpuSet> {
     let text = fs::read_to_string("/proc/self/status")?;
-    let line = text.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
     line.parse().map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

@@ -634,6 +634,7 @@ impl Worker {
         }
         let host_ips = self.context.host_ips();
         let resources = self.book.record();
+        let devices = self.context.devices.health(pod::uid(&self.pod));
         let made = status::status(&status::View {
             pod: &self.pod,
             members: &self.members,
@@ -644,6 +645,7 @@ impl Worker {
             verdict: self.verdict.as_ref(),
             rejected: self.rejected,
             resources: &resources,
+            devices: &devices,
             resize: self.resizing.state(),
             sandbox_ready: self.sandbox.is_some()
                 && !self.pod_ips.is_empty()

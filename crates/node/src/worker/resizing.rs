@@ -87,15 +87,13 @@ impl Worker {
         }
         if !is_new || runs || self.pod.metadata.deletion_timestamp.is_some() {
             self.context.ledger.adopt(&uid, claim(&self.granted), &self.wake);
-            if let Err(Rejection { message, .. }) = self.context.placement.enter(&self.granted) {
-                // It goes on with the CPUs that everybody shares.
-                tracing::warn!(pod = pod::full_name(&self.pod), message, "a pod's CPUs were not found again");
-            }
-            if let Err(Rejection { message, .. }) =
-                self.context.devices.enter(&self.granted, &self.context.pod_dir(&uid))
-            {
-                // What runs goes on; a container that starts again says what it lacks.
-                tracing::warn!(pod = pod::full_name(&self.pod), message, "a pod's devices were not found again");
+            if let Err(Rejection { message, .. }) = self.place(&uid, false) {
+                // What runs goes on, on the CPUs that everybody shares; a container that starts again says what it lacks.
+                tracing::warn!(
+                    pod = pod::full_name(&self.pod),
+                    message,
+                    "a pod's devices, CPUs or memory were not found again"
+                );
             }
         } else if let Err(rejection) = self.admit(&uid) {
             self.reject(rejection);
@@ -109,12 +107,13 @@ impl Worker {
         admission::admit(&self.granted, &self.context.machine)?;
         app_armor::admit(&self.granted, app_armor::Host::look)?;
         self.context.ledger.admit(uid, claim(&self.granted), &self.wake)?;
-        let placed = self.context.placement.enter(&self.granted);
-        let placed = placed.and_then(|()| self.context.devices.enter(&self.granted, &self.context.pod_dir(uid)));
-        placed.inspect_err(|_| {
-            self.context.placement.leave(uid);
-            self.context.ledger.release(uid);
-        })
+        self.place(uid, true).inspect_err(|_| self.context.ledger.release(uid))
+    }
+
+    /// Gives the containers what they have for themselves.
+    fn place(&self, uid: &str, is_new: bool) -> Result<(), Rejection> {
+        let context = &self.context;
+        context.placement.enter(&self.granted, &context.pod_dir(uid), &context.devices, is_new)
     }
 
     fn reject(&mut self, Rejection { reason, message }: Rejection) {
@@ -223,8 +222,16 @@ impl Worker {
             });
             changed.any(|changed| changed)
         };
-        (qos_class(&self.pod) == QosClass::Guaranteed && self.context.placement.pins_cpus() && changes("cpu"))
-            .then(|| "Resize is infeasible for Guaranteed Pods alongside CPU Manager policy \"static\"".to_owned())
+        let placement = &self.context.placement;
+        if qos_class(&self.pod) != QosClass::Guaranteed {
+            return None;
+        }
+        let policy = match () {
+            () if placement.pins_cpus() && changes("cpu") => "CPU Manager policy \"static\"",
+            () if placement.pins_memory() && changes("memory") => "Memory Manager policy \"Static\"",
+            () => return None,
+        };
+        Some(format!("Resize is infeasible for Guaranteed Pods alongside {policy}"))
     }
 
     fn not_granted(&mut self, reason: &'static str, message: String, since: Timestamp) {

@@ -179,6 +179,18 @@ pub async fn devices_of_plugins(world: &mut World) -> Result<()> {
     let expected = ContainerDevices { resource: RESOURCE.to_owned(), ids: vec!["t0".to_owned(), "t1".to_owned()] };
     ensure!(mine == Some(vec![expected]), "{mine:?}");
 
+    let health = async |first: &str, second: &str| {
+        let expected = json!([{"name": RESOURCE, "resources": [
+            {"resourceID": "t0", "health": first}, {"resourceID": "t1", "health": second}]}]);
+        world
+            .wait("holder", "telling how its devices are", |pod| {
+                let statuses = pod["status"]["containerStatuses"].as_array();
+                let own = statuses.into_iter().flatten().find(|status| status["name"] == "c").unwrap_or(&Value::Null);
+                own["allocatedResourcesStatus"] == expected
+            })
+            .await
+    };
+    health("Healthy", "Healthy").await?;
     world.create("late", json!({"containers": [{"name": "c", "run": "hold", "resources": wants(1)}]}));
     let late = world.phase("late", "Failed").await?;
     ensure!(late["status"]["reason"] == "UnexpectedAdmissionError", "{:#}", late["status"]);
@@ -189,6 +201,7 @@ pub async fn devices_of_plugins(world: &mut World) -> Result<()> {
     // Devices fall ill, the plugin goes, kobune starts again: who has devices keeps them.
     list.send(things(&[true, false]))?;
     amounts(world, "2", "1").await?;
+    health("Healthy", "Unhealthy").await?;
     drop(plugin);
     amounts(world, "2", "0").await?;
     let count = asked.lock().expect("not poisoned").len();

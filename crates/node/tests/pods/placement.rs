@@ -1,11 +1,67 @@
 //! Containers that have CPUs for themselves.
 
 use anyhow::{Context, Result, ensure};
-use kobune_node::{CpuOptions, CpuSet, PlacementSettings};
+use kobune_node::{AlignPolicy, CpuOptions, CpuSet, PlacementSettings, Reserved};
 use serde_json::json;
 
 use crate::cases::exec;
+use crate::plugins::call;
 use crate::world::World;
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodList {
+    #[prost(message, repeated, tag = "1")]
+    pods: Vec<PodResources>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PodResources {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, repeated, tag = "3")]
+    containers: Vec<Container>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Container {
+    #[prost(int64, repeated, tag = "3")]
+    cpus: Vec<i64>,
+    #[prost(message, repeated, tag = "4")]
+    memory: Vec<Amount>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Allocatable {
+    #[prost(int64, repeated, tag = "2")]
+    cpus: Vec<i64>,
+    #[prost(message, repeated, tag = "3")]
+    memory: Vec<Amount>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Amount {
+    #[prost(string, tag = "1")]
+    kind: String,
+    #[prost(uint64, tag = "2")]
+    bytes: u64,
+    #[prost(message, optional, tag = "3")]
+    nodes: Option<Nodes>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Nodes {
+    #[prost(message, repeated, tag = "1")]
+    nodes: Vec<One>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct One {
+    #[prost(int64, tag = "1")]
+    id: i64,
+}
+
+#[derive(Clone, Copy, PartialEq, prost::Message)]
+struct Nothing {}
 
 /// The CPUs that a pod's first process may run on.
 async fn cpus(world: &World, pod: &str) -> Result<CpuSet> {
@@ -46,8 +102,14 @@ pub async fn has_a_cpu_of_its_own(world: &mut World) -> Result<()> {
     ensure!(cpus(world, "shares").await? == all);
 
     world.stop().await?;
-    world.placement =
-        PlacementSettings { cpus: Some(CpuOptions::default()), reserved_cpus: first.clone(), ..Default::default() };
+    world.placement = PlacementSettings {
+        cpus: Some(CpuOptions::default()),
+        reserved_cpus: first.clone(),
+        memory: Some("0:memory=64Mi".parse()?),
+        reserved: Reserved { memory: 64 << 20, ..Reserved::default() },
+        align: AlignPolicy::SingleNumaNode,
+        ..Default::default()
+    };
     world.start().await?;
     let allocatable = (std::thread::available_parallelism()?.get() - 1).to_string();
     world
@@ -72,6 +134,19 @@ pub async fn has_a_cpu_of_its_own(world: &mut World) -> Result<()> {
     );
     world.ready("late").await?;
     ensure!(cpus(world, "late").await? == all.without(&second), "who comes later shares the rest");
+
+    let socket = world.node_dir().join("pod-resources/kubelet.sock");
+    let pods: PodList = call(&socket, "/v1.PodResourcesLister/List", Nothing {}).await?;
+    let of = |name: &str| pods.pods.iter().find(|pod| pod.name == name).map(|pod| pod.containers[0].clone());
+    let owns = of("owns").context("the pod is listed")?;
+    let numbers = |set: &CpuSet| set.iter().map(i64::from).collect::<Vec<_>>();
+    let memory =
+        Amount { kind: "memory".to_owned(), bytes: 64 << 20, nodes: Some(Nodes { nodes: vec![One { id: 0 }] }) };
+    ensure!(owns.cpus == numbers(&second) && owns.memory == [memory], "{owns:?}");
+    ensure!(of("shares").is_some_and(|shares| shares.cpus.is_empty() && shares.memory.is_empty()));
+    let all_given: Allocatable = call(&socket, "/v1.PodResourcesLister/GetAllocatableResources", Nothing {}).await?;
+    ensure!(all_given.cpus == numbers(&all.without(&first)), "{all_given:?}");
+    ensure!(all_given.memory.iter().any(|amount| amount.kind == "memory" && amount.bytes > 64 << 20), "{all_given:?}");
 
     // What it has it keeps, over a new start of the node too, and does not change.
     world.stop().await?;

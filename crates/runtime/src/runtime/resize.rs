@@ -178,10 +178,11 @@ impl Runtime {
         Ok(())
     }
 
-    /// Has a container run on these CPUs from now on.
-    pub async fn confine(&self, id: &ContainerId, cpus: Option<String>) -> Result<()> {
+    /// Has a container run on these CPUs, and its memory come from these nodes, from now on.
+    pub async fn confine(&self, id: &ContainerId, cpus: Option<String>, nodes: Option<String>) -> Result<()> {
         let group = self.find(id)?.record.group;
-        let (cgroups, wanted) = (self.cgroups.clone(), Resources { cpuset_cpus: cpus, ..Resources::default() });
+        let (cgroups, wanted) =
+            (self.cgroups.clone(), Resources { cpuset_cpus: cpus, cpuset_mems: nodes, ..Resources::default() });
         let limits = wanted.clone();
         blocking(move || Ok(cgroups.apply(&group, &limits)?)).await?;
         let record = {
